@@ -1,0 +1,49 @@
+"""Contrastive losses for PyTorch, tile by tile: the N x M score matrix is never stored."""
+
+from . import functional, ops
+from .losses import (
+    DCL,
+    DCLW,
+    ClipLoss,
+    InfoNCE,
+    MultiPositiveNCE,
+    NTXent,
+    SigLip,
+    Stats,
+    SupCon,
+    clip_loss,
+    dcl_loss,
+    dclw_loss,
+    info_nce,
+    multi_positive_nce,
+    nt_xent,
+    siglip_loss,
+    supcon_loss,
+)
+from .problem import InputError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DCL",
+    "DCLW",
+    "ClipLoss",
+    "InfoNCE",
+    "InputError",
+    "MultiPositiveNCE",
+    "NTXent",
+    "SigLip",
+    "Stats",
+    "SupCon",
+    "__version__",
+    "clip_loss",
+    "dcl_loss",
+    "dclw_loss",
+    "functional",
+    "info_nce",
+    "multi_positive_nce",
+    "nt_xent",
+    "ops",
+    "siglip_loss",
+    "supcon_loss",
+]

@@ -1,0 +1,46 @@
+"""Ways to compute blocks of the scores, best first, and the choice between them."""
+
+from __future__ import annotations
+
+from ..engine.run import Backend
+from ..problem import InputError, Problem
+from .cpu import CpuBackend
+from .reference import ReferenceBackend
+
+BACKENDS: tuple[Backend, ...] = (CpuBackend(), ReferenceBackend())
+
+# The reference materialises S: "auto" never takes it, whoever wants it names it.
+AUTO: tuple[Backend, ...] = BACKENDS[:-1]
+
+
+def choose(problem: Problem) -> Backend:
+    """The backend the problem names, or for "auto" the best that supports it.
+
+    Raises:
+        InputError: an unknown name, a named backend that cannot, or none that can; with reasons.
+    """
+    caller, name = problem.caller, problem.backend
+    if name == "auto":
+        reasons = []
+        for backend in AUTO:
+            reason = why_not(backend, problem)
+            if reason is None:
+                return backend
+            reasons.append(f"{backend.name}: {reason}")
+        raise InputError(f"{caller}: no backend can compute this; {'; '.join(reasons)}")
+    for backend in BACKENDS:
+        if backend.name == name:
+            reason = why_not(backend, problem)
+            if reason is not None:
+                raise InputError(f"{caller}: backend {name!r} cannot compute this: {reason}")
+            return backend
+    names = ", ".join(("auto", *(b.name for b in BACKENDS)))
+    raise InputError(f"{caller}: backend must be one of {names}, got {name!r}")
+
+
+def why_not(backend: Backend, problem: Problem) -> str | None:
+    """None, or the reason why ``backend`` cannot compute ``problem``."""
+    return backend.available() or backend.supports(problem)
+
+
+__all__ = ["AUTO", "BACKENDS", "Backend", "choose", "why_not"]

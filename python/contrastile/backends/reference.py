@@ -1,0 +1,26 @@
+"""The reference backend: all of S at once, in plain torch. For those who debug, on any device."""
+
+from __future__ import annotations
+
+from ..engine.blocks import Tile
+from ..engine.run import Kernel, Run
+from ..problem import Problem
+from .torch_pass import TorchKernel
+
+
+class ReferenceBackend:
+    """Dense: one block, N x M memory, any dtype up to fp64."""
+
+    name = "reference"
+
+    def available(self) -> str | None:
+        return None
+
+    def supports(self, problem: Problem) -> str | None:
+        return None
+
+    def tile(self, problem: Problem) -> Tile:
+        return Tile(max(problem.n, 1), max(problem.m, 1))
+
+    def bind(self, run: Run) -> Kernel:
+        return TorchKernel(run)

@@ -1,0 +1,164 @@
+"""The primitives as autograd functions: one node a primitive, the graph above it is ordinary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..problem import Problem
+from .gradients import Gradients, Needs, accumulate
+from .operands import Operand
+from .positives import add_gradients, dots
+from .run import Backend, Run
+from .vectors import ScaledScores
+
+Grads = tuple[Tensor | None, ...]
+
+
+class ReduceScores(torch.autograd.Function):
+    """Stats of S: per reduction its rows, then its columns; then positives; then counts.
+
+    ``apply(problem, backend, query, key, scale, row_bias, col_bias)``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        problem: Problem,
+        backend: Backend,
+        query: Tensor,
+        key: Tensor | None,
+        scale: float | Tensor,
+        row_bias: Tensor | None,
+        col_bias: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        scores = ScaledScores.of(scale, row_bias, col_bias)
+        run = Run(problem, backend, query, key, scores, keep=any(ctx.needs_input_grad))
+        if run.plan:
+            kernel = backend.bind(run)
+            for strip in run.plan:
+                for block in strip:
+                    kernel.reduce(block)
+        stats = [stat for vectors in run.vectors for stat in vectors.finish(problem)]
+        counts = [c for c in _counted(run) if c is not None]
+        positive = [] if run.positive is None else [run.positive]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*counts)
+        if any(ctx.needs_input_grad):
+            ctx.run, ctx.sides = run, len(stats) // len(run.vectors)
+            run.release()
+            tensors = (query, key, scale if isinstance(scale, Tensor) else None, row_bias, col_bias)
+            ctx.save_for_backward(*tensors, *stats)
+        return (*stats, *positive, *counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor | None) -> Grads:
+        query, key, scale, row_bias, col_bias, *stats = ctx.saved_tensors
+        run: Run = ctx.run
+        needs = Needs(*ctx.needs_input_grad[2:])
+        pairs = [
+            None if grad is None else (stat, grad)
+            for stat, grad in zip(stats, upstream, strict=False)
+        ]
+        positive_grad = upstream[len(stats)] if run.positive is not None else None
+        run.attach(query, key)
+        gradients = Gradients(run, _with_own_key(needs, key, run.problem))
+        if any(pair is not None for pair in pairs) and run.plan:
+            for i, vectors in enumerate(run.vectors):
+                mine = pairs[i * ctx.sides : (i + 1) * ctx.sides]
+                rows = mine[0] if run.problem.rows else None
+                cols = mine[-1] if run.problem.columns else None
+                vectors.set_gradients(run.problem, rows, cols)
+            accumulate(run, run.backend.bind(run), gradients)
+        if positive_grad is not None:
+            gradients.add_positives(positive_grad)
+        gradients.finish()
+        run.release()
+        return (None, None, *_outputs(gradients, needs, query, key, scale, row_bias, col_bias))
+
+
+class ScoreLogSumExp(ReduceScores):
+    """Log-sum-exps of the scores (the node of :func:`contrastile.ops.log_sum_exp`)."""
+
+
+class PairSum(ReduceScores):
+    """Sums of a function of the scores (the node of :func:`contrastile.ops.pair_sum`)."""
+
+
+class GatherDot(torch.autograd.Function):
+    """<q_rows[e], k_columns[e]>, rows None meaning row e itself. ``apply(q, k, rows, columns)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, rows, columns)
+        left, right = _operands(query, key)
+        return dots(left, right, rows, columns)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor | None) -> Grads:
+        query, key, rows, columns = ctx.saved_tensors
+        (grad,) = upstream
+        if grad is None:
+            return None, None, None, None
+        left, right = _operands(query, key)
+        weight = torch.where(columns >= 0, grad, 0.0)
+        dquery, dkey = (
+            torch.zeros(x.shape, dtype=left.dtype, device=x.device) if wanted else None
+            for x, wanted in zip((query, key), ctx.needs_input_grad[:2], strict=True)
+        )
+        add_gradients(left, right, rows, columns, weight, dquery, dkey, weight)
+        return _cast(dquery, query), _cast(dkey, key), None, None
+
+
+def _operands(query: Tensor, key: Tensor) -> tuple[Operand, Operand]:
+    double = torch.float64 in (query.dtype, key.dtype)
+    dtype = torch.float64 if double else torch.float32
+    return Operand(query, dtype), Operand(key, dtype)
+
+
+def _counted(run: Run) -> tuple[Tensor | None, Tensor | None]:
+    counts = run.counts.counts
+    return counts.rows, None if run.problem.triangle else counts.cols
+
+
+def _with_own_key(needs: Needs, key: Tensor | None, problem: Problem) -> Needs:
+    """Without a key the query stands on both sides, and so does its gradient."""
+    if key is not None or problem.triangle:
+        return needs
+    return Needs(needs.query, needs.query, needs.scale, needs.row_bias, needs.col_bias)
+
+
+def _cast(gradient: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if gradient is None else gradient.to(like.dtype)
+
+
+def _outputs(
+    gradients: Gradients,
+    needs: Needs,
+    query: Tensor,
+    key: Tensor | None,
+    scale: Tensor | None,
+    row_bias: Tensor | None,
+    col_bias: Tensor | None,
+) -> Grads:
+    dquery, dkey = gradients.query, gradients.key
+    if key is None and dkey is not None and dkey is not dquery:
+        assert dquery is not None
+        dquery = dquery.add_(dkey)
+    out_scale = None
+    if scale is not None and gradients.scale is not None:
+        out_scale = gradients.scale.to(scale.dtype).view(scale.shape)
+    return (
+        _cast(dquery, query) if needs.query else None,
+        _cast(dkey, key) if needs.key and key is not None else None,
+        out_scale,
+        _cast(gradients.row_bias, row_bias) if row_bias is not None else None,
+        _cast(gradients.col_bias, col_bias) if col_bias is not None else None,
+    )

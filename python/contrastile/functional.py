@@ -1,0 +1,23 @@
+"""The losses as functions: ``import contrastile.functional as CF``."""
+
+from .losses import (
+    clip_loss,
+    dcl_loss,
+    dclw_loss,
+    info_nce,
+    multi_positive_nce,
+    nt_xent,
+    siglip_loss,
+    supcon_loss,
+)
+
+__all__ = [
+    "clip_loss",
+    "dcl_loss",
+    "dclw_loss",
+    "info_nce",
+    "multi_positive_nce",
+    "nt_xent",
+    "siglip_loss",
+    "supcon_loss",
+]

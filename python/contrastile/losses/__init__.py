@@ -1,0 +1,32 @@
+"""The losses: O(N) formulas over the primitives' stats, each with its paper, and module twins."""
+
+from .clip import ClipLoss, clip_loss
+from .dcl import DCL, DCLW, dcl_loss, dclw_loss
+from .infonce import InfoNCE, info_nce
+from .multi_positive import MultiPositiveNCE, multi_positive_nce
+from .ntxent import NTXent, nt_xent
+from .options import Options
+from .rows import Stats
+from .siglip import SigLip, siglip_loss
+from .supcon import SupCon, supcon_loss
+
+__all__ = [
+    "DCL",
+    "DCLW",
+    "ClipLoss",
+    "InfoNCE",
+    "MultiPositiveNCE",
+    "NTXent",
+    "Options",
+    "SigLip",
+    "Stats",
+    "SupCon",
+    "clip_loss",
+    "dcl_loss",
+    "dclw_loss",
+    "info_nce",
+    "multi_positive_nce",
+    "nt_xent",
+    "siglip_loss",
+    "supcon_loss",
+]

@@ -1,0 +1,160 @@
+"""The symmetric loss of CLIP: rows and columns of one score matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from ..ops import log_sum_exp
+from ..problem import Channel, Equal, Index, Pairs
+from ..problem.checks import (
+    check_embedding,
+    check_integers,
+    check_number,
+    check_same_rows,
+    check_same_size,
+)
+from .ids import Groups, all_dot_sums
+from .module import Loss
+from .options import LossOptions, LossOutput, Options, loss_function
+from .rows import (
+    Stats,
+    make_stats,
+    reduce_rows,
+    smoothing_term,
+    softmax_loss,
+    wants_valid,
+    with_margin,
+)
+
+NAME = "clip_loss"
+
+
+@loss_function
+def clip_loss(
+    x: Tensor,
+    y: Tensor,
+    *,
+    ids: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    margin: float = 0.0,
+    **options: Unpack[LossOptions],
+) -> LossOutput:
+    r"""The symmetric contrastive loss of CLIP, both directions from one pass over the scores.
+
+    .. math:: L_i = \tfrac12\Big(\log\sum_j e^{S_{ij}} - S_{ii}\Big)
+                  + \tfrac12\Big(\log\sum_j e^{S_{ji}} - S_{ii}\Big),\quad
+              S_{ij} = s \langle x_i, y_j \rangle
+
+    Args:
+        x: [N, D], fp32, fp64, bf16 or fp16 (images, say).
+        y: [N, D]; row i belongs to row i of ``x``.
+        ids: [N] integers; pairs off the diagonal with equal ids are left out of both directions.
+        label_smoothing: e in [0, 1), spread over the included pairs.
+        margin: subtracted from the positive's dot product.
+        options: see :class:`~contrastile.losses.options.Options`. A scale per row multiplies
+            row i of S.
+
+    Returns:
+        fp32 (fp64 for fp64 input): 0-d, or [N] with ``reduction="none"``.
+
+    Raises:
+        InputError: shapes, dtypes, devices or options that do not fit (a ValueError).
+
+    Source: Radford et al., Learning Transferable Visual Models From Natural Language
+    Supervision, 2021; Zhang et al. (ConVIRT), 2020.
+
+    >>> import torch
+    >>> from contrastile import clip_loss
+    >>> x = torch.eye(4)
+    >>> clip_loss(x, x, temperature=0.5)
+    tensor(0.3408)
+    """
+    opts = Options(NAME, **options)
+    check_embedding(NAME, "x", x)
+    check_embedding(NAME, "y", y)
+    check_same_size(NAME, x=x, y=y)
+    check_same_rows(NAME, x=x, y=y)
+    n, device = len(x), x.device
+    smoothing = check_number(NAME, "label_smoothing", label_smoothing, 0.0, 1.0)
+    check_number(NAME, "margin", margin, -1e6, 1e6)
+    scale, bias = opts.scale(n, device), opts.bias(n, device)
+    weights = opts.row_weights(n, device)
+    groups = None
+    if ids is not None:
+        ids = check_integers(NAME, "ids", ids, n, device)
+        groups = Groups.of(ids, ids)
+    x, y = opts.embeddings(x), opts.embeddings(y)
+
+    own = Index.diagonal(n, device=device)
+    kept: Pairs = ~own
+    if groups is not None:
+        kept &= ~Equal(groups.query, groups.key)
+    stats = log_sum_exp(
+        x,
+        y,
+        scale=scale,
+        col_bias=bias,
+        channels=[Channel(kept)],
+        columns=True,
+        positives=own.columns,
+        ranks=opts.return_stats,
+        **opts.engine,
+    )
+    assert stats.positive is not None
+    (row_lse,), (col_lse,) = stats.rows, stats.columns
+    positive = with_margin(stats.positive, scale, margin)
+    losses = (softmax_loss(row_lse, positive) + softmax_loss(col_lse, positive)) * 0.5
+    if smoothing:
+        for total, included in _included(x, y, groups, scale, bias):
+            part = smoothing_term(positive, total - stats.positive, included, smoothing)
+            losses = losses + 0.5 * part
+
+    def valid() -> Tensor:
+        return ~(torch.isneginf(row_lse) | torch.isneginf(col_lse))
+
+    def seen() -> Stats:
+        score, some = stats.positive, valid()
+        columns = make_stats(torch.logaddexp(col_lse, positive), score, stats.col_rank, some)
+        return make_stats(torch.logaddexp(row_lse, positive), score, stats.row_rank, some, columns)
+
+    return reduce_rows(opts, losses, valid if wants_valid(opts) else None, weights, seen)
+
+
+def clip_loss_reference(x: Tensor, y: Tensor, *, logit_scale: float | Tensor) -> Tensor:
+    """The formula with all of S in memory, mean over rows: what :func:`clip_loss` must equal."""
+    logits = logit_scale * (x @ y.T)
+    target = torch.arange(len(x), device=x.device)
+    cross_entropy = torch.nn.functional.cross_entropy
+    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+
+
+class ClipLoss(Loss):
+    """Module twin of :func:`~contrastile.functional.clip_loss`; takes its options."""
+
+    function = staticmethod(clip_loss)
+
+
+def _included(
+    x: Tensor, y: Tensor, groups: Groups | None, scale: float | Tensor, bias: Tensor | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Sum of the included scores, the positive among them, and their number: rows, columns."""
+    n = len(x)
+    count = torch.full((n,), n, device=x.device)
+    # A per-row scale belongs to the query, so it is applied before summing over rows.
+    scaled = (
+        x if isinstance(scale, float) else x * (scale if scale.dim() == 0 else scale.view(-1, 1))
+    )
+    factor = scale if isinstance(scale, float) else 1.0
+    sums = []
+    for a, b in ((scaled, y), (y, scaled)):
+        dots = all_dot_sums(a, b)
+        number = count
+        shift: Tensor | float = 0.0 if bias is None else bias * count
+        if groups is not None:
+            dots = dots - groups.dot_sums(a, b) + (a * b).sum(1)
+            number = count - groups.counts() + 1
+            shift = shift if bias is None else bias * number
+        sums.append((dots * factor + shift, number))
+    return sums

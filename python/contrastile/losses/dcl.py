@@ -1,0 +1,149 @@
+"""Decoupled contrastive losses: the positive is not in the denominator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from ..problem.checks import check_number
+from .module import Loss
+from .options import LossOptions, LossOutput, Options, loss_function, widen
+from .rows import poison, reduce_rows
+from .views import TwoViews
+
+
+@loss_function
+def dcl_loss(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    ids: Tensor | None = None,
+    margin: float = 0.0,
+    **options: Unpack[LossOptions],
+) -> LossOutput:
+    r"""Decoupled contrastive loss: NT-Xent without the positive in its denominator.
+
+    .. math:: L_i = \log\sum_{j \notin \{i, i'\}} e^{s \langle z_i, z_j \rangle}
+                    - s \langle z_i, z_{i'} \rangle,\quad z = [z_0; z_1]
+
+    Args:
+        z0: [N, D], fp32, fp64, bf16 or fp16: the first views.
+        z1: [N, D], the second views.
+        ids: [N] integers; other items with an item's id are no negatives of it.
+        margin: subtracted from the positive's dot product.
+        options: see :class:`~contrastile.losses.options.Options`. The scale is one number, a
+            ``logit_bias`` cancels, ``weights`` [N] hold for both views.
+
+    Returns:
+        fp32 (fp64 for fp64 input): 0-d, or [2N] with ``reduction="none"`` (first, second views).
+
+    Raises:
+        InputError: shapes, dtypes, devices or options that do not fit (a ValueError).
+
+    Source: Yeh et al., Decoupled Contrastive Learning, 2022.
+
+    >>> import torch
+    >>> from contrastile import dcl_loss
+    >>> z = torch.eye(4)
+    >>> dcl_loss(z, z, temperature=0.5)
+    tensor(-0.2082)
+    """
+    opts = Options("dcl_loss", **options)
+    views = TwoViews.of(opts, z0, z1, ids, margin)
+    losses = poison(views.negatives - views.positive, views.positive)
+    return reduce_rows(
+        opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives)
+    )
+
+
+@loss_function
+def dclw_loss(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    ids: Tensor | None = None,
+    sigma: float = 0.5,
+    margin: float = 0.0,
+    **options: Unpack[LossOptions],
+) -> LossOutput:
+    r"""Decoupled contrastive loss with von Mises-Fisher weights on the positives.
+
+    .. math:: L_i = \log\sum_{j \notin \{i, i'\}} e^{s \langle z_i, z_j \rangle}
+                    - \omega_i\, s \langle z_i, z_{i'} \rangle,\quad
+              \omega = 2 - N\, softmax(\langle z_0, z_1 \rangle / \sigma)
+
+    The weights carry no gradient; a pair's weight holds for both of its rows.
+
+    Args:
+        z0: [N, D], fp32, fp64, bf16 or fp16: the first views.
+        z1: [N, D], the second views.
+        ids: [N] integers; other items with an item's id are no negatives of it.
+        sigma: spread of the weights, positive.
+        margin: subtracted from the positive's dot product.
+        options: see :class:`~contrastile.losses.options.Options`. The scale is one number, a
+            ``logit_bias`` cancels, ``weights`` [N] hold for both views.
+
+    Returns:
+        fp32 (fp64 for fp64 input): 0-d, or [2N] with ``reduction="none"`` (first, second views).
+
+    Raises:
+        InputError: shapes, dtypes, devices or options that do not fit (a ValueError).
+
+    Source: Yeh et al., Decoupled Contrastive Learning, 2022.
+
+    >>> import torch
+    >>> from contrastile import dclw_loss
+    >>> z = torch.eye(4)
+    >>> dclw_loss(z, z, temperature=0.5)
+    tensor(-0.2082)
+    """
+    opts = Options("dclw_loss", **options)
+    check_number("dclw_loss", "sigma", sigma, 1e-12, 1e12)
+    views = TwoViews.of(opts, z0, z1, ids, margin)
+    n = len(z0)
+    with torch.no_grad():
+        first, second = widen(views.z[:n]), widen(views.z[n:])
+        likeness = (first * second).sum(1) / sigma
+        omega = (2.0 - n * likeness.softmax(0)).repeat(2)
+    losses = poison(views.negatives - omega * views.positive, views.positive)
+    return reduce_rows(
+        opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives)
+    )
+
+
+def dcl_loss_reference(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
+    """The formula with all of S in memory, mean over rows: what :func:`dcl_loss` must equal."""
+    lse, positive = _dense(z0, z1, temperature)
+    return (lse - positive).mean()
+
+
+def dclw_loss_reference(
+    z0: Tensor, z1: Tensor, *, temperature: float, sigma: float = 0.5
+) -> Tensor:
+    """The formula with all of S in memory, mean over rows: what :func:`dclw_loss` must equal."""
+    lse, positive = _dense(z0, z1, temperature)
+    omega = 2 - len(z0) * ((z0 * z1).sum(1) / sigma).softmax(0).detach()
+    return (lse - omega.repeat(2) * positive).mean()
+
+
+def _dense(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    z = torch.cat([z0, z1])
+    rows = torch.arange(len(z), device=z.device)
+    partners = rows.roll(len(z0))
+    logits = z @ z.T / temperature
+    negatives = logits.index_put((rows, rows), logits.new_tensor(-torch.inf))
+    negatives = negatives.index_put((rows, partners), logits.new_tensor(-torch.inf))
+    return negatives.logsumexp(1), logits[rows, partners]
+
+
+class DCL(Loss):
+    """Module twin of :func:`~contrastile.functional.dcl_loss`; takes its options."""
+
+    function = staticmethod(dcl_loss)
+
+
+class DCLW(Loss):
+    """Module twin of :func:`~contrastile.functional.dclw_loss`; takes its options."""
+
+    function = staticmethod(dclw_loss)

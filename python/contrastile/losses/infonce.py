@@ -1,0 +1,231 @@
+"""InfoNCE in one direction: each query against its key and all others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from ..ops import gather_dot, log_sum_exp, merge_log_sum_exp
+from ..problem import Channel, Equal, Index, InputError, Pairs
+from ..problem.checks import (
+    check_embedding,
+    check_index,
+    check_integers,
+    check_number,
+    check_same_size,
+    shape,
+)
+from .ids import Groups, all_dot_sums
+from .module import Loss
+from .options import LossOptions, LossOutput, Options, loss_function, widen
+from .rows import (
+    Stats,
+    make_stats,
+    reduce_rows,
+    smoothing_term,
+    softmax_loss,
+    wants_valid,
+    with_margin,
+)
+
+NAME = "info_nce"
+
+
+@loss_function
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    *,
+    positives: Tensor | None = None,
+    negatives: Tensor | None = None,
+    query_ids: Tensor | None = None,
+    key_ids: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    margin: float = 0.0,
+    **options: Unpack[LossOptions],
+) -> LossOutput:
+    r"""InfoNCE (N-pair loss, multiple negatives ranking): softmax cross-entropy of the positive.
+
+    .. math:: L_i = \log\Big(e^{p_i} + \sum_{j \ne t(i)} e^{S_{ij}} + \sum_j e^{s\langle q_i,
+              n_j\rangle}\Big) - p_i,\quad S_{ij} = s_i \langle q_i, k_j \rangle + b_j,\quad
+              p_i = S_{i,t(i)} - s_i\,margin
+
+    Computed as ``softplus(lse_negatives - p)``: right also where the positive wins by far.
+
+    Args:
+        query: [N, D], fp32, fp64, bf16 or fp16.
+        key: [M, D].
+        positives: t [N] int64, the key of each query, -1 for none; default: row i with key i.
+        negatives: [K, D] further keys that are negatives of every query (a queue, hard negatives).
+        query_ids: [N] integers; with ``key_ids`` [M]: a key with the query's id that is not its
+            positive is no negative (duplicates, other captions).
+        key_ids: see ``query_ids``.
+        label_smoothing: e in [0, 1), spread over the included keys.
+        margin: subtracted from the positive's dot product.
+        options: see :class:`~contrastile.losses.options.Options`. ``temperature``/``logit_scale``
+            may be one value a row, ``logit_bias`` one value a key.
+
+    Returns:
+        fp32 (fp64 for fp64 input): 0-d, or [N] with ``reduction="none"``.
+
+    Raises:
+        InputError: shapes, dtypes, devices or options that do not fit (a ValueError).
+
+    Source: van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018;
+    Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, 2016.
+
+    >>> import torch
+    >>> from contrastile import info_nce
+    >>> x = torch.eye(4)
+    >>> info_nce(x, x, temperature=0.5)
+    tensor(0.3408)
+    """
+    opts = Options(NAME, **options)
+    check_embedding(NAME, "query", query)
+    check_embedding(NAME, "key", key)
+    check_same_size(NAME, query=query, key=key)
+    n, m, device = len(query), len(key), query.device
+    smoothing = check_number(NAME, "label_smoothing", label_smoothing, 0.0, 1.0)
+    check_number(NAME, "margin", margin, -1e6, 1e6)
+    columns = _positives(positives, n, m, query, key)
+    groups = _groups(query_ids, key_ids, n, m, device)
+    scale, bias = opts.scale(n, device), opts.bias(m, device, per_key=True)
+    weights = opts.row_weights(n, device)
+    own_key = key is query
+    query = opts.embeddings(query)
+    key = query if own_key else opts.embeddings(key)
+
+    kept: Pairs = ~Index(columns)
+    if groups is not None:
+        kept &= ~Equal(groups.query, groups.key)
+    stats = log_sum_exp(
+        query,
+        key,
+        scale=scale,
+        col_bias=bias,
+        channels=[Channel(kept)],
+        positives=columns,
+        ranks=opts.return_stats,
+        **opts.engine,
+    )
+    assert stats.positive is not None
+    lse, rank = stats.rows[0], stats.row_rank
+    if negatives is not None:
+        check_embedding(NAME, "negatives", negatives)
+        check_same_size(NAME, query=query, negatives=negatives)
+        negatives = opts.embeddings(negatives)
+        extra = log_sum_exp(
+            query,
+            negatives,
+            scale=scale,
+            col_bias=_scalar_bias(opts, len(negatives), device),
+            ranks=opts.return_stats,
+            row_thresholds=stats.positive.detach(),
+            **opts.engine,
+        )
+        lse = merge_log_sum_exp(lse, extra.rows[0])
+        rank = None if rank is None or extra.row_rank is None else rank + extra.row_rank
+    positive = with_margin(stats.positive, scale, margin)
+    losses = softmax_loss(lse, positive)
+    if smoothing:
+        total, included = _included(query, key, negatives, columns, groups, scale, bias, opts)
+        total = total - stats.positive
+        losses = losses + smoothing_term(positive, total, included, smoothing)
+
+    def valid() -> Tensor:
+        return (columns >= 0) & ~torch.isneginf(lse)
+
+    def seen() -> Stats:
+        denominator = torch.logaddexp(lse, positive)
+        return make_stats(denominator, stats.positive, rank, valid())  # type: ignore[arg-type]
+
+    tell = positives is not None or smoothing or wants_valid(opts)
+    return reduce_rows(opts, losses, valid if tell else None, weights, seen)
+
+
+def info_nce_reference(
+    query: Tensor, key: Tensor, *, logit_scale: float | Tensor, positives: Tensor | None = None
+) -> Tensor:
+    """The formula with all of S in memory, mean over rows: what :func:`info_nce` must equal."""
+    logits = logit_scale * (query @ key.T)
+    if positives is None:
+        positives = torch.arange(len(query), device=query.device)
+    return torch.nn.functional.cross_entropy(logits, positives)
+
+
+class InfoNCE(Loss):
+    """Module twin of :func:`~contrastile.functional.info_nce`; takes its options."""
+
+    function = staticmethod(info_nce)
+
+
+def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Tensor) -> Tensor:
+    if positives is not None:
+        return check_index(NAME, "positives", positives, n, m, query.device)
+    if m < n:
+        raise InputError(
+            f"{NAME}: without positives row i belongs to key i, so there must be at least as many "
+            f"keys as queries, got query {shape(query)} and key {shape(key)}; pass positives="
+        )
+    return Index.diagonal(n, device=query.device).columns
+
+
+def _groups(
+    query_ids: Tensor | None, key_ids: Tensor | None, n: int, m: int, device: torch.device
+) -> Groups | None:
+    if query_ids is None and key_ids is None:
+        return None
+    if query_ids is None or key_ids is None:
+        raise InputError(f"{NAME}: query_ids and key_ids go together, got only one of them")
+    same = query_ids is key_ids
+    query_ids = check_integers(NAME, "query_ids", query_ids, n, device)
+    key_ids = query_ids if same else check_integers(NAME, "key_ids", key_ids, m, device)
+    return Groups.of(query_ids, key_ids)
+
+
+def _scalar_bias(opts: Options, count: int, device: torch.device) -> Tensor | None:
+    """Further negatives carry the bias only if it is one number for all keys."""
+    bias = opts.logit_bias
+    if isinstance(bias, Tensor) and bias.numel() != 1:
+        return None
+    return opts.bias(count, device)
+
+
+def _included(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None,
+    columns: Tensor,
+    groups: Groups | None,
+    scale: float | Tensor,
+    bias: Tensor | None,
+    opts: Options,
+) -> tuple[Tensor, Tensor]:
+    """Sum of a row's included scores, its positive among them, and their number."""
+    dots = all_dot_sums(query, key)
+    count = torch.full((len(query),), len(key), device=query.device)
+    bias_sum = None if bias is None else widen(bias).sum()
+    if groups is not None:
+        # The positive stays in even when it shares the id, as it should.
+        shares = (groups.query == groups.key[columns.clamp(min=0)]) & (columns >= 0)
+        own = torch.where(shares, _dot_with_positive(query, key, columns), 0.0)
+        dots = dots - groups.dot_sums(query, key) + own
+        count = count - groups.counts() + shares
+        if bias is not None and bias_sum is not None:
+            own_bias = torch.where(shares, widen(bias)[columns.clamp(min=0)], 0.0)
+            bias_sum = bias_sum - groups.sums(widen(bias)) + own_bias
+    total = dots * scale
+    if bias_sum is not None:
+        total = total + bias_sum
+    if negatives is not None:
+        total = total + all_dot_sums(query, negatives) * scale
+        extra_bias = _scalar_bias(opts, len(negatives), query.device)
+        if extra_bias is not None:
+            total = total + widen(extra_bias).sum()
+        count = count + len(negatives)
+    return total, count
+
+
+def _dot_with_positive(query: Tensor, key: Tensor, columns: Tensor) -> Tensor:
+    return gather_dot(query, key, columns)

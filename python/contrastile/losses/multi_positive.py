@@ -1,0 +1,179 @@
+"""Several positives per query and per key, told by ids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from ..ops import log_sum_exp, merge_log_sum_exp
+from ..problem import Channel, Equal
+from ..problem.checks import check_choice, check_embedding, check_integers, check_same_size
+from .ids import Groups
+from .module import Loss
+from .options import LossOptions, LossOutput, Options, loss_function
+from .rows import Stats, make_stats, poison, reduce_rows, softmax_loss
+
+NAME = "multi_positive_nce"
+
+
+@loss_function
+def multi_positive_nce(
+    query: Tensor,
+    key: Tensor,
+    query_ids: Tensor,
+    key_ids: Tensor,
+    *,
+    variant: str = "out",
+    direction: str = "both",
+    **options: Unpack[LossOptions],
+) -> LossOutput:
+    r"""Contrastive loss with several positives: the pairs whose ids are equal.
+
+    .. math:: L^{out}_i = \log\sum_j e^{S_{ij}} - \frac{1}{|P_i|}\sum_{p \in P_i} S_{ip},\qquad
+              L^{in}_i = \log\sum_j e^{S_{ij}} - \log\frac{1}{|P_i|}\sum_{p \in P_i} e^{S_{ip}}
+
+    and the same over columns. "in" is the loss of MIL-NCE up to the constant log of the number of
+    positives.
+
+    Args:
+        query: [N, D], fp32, fp64, bf16 or fp16.
+        key: [M, D].
+        query_ids: [N] integers.
+        key_ids: [M] integers.
+        variant: "out" (mean of the positives' scores) or "in" (mean of their exponentials).
+        direction: "rows", "columns", or "both": half the mean over rows plus half the mean over
+            columns.
+        options: see :class:`~contrastile.losses.options.Options`. ``weights`` has one entry a
+            loss that ``reduction="none"`` returns.
+
+    Returns:
+        fp32 (fp64 for fp64 input): 0-d; with ``reduction="none"`` [N], [M], or for both
+        directions [N + M].
+
+    Raises:
+        InputError: shapes, dtypes, devices or options that do not fit (a ValueError).
+
+    Source: Khosla et al., Supervised Contrastive Learning, 2020; Miech et al. (MIL-NCE), 2020.
+
+    >>> import torch
+    >>> from contrastile import multi_positive_nce
+    >>> x, ids = torch.eye(4), torch.arange(4)
+    >>> multi_positive_nce(x, x, ids, ids, temperature=0.5)
+    tensor(0.3408)
+    """
+    opts = Options(NAME, **options)
+    check_embedding(NAME, "query", query)
+    check_embedding(NAME, "key", key)
+    check_same_size(NAME, query=query, key=key)
+    check_choice(NAME, "variant", variant, ("out", "in"))
+    check_choice(NAME, "direction", direction, ("both", "rows", "columns"))
+    n, m, device = len(query), len(key), query.device
+    query_ids = check_integers(NAME, "query_ids", query_ids, n, device)
+    key_ids = check_integers(NAME, "key_ids", key_ids, m, device)
+    groups = Groups.of(query_ids, key_ids)
+    rows, columns = direction != "columns", direction != "rows"
+    scale, bias = opts.scale(n, device), opts.bias(m, device)
+    weights = opts.row_weights(n * rows + m * columns, device)
+    query, key = opts.embeddings(query), opts.embeddings(key)
+
+    row_mean, row_count = _mean_positive(query, key, groups, scale, bias)
+    scaled = query if isinstance(scale, float) or scale.dim() == 0 else query * scale[:, None]
+    factor = scale if scaled is query else 1.0
+    col_mean, col_count = _mean_positive(key, scaled, groups.flipped(), factor, bias)
+    same = Equal(groups.query, groups.key)
+    stats = log_sum_exp(
+        query,
+        key,
+        scale=scale,
+        col_bias=bias,
+        channels=[Channel(~same), Channel(same)],
+        rows=rows,
+        columns=columns,
+        ranks=opts.return_stats,
+        row_thresholds=row_mean.detach(),
+        col_thresholds=col_mean.detach(),
+        **opts.engine,
+    )
+    sides = []
+    if rows:
+        sides.append(_Side(variant, stats.rows, row_mean, row_count, stats.row_rank))
+    if columns:
+        sides.append(_Side(variant, stats.columns, col_mean, col_count, stats.col_rank))
+    return _reduce_sides(opts, sides, weights)
+
+
+def multi_positive_nce_reference(
+    query: Tensor, key: Tensor, query_ids: Tensor, key_ids: Tensor, *, temperature: float
+) -> Tensor:
+    """ "out", both directions, all of S in memory: what :func:`multi_positive_nce` must equal.
+
+    For ids that every query shares with a key and every key with a query.
+    """
+    logits = query @ key.T / temperature
+    same = (query_ids[:, None] == key_ids).to(logits.dtype)
+    rows = logits.logsumexp(1) - (logits * same).sum(1) / same.sum(1)
+    columns = logits.logsumexp(0) - (logits * same).sum(0) / same.sum(0)
+    return (rows.mean() + columns.mean()) / 2
+
+
+class MultiPositiveNCE(Loss):
+    """Module twin of :func:`~contrastile.functional.multi_positive_nce`; takes its options."""
+
+    function = staticmethod(multi_positive_nce)
+
+
+class _Side:
+    """The losses of one direction."""
+
+    def __init__(
+        self,
+        variant: str,
+        lse: tuple[Tensor, ...],
+        mean_positive: Tensor,
+        count: Tensor,
+        rank: Tensor | None,
+    ) -> None:
+        negatives, positives = lse
+        self.denominator = merge_log_sum_exp(negatives, positives)
+        self.valid = count > 0
+        self.positive = torch.where(self.valid, mean_positive, 0.0)
+        self.rank = rank
+        if variant == "out":
+            self.losses = poison(self.denominator - mean_positive, mean_positive)
+        else:
+            self.losses = softmax_loss(negatives, positives) + count.clamp(min=1).log()
+
+    def stats(self, columns: Stats | None = None) -> Stats:
+        """What this direction saw."""
+        return make_stats(self.denominator, self.positive, self.rank, self.valid, columns)
+
+
+def _reduce_sides(opts: Options, sides: list[_Side], weights: Tensor | None) -> LossOutput:
+    def seen() -> Stats:
+        return sides[0].stats(sides[1].stats() if len(sides) == 2 else None)
+
+    if len(sides) == 1 or opts.reduction == "none":
+        losses = torch.cat([side.losses for side in sides])
+        valid = torch.cat([side.valid for side in sides])
+        return reduce_rows(opts, losses, lambda: valid, weights, seen)
+    plain = replace(opts, return_stats=False)
+    split = [None] * 2 if weights is None else weights.split([len(s.losses) for s in sides])
+    total = sum(
+        reduce_rows(plain, side.losses, lambda side=side: side.valid, part)  # type: ignore[misc]
+        for side, part in zip(sides, split, strict=True)
+    )
+    return (total * 0.5, seen()) if opts.return_stats else total * 0.5
+
+
+def _mean_positive(
+    query: Tensor, key: Tensor, groups: Groups, scale: float | Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The mean score over each query's positives, and their number."""
+    count = groups.counts()
+    mean = groups.dot_sums(query, key) * scale / count.clamp(min=1)
+    if bias is not None and len(bias):
+        mean = mean + bias[0]
+    return mean, count

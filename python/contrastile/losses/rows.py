@@ -1,0 +1,105 @@
+"""O(N) formulas over stats: the loss of a row, and the reduction over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..problem.checks import InputError
+from .options import LossOutput, Options
+
+
+@dataclass(frozen=True, eq=False)
+class Stats:
+    """What a loss saw of its scores, from the same pass; detached.
+
+    Attributes:
+        lse: log-sum-exp of the denominator of each row (with the positive where the loss has it
+            there); None for losses without one.
+        positive: score of each row's positive, or the mean over several; 0 where there is none.
+        rank: number of negatives that score above ``positive``, int64; 0 is a hit.
+        accuracy: share of the non-empty rows whose rank is 0, 0-d.
+        columns: the same over columns, for losses of two directions.
+    """
+
+    lse: Tensor | None
+    positive: Tensor
+    rank: Tensor
+    accuracy: Tensor
+    columns: Stats | None = None
+
+
+def make_stats(
+    lse: Tensor | None,
+    positive: Tensor,
+    rank: Tensor | None,
+    valid: Tensor,
+    columns: Stats | None = None,
+) -> Stats:
+    """Detached stats; accuracy over the rows that are not empty."""
+    assert rank is not None
+    hits = ((rank == 0) & valid).sum() / valid.sum().clamp(min=1)
+    return Stats(None if lse is None else lse.detach(), positive.detach(), rank, hits, columns)
+
+
+def softmax_loss(negatives: Tensor, positive: Tensor) -> Tensor:
+    """logaddexp(positive, negatives) - positive, right where the two nearly cancel.
+
+    An infinite positive makes it NaN, whichever side would win.
+    """
+    return poison(-F.logsigmoid(positive - negatives), positive)
+
+
+def poison(loss: Tensor, score: Tensor) -> Tensor:
+    """``loss``, but NaN where ``score`` is not finite: never a finite lie."""
+    return loss + score.detach() * 0.0
+
+
+def with_margin(positive: Tensor, scale: float | Tensor, margin: float) -> Tensor:
+    """The positive's score after an additive margin on its dot product."""
+    return positive if margin == 0.0 else positive - scale * margin
+
+
+def smoothing_term(
+    positive: Tensor, negative_sum: Tensor, included: Tensor, smoothing: float
+) -> Tensor:
+    """What label smoothing adds to a row: e (pos - mean of the included scores)."""
+    return smoothing * (positive - (positive + negative_sum) / included.clamp(min=1))
+
+
+def reduce_rows(
+    options: Options,
+    losses: Tensor,
+    valid: Callable[[], Tensor] | None,
+    weights: Tensor | None,
+    stats: Callable[[], Stats] | None = None,
+) -> LossOutput:
+    """The loss from its rows. ``valid`` tells empty rows; None if a row's loss already is 0."""
+    count: int | Tensor = max(len(losses), 1)
+    if valid is not None:
+        kept = valid()
+        if options.empty == "error" and not bool(kept.all()):
+            first = int((~kept).nonzero()[0])
+            raise InputError(
+                f"{options.caller}: {int((~kept).sum())} of {len(kept)} rows have no positive or "
+                f"no negative, the first is row {first}; empty='zero' or 'skip' allows them"
+            )
+        losses = torch.where(kept, losses, 0.0)
+        if options.empty == "skip":
+            count = kept.sum().clamp(min=1)
+    if weights is not None:
+        losses = losses * weights
+    if options.reduction != "none":
+        losses = losses.sum()
+    if options.reduction == "mean":
+        losses = losses / count
+    return (losses, stats()) if stats is not None and options.return_stats else losses
+
+
+def wants_valid(options: Options) -> bool:
+    """Whether empty rows must be told apart from rows whose loss is 0."""
+    return options.empty != "zero" or options.return_stats

@@ -1,0 +1,111 @@
+"""SigLIP: a sigmoid loss over all pairs, each pair a binary decision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from ..ops import pair_sum
+from ..problem import Equal, Index, Phi, Term
+from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
+from .ids import Groups
+from .module import Loss
+from .options import LossOptions, LossOutput, Options, loss_function
+from .rows import Stats, make_stats, poison, reduce_rows
+
+NAME = "siglip_loss"
+
+
+@loss_function
+def siglip_loss(
+    x: Tensor, y: Tensor, *, ids: Tensor | None = None, **options: Unpack[LossOptions]
+) -> LossOutput:
+    r"""Pairwise sigmoid loss for language-image pre-training.
+
+    .. math:: L_i = \sum_j \log\big(1 + e^{-y_{ij} S_{ij}}\big),\quad
+              S_{ij} = s \langle x_i, y_j \rangle + b,\quad
+              y_{ij} = \begin{cases}+1 & (i, j) \text{ belong together}\\ -1\end{cases}
+
+    Args:
+        x: [N, D], fp32, fp64, bf16 or fp16.
+        y: [N, D]; row i belongs to row i of ``x``.
+        ids: [N] integers; every pair with equal ids belongs together.
+        options: see :class:`~contrastile.losses.options.Options`. ``logit_bias`` is b; the paper
+            starts with ``logit_scale=10``, ``logit_bias=-10`` and learns both.
+
+    Returns:
+        fp32 (fp64 for fp64 input): 0-d, or [N] with ``reduction="none"``. The mean divides by N,
+        not by the number of pairs.
+
+    Raises:
+        InputError: shapes, dtypes, devices or options that do not fit (a ValueError).
+
+    Source: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023.
+
+    >>> import torch
+    >>> from contrastile import siglip_loss
+    >>> x = torch.eye(4)
+    >>> siglip_loss(x, x, logit_scale=10.0, logit_bias=-10.0)
+    tensor(0.6933)
+    """
+    opts = Options(NAME, **options)
+    check_embedding(NAME, "x", x)
+    check_embedding(NAME, "y", y)
+    check_same_size(NAME, x=x, y=y)
+    check_same_rows(NAME, x=x, y=y)
+    n, device = len(x), x.device
+    scale, bias = opts.scale(n, device), opts.bias(n, device)
+    weights = opts.row_weights(n, device)
+    x, y = opts.embeddings(x), opts.embeddings(y)
+    own = Index.diagonal(n, device=device)
+    terms = [Term(Phi.SOFTPLUS, ~own)]
+    count = torch.ones(n, dtype=torch.int64, device=device)
+    if ids is not None:
+        ids = check_integers(NAME, "ids", ids, n, device)
+        groups = Groups.of(ids, ids)
+        count = groups.counts()
+        same = Equal(groups.query, groups.key)
+        terms = [Term(Phi.SOFTPLUS, ~own & ~same), Term(Phi.SOFTPLUS, ~own & same, factor=-1.0)]
+    thresholds = None
+    if opts.return_stats and ids is not None:
+        with torch.no_grad():
+            thresholds = groups.dot_sums(x, y) * scale / count
+            thresholds = thresholds if bias is None else thresholds + bias
+    stats = pair_sum(
+        x,
+        y,
+        terms=terms,
+        scale=scale,
+        col_bias=bias,
+        positives=own.columns,
+        ranks=opts.return_stats,
+        row_thresholds=thresholds,
+        **opts.engine,
+    )
+    assert stats.positive is not None
+    positive = stats.positive
+    losses = poison(-torch.nn.functional.logsigmoid(positive), positive)
+    for part in stats.rows:
+        losses = losses + part
+
+    def seen() -> Stats:
+        score = positive if thresholds is None else thresholds.to(positive.dtype)
+        return make_stats(None, score, stats.row_rank, torch.ones_like(count, dtype=torch.bool))
+
+    return reduce_rows(opts, losses, None, weights, seen)
+
+
+def siglip_loss_reference(
+    x: Tensor, y: Tensor, *, logit_scale: float | Tensor, logit_bias: float | Tensor
+) -> Tensor:
+    """The formula with all of S in memory, mean over rows: what :func:`siglip_loss` must equal."""
+    logits = logit_scale * (x @ y.T) + logit_bias
+    sign = 2 * torch.eye(len(x), dtype=logits.dtype, device=x.device) - 1
+    return -torch.nn.functional.logsigmoid(sign * logits).sum() / len(x)
+
+
+class SigLip(Loss):
+    """Module twin of :func:`~contrastile.functional.siglip_loss`; takes its options."""
+
+    function = staticmethod(siglip_loss)

@@ -1,0 +1,119 @@
+"""SupCon: every other item of the same class is a positive."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from ..ops import log_sum_exp, merge_log_sum_exp
+from ..problem import Channel, Equal, Index
+from ..problem.checks import check_choice, check_embedding, check_integers
+from .ids import Groups
+from .module import Loss
+from .options import LossOptions, LossOutput, Options, loss_function, widen
+from .rows import Stats, make_stats, poison, reduce_rows, softmax_loss
+
+NAME = "supcon_loss"
+
+
+@loss_function
+def supcon_loss(
+    z: Tensor, labels: Tensor, *, variant: str = "out", **options: Unpack[LossOptions]
+) -> LossOutput:
+    r"""Supervised contrastive loss over one triangle of the N x N scores.
+
+    .. math:: L^{out}_i = \log\sum_{j \ne i} e^{S_{ij}} - \frac{1}{|P_i|}\sum_{p \in P_i} S_{ip},
+              \qquad
+              L^{in}_i = \log\sum_{j \ne i} e^{S_{ij}}
+                       - \log\frac{1}{|P_i|}\sum_{p \in P_i} e^{S_{ip}}
+
+    with :math:`P_i` the other items of i's class. Several views of an item are several rows with
+    one label. Positives need no label compare over pairs: their sum is one dot product with the
+    sum of their class.
+
+    Args:
+        z: [N, D], fp32, fp64, bf16 or fp16.
+        labels: [N] integers.
+        variant: "out" (the paper's recommendation) or "in".
+        options: see :class:`~contrastile.losses.options.Options`. The scale is one number, a
+            ``logit_bias`` cancels.
+
+    Returns:
+        fp32 (fp64 for fp64 input): 0-d, or [N] with ``reduction="none"``.
+
+    Raises:
+        InputError: shapes, dtypes, devices or options that do not fit (a ValueError).
+
+    Source: Khosla et al., Supervised Contrastive Learning, 2020.
+
+    >>> import torch
+    >>> from contrastile import supcon_loss
+    >>> z = torch.eye(4).repeat(2, 1)
+    >>> supcon_loss(z, torch.arange(4).repeat(2), temperature=0.5)
+    tensor(0.5945)
+    """
+    opts = Options(NAME, **options)
+    check_embedding(NAME, "z", z)
+    check_choice(NAME, "variant", variant, ("out", "in"))
+    n, device = len(z), z.device
+    labels = check_integers(NAME, "labels", labels, n, device)
+    scale, weights = opts.scalar_scale(n, device), opts.row_weights(n, device)
+    opts.bias(n, device)
+    z = opts.embeddings(z)
+    groups = Groups.of(labels, labels)
+    count = groups.counts() - 1
+
+    others = ~Index.diagonal(n, device=device)
+    same = Equal(groups.query, groups.key)
+    # One channel without a predicate per pair does where only the whole denominator is asked for.
+    split = variant == "in" or opts.return_stats
+    wide = widen(z)
+    own = (wide * wide).sum(1)
+    mean_positive = (groups.dot_sums(z, z) - own) * scale / count.clamp(min=1)
+    stats = log_sum_exp(
+        z,
+        scale=scale,
+        channels=[Channel(others & ~same), Channel(others & same)] if split else [Channel(others)],
+        ranks=opts.return_stats,
+        row_thresholds=mean_positive.detach(),
+        **opts.engine,
+    )
+    denominator = merge_log_sum_exp(*stats.rows)
+    if variant == "out":
+        losses = poison(denominator - mean_positive, mean_positive)
+    else:
+        negatives, positives = stats.rows
+        losses = softmax_loss(negatives, positives) + count.clamp(min=1).log()
+
+    def valid() -> Tensor:
+        return count > 0
+
+    def seen() -> Stats:
+        score = torch.where(valid(), mean_positive, 0.0)
+        return make_stats(denominator, score, stats.row_rank, valid())
+
+    return reduce_rows(opts, losses, valid, weights, seen)
+
+
+def supcon_loss_reference(
+    z: Tensor, labels: Tensor, *, temperature: float, variant: str = "out"
+) -> Tensor:
+    """The formula with all of S in memory, mean over rows: what :func:`supcon_loss` must equal.
+
+    For labels of which each has at least two items.
+    """
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(own, -torch.inf)
+    same = (labels[:, None] == labels) & ~own
+    if variant == "out":
+        positive = logits.masked_fill(~same, 0.0).sum(1) / same.sum(1)
+    else:
+        positive = logits.masked_fill(~same, -torch.inf).logsumexp(1) - same.sum(1).log()
+    return (logits.logsumexp(1) - positive).mean()
+
+
+class SupCon(Loss):
+    """Module twin of :func:`~contrastile.functional.supcon_loss`; takes its options."""
+
+    function = staticmethod(supcon_loss)

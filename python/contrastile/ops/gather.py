@@ -1,0 +1,73 @@
+"""Dot products of indexed pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..engine.functions import GatherDot
+from ..problem.checks import (
+    InputError,
+    check_embedding,
+    check_index,
+    check_integers,
+    check_same_size,
+    shape,
+)
+
+NAME = "gather_dot"
+
+
+def gather_dot(
+    query: Tensor, key: Tensor, columns: Tensor, row_starts: Tensor | None = None
+) -> Tensor:
+    r"""Dot products of listed pairs, one pair a row or a CSR list of pairs.
+
+    .. math:: d_e = \langle q_{row(e)}, k_{columns(e)} \rangle
+
+    Differentiable once in query and key, in O(E D) work and O((N + M) D + E) memory.
+
+    Args:
+        query: [N, D].
+        key: [M, D].
+        columns: int64 [N] without ``row_starts``: the column of each row, -1 for none (gives 0).
+            With ``row_starts``: [E], the columns of all rows, row after row.
+        row_starts: int64 [N + 1]: row i owns ``columns[row_starts[i]:row_starts[i + 1]]``.
+
+    Returns:
+        [E] (or [N]) in fp32, fp64 if an embedding is fp64.
+
+    Raises:
+        InputError: shapes, dtypes, devices or indices that do not fit (a ValueError).
+
+    >>> import torch
+    >>> from contrastile.ops import gather_dot
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
+    >>> gather_dot(x, x, torch.tensor([1, -1]))
+    tensor([1., 0.])
+    >>> gather_dot(x, x, torch.tensor([0, 1, 1]), row_starts=torch.tensor([0, 2, 3]))
+    tensor([1., 1., 5.])
+    """
+    check_embedding(NAME, "query", query)
+    check_embedding(NAME, "key", key)
+    check_same_size(NAME, query=query, key=key)
+    n, device = len(query), query.device
+    if row_starts is None:
+        columns = check_index(NAME, "columns", columns, n, len(key), device)
+        return _apply(query, key, None, columns)
+    starts = check_integers(NAME, "row_starts", row_starts, n + 1, device)
+    lengths = starts.diff()
+    if int(starts[0]) != 0 or bool((lengths < 0).any()) or int(starts[-1]) != len(columns):
+        raise InputError(
+            f"{NAME}: row_starts must rise from 0 to len(columns) = {len(columns)}, "
+            f"got {shape(starts)} from {int(starts[0])} to {int(starts[-1])}"
+        )
+    columns = check_index(NAME, "columns", columns, len(columns), len(key), device)
+    rows = torch.arange(n, device=device).repeat_interleave(lengths)
+    return _apply(query, key, rows, columns)
+
+
+@torch.compiler.disable
+def _apply(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
+    result: Tensor = GatherDot.apply(query, key, rows, columns)
+    return result

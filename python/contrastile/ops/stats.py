@@ -1,0 +1,59 @@
+"""What a primitive returns, and the call that both reductions share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..backends import choose
+from ..engine.functions import ReduceScores
+from ..problem import Problem, Scores
+
+
+class ScoreStats(NamedTuple):
+    """Per-row and per-column stats of the scores.
+
+    Attributes:
+        rows: one [N] vector a channel (or term); empty if rows were not asked for.
+        columns: one [M] vector a channel (or term); empty if columns were not asked for.
+        positive: scores of the indexed pairs [N], 0 where there is none; None without positives.
+        row_rank: number of pairs kept by the first channel that score above the row's positive
+            (or threshold) [N], int64; None unless asked for.
+        col_rank: the same for columns [M].
+    """
+
+    rows: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
+    positive: Tensor | None
+    row_rank: Tensor | None
+    col_rank: Tensor | None
+
+
+@torch.compiler.disable
+def reduce_scores(function: type[ReduceScores], scores: Scores, problem: Problem) -> ScoreStats:
+    """Run the engine on checked input; torch.compile takes it as one opaque call."""
+    backend = choose(problem)
+    outputs = list(
+        function.apply(
+            problem,
+            backend,
+            scores.query,
+            scores.key,
+            scores.scale,
+            scores.row_bias,
+            scores.col_bias,
+        )
+    )
+    outputs.reverse()
+    rows, columns = [], []
+    for _ in problem.reductions:
+        if problem.rows:
+            rows.append(outputs.pop())
+        if problem.columns:
+            columns.append(outputs.pop())
+    positive = None if problem.positives is None else outputs.pop()
+    row_rank = outputs.pop() if problem.ranks and problem.rows else None
+    col_rank = outputs.pop() if problem.ranks and problem.columns else None
+    return ScoreStats(tuple(rows), tuple(columns), positive, row_rank, col_rank)

@@ -1,0 +1,60 @@
+"""Channels (one log-sum-exp each) and terms (one pair sum each): what is reduced from the scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from torch import Tensor
+
+from .pairs import Pairs
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    r"""One log-sum-exp over the kept pairs.
+
+    .. math:: \ell_i = \log \sum_{j: (i,j) \in pairs} \exp(factor \cdot S_{ij} + \omega_{ij}),\quad
+              \omega_{ij} = u_i + v_j + \sum_c w_c [(i,j) \in c]
+
+    Args:
+        pairs: the kept pairs; None keeps all.
+        factor: exponent multiplier, may be negative, not zero.
+        row_log_weight: u [N], finite; no gradient.
+        col_log_weight: v [M], finite; no gradient.
+        class_log_weights: (pairs, w) each; w finite.
+    """
+
+    pairs: Pairs | None = None
+    factor: float = 1.0
+    row_log_weight: Tensor | None = None
+    col_log_weight: Tensor | None = None
+    class_log_weights: tuple[tuple[Pairs, float], ...] = ()
+
+
+class Phi(IntEnum):
+    """The function a pair sum applies to each score."""
+
+    SOFTPLUS = 0
+    RELU = 1
+    IDENTITY = 2
+    SQUARE = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    r"""One sum of a function of the kept scores.
+
+    .. math:: F_i = \sum_{j: (i,j) \in pairs} \phi(factor \cdot S_{ij} - \theta_i)
+
+    Args:
+        phi: softplus, relu, identity or square.
+        pairs: the kept pairs; None keeps all.
+        factor: multiplies the score inside phi; not zero.
+        threshold: theta [N]; no gradient.
+    """
+
+    phi: Phi
+    pairs: Pairs | None = None
+    factor: float = 1.0
+    threshold: Tensor | None = None

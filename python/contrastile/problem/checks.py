@@ -1,0 +1,133 @@
+"""The checks of user input. Each raises one error that names function, rule, values and remedy."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class InputError(ValueError):
+    """An argument breaks a rule of the function it was given to."""
+
+
+def shape(tensor: Tensor) -> str:
+    """``(256, 512)``, as error messages print it."""
+    return str(tuple(tensor.shape))
+
+
+def check_tensor(caller: str, name: str, value: object) -> Tensor:
+    """``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{caller}: {name} must be a tensor, got {type(value).__name__}")
+    return value
+
+
+def check_embedding(caller: str, name: str, value: object) -> Tensor:
+    """``value`` is a matrix of embeddings: [rows, size], real floating point."""
+    tensor = check_tensor(caller, name, value)
+    if tensor.dim() != 2:
+        raise InputError(
+            f"{caller}: {name} must be [rows, embedding size], got {shape(tensor)}; "
+            "flatten the leading dimensions first"
+        )
+    if tensor.dtype not in FLOATS:
+        raise InputError(
+            f"{caller}: {name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
+        )
+    return tensor
+
+
+def check_same_size(caller: str, **embeddings: Tensor) -> None:
+    """All embeddings have one embedding size and one device."""
+    (first, a), *others = embeddings.items()
+    for name, b in others:
+        if a.shape[1] != b.shape[1]:
+            raise InputError(
+                f"{caller}: {first} and {name} need the same embedding size, "
+                f"got {first} {shape(a)} and {name} {shape(b)}"
+            )
+        if a.device != b.device:
+            raise InputError(
+                f"{caller}: {first} and {name} must be on one device, "
+                f"got {first} on {a.device} and {name} on {b.device}"
+            )
+
+
+def check_same_rows(caller: str, **embeddings: Tensor) -> None:
+    """All embeddings have one number of rows (row i of each belongs together)."""
+    (first, a), *others = embeddings.items()
+    for name, b in others:
+        if a.shape[0] != b.shape[0]:
+            raise InputError(
+                f"{caller}: row i of {first} belongs to row i of {name}, so both need the same "
+                f"number of rows, got {first} {shape(a)} and {name} {shape(b)}"
+            )
+
+
+def check_vector(
+    caller: str, name: str, value: object, length: int, device: torch.device
+) -> Tensor:
+    """``value`` is a real floating-point vector of one entry a row (or column)."""
+    tensor = check_tensor(caller, name, value)
+    if tensor.shape != (length,):
+        raise InputError(f"{caller}: {name} must have shape ({length},), got {shape(tensor)}")
+    if not tensor.is_floating_point():
+        raise InputError(f"{caller}: {name} must be floating point, got {tensor.dtype}")
+    return _on(caller, name, tensor, device)
+
+
+def check_integers(
+    caller: str, name: str, value: object, length: int, device: torch.device
+) -> Tensor:
+    """``value`` is an integer (or bool) vector; returned as contiguous int64."""
+    tensor = check_tensor(caller, name, value)
+    if tensor.shape != (length,):
+        raise InputError(f"{caller}: {name} must have shape ({length},), got {shape(tensor)}")
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise InputError(
+            f"{caller}: {name} must be integers, got {tensor.dtype}; "
+            "encode labels as int64, one number a class"
+        )
+    return _on(caller, name, tensor, device).to(torch.int64).contiguous()
+
+
+def check_index(
+    caller: str, name: str, value: object, length: int, bound: int, device: torch.device
+) -> Tensor:
+    """``value`` holds a column below ``bound`` for each row, or -1 for none."""
+    index = check_integers(caller, name, value, length, device)
+    if length and (int(index.min()) < -1 or int(index.max()) >= bound):
+        raise InputError(
+            f"{caller}: {name} must lie in [-1, {bound}), where -1 means none, "
+            f"got values from {int(index.min())} to {int(index.max())}"
+        )
+    return index
+
+
+def check_number(caller: str, name: str, value: object, low: float, high: float) -> float:
+    """``value`` is a finite number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{caller}: {name} must be a number, got {type(value).__name__}")
+    if not low <= value <= high or not math.isfinite(value):
+        raise InputError(
+            f"{caller}: {name} must be a finite number in [{low}, {high}], got {value}"
+        )
+    return float(value)
+
+
+def check_choice(caller: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+    """``value`` is one of ``choices``."""
+    if value not in choices:
+        raise InputError(f"{caller}: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _on(caller: str, name: str, tensor: Tensor, device: torch.device) -> Tensor:
+    if tensor.device != device:
+        raise InputError(
+            f"{caller}: {name} must be on the embeddings' device {device}, got {tensor.device}"
+        )
+    return tensor

@@ -1,0 +1,200 @@
+"""Pairs: which (i, j) count. Predicates over O(N + M) data, composed with ``&``, ``|`` and ``~``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class Op(IntEnum):
+    """Opcodes of a predicate's postfix program, shared with the compiled pass."""
+
+    INDEX = 0
+    EQUAL = 1
+    OVERLAP = 2
+    NOT = 3
+    AND = 4
+    OR = 5
+
+
+Instruction = tuple[Op, Tensor | None, Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """A set of (i, j), described by O(N + M) data; compose with ``&``, ``|`` and ``~``.
+
+    A new kind of predicate is one subclass: its dense values on a block, its postfix program
+    (for compiled passes), its extents and whether it is symmetric.
+    """
+
+    def __and__(self, other: Pairs) -> Pairs:
+        return And(self, other)
+
+    def __or__(self, other: Pairs) -> Pairs:
+        return Or(self, other)
+
+    def __invert__(self) -> Pairs:
+        return Not(self)
+
+    def block(self, rows: slice, cols: slice) -> Tensor:
+        """The predicate on a block, as a bool tensor that broadcasts to it."""
+        raise NotImplementedError(type(self).__name__)
+
+    def program(self) -> Iterator[Instruction]:
+        """The predicate as postfix instructions."""
+        raise NotImplementedError(type(self).__name__)
+
+    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+        """(name, tensor, axis) of the data: axis 0 has one entry a row, axis 1 one a column."""
+        raise NotImplementedError(type(self).__name__)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether (i, j) is in the set exactly when (j, i) is; needed by the self mode."""
+        raise NotImplementedError(type(self).__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Index(Pairs):
+    """Row i is paired with column ``columns[i]``; -1 means with none."""
+
+    columns: Tensor
+
+    @classmethod
+    def diagonal(cls, n: int, offset: int = 0, device: torch.device | None = None) -> Index:
+        """Row i with column ``i + offset``: the item itself, or its place after gathering."""
+        return cls(torch.arange(offset, n + offset, device=device))
+
+    def block(self, rows: slice, cols: slice) -> Tensor:
+        span = torch.arange(cols.start, cols.stop, device=self.columns.device)
+        return self.columns[rows, None] == span
+
+    def program(self) -> Iterator[Instruction]:
+        yield Op.INDEX, self.columns, None
+
+    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+        yield "Index.columns", self.columns, 0
+
+    @cached_property
+    def symmetric(self) -> bool:  # type: ignore[override]
+        own = torch.arange(len(self.columns), device=self.columns.device)
+        paired = self.columns >= 0
+        return bool((self.columns[self.columns.clamp(min=0)] == own)[paired].all())
+
+
+@dataclass(frozen=True, eq=False)
+class _RowsWithColumns(Pairs):
+    rows: Tensor
+    columns: Tensor
+
+    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+        yield f"{type(self).__name__}.rows", self.rows, 0
+        yield f"{type(self).__name__}.columns", self.columns, 1
+
+    @property
+    def symmetric(self) -> bool:
+        return self.rows is self.columns or torch.equal(self.rows, self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Equal(_RowsWithColumns):
+    """``rows[i] == columns[j]``: same label, instance, group or caption id (int64)."""
+
+    def block(self, rows: slice, cols: slice) -> Tensor:
+        return self.rows[rows, None] == self.columns[cols]
+
+    def program(self) -> Iterator[Instruction]:
+        yield Op.EQUAL, self.rows, self.columns
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap(_RowsWithColumns):
+    """``rows[i] & columns[j] != 0``: two 64-bit masks (multi-hot labels) share a bit."""
+
+    def block(self, rows: slice, cols: slice) -> Tensor:
+        return (self.rows[rows, None] & self.columns[cols]) != 0
+
+    def program(self) -> Iterator[Instruction]:
+        yield Op.OVERLAP, self.rows, self.columns
+
+
+@dataclass(frozen=True, eq=False)
+class Not(Pairs):
+    """The pairs that are not in ``pairs``."""
+
+    pairs: Pairs
+
+    def block(self, rows: slice, cols: slice) -> Tensor:
+        return ~self.pairs.block(rows, cols)
+
+    def program(self) -> Iterator[Instruction]:
+        yield from self.pairs.program()
+        yield Op.NOT, None, None
+
+    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+        return self.pairs.extents()
+
+    @property
+    def symmetric(self) -> bool:
+        return self.pairs.symmetric
+
+
+@dataclass(frozen=True, eq=False)
+class _Both(Pairs):
+    left: Pairs
+    right: Pairs
+
+    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+        yield from self.left.extents()
+        yield from self.right.extents()
+
+    @property
+    def symmetric(self) -> bool:
+        return self.left.symmetric and self.right.symmetric
+
+
+@dataclass(frozen=True, eq=False)
+class And(_Both):
+    """The pairs in both sets."""
+
+    def block(self, rows: slice, cols: slice) -> Tensor:
+        return self.left.block(rows, cols) & self.right.block(rows, cols)
+
+    def program(self) -> Iterator[Instruction]:
+        yield from self.left.program()
+        yield from self.right.program()
+        yield Op.AND, None, None
+
+
+@dataclass(frozen=True, eq=False)
+class Or(_Both):
+    """The pairs in at least one of the sets."""
+
+    def block(self, rows: slice, cols: slice) -> Tensor:
+        return self.left.block(rows, cols) | self.right.block(rows, cols)
+
+    def program(self) -> Iterator[Instruction]:
+        yield from self.left.program()
+        yield from self.right.program()
+        yield Op.OR, None, None
+
+
+def split_holes(pairs: Pairs | None) -> tuple[list[Tensor], Pairs | None]:
+    """``pairs`` as (holes, rest): columns kept out by index, and what remains of the predicate.
+
+    A conjunction of ``~Index`` needs no dense evaluation: a pass skips one score a row.
+    """
+    if isinstance(pairs, Not) and isinstance(pairs.pairs, Index):
+        return [pairs.pairs.columns], None
+    if isinstance(pairs, And):
+        left_holes, left = split_holes(pairs.left)
+        right_holes, right = split_holes(pairs.right)
+        rest = left if right is None else right if left is None else left & right
+        return left_holes + right_holes, rest
+    return [], pairs

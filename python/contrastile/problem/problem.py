@@ -1,0 +1,200 @@
+"""The problem: one frozen description of what a backend is asked to reduce."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .channels import Channel, Phi, Term
+from .checks import InputError, check_index, check_number, check_vector, shape
+from .pairs import Index, Pairs
+from .scores import Scores
+
+DEFAULT_WORKSPACE = 64 * 2**20
+MAX_CHANNELS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What to reduce, over which pairs, to which sides. Holds no embedding.
+
+    ``channels`` are log-sum-exps, ``terms`` are pair sums; a problem has one kind.
+    ``triangle`` says that S is symmetric and only its upper triangle is computed.
+    """
+
+    caller: str
+    n: int
+    m: int
+    d: int
+    dtype: torch.dtype
+    device: torch.device
+    triangle: bool
+    reductions: tuple[Channel, ...] | tuple[Term, ...]
+    rows: bool
+    columns: bool
+    positives: Tensor | None
+    row_thresholds: Tensor | None
+    col_thresholds: Tensor | None
+    ranks: bool
+    backend: str
+    workspace: int
+
+    @classmethod
+    def of(
+        cls,
+        caller: str,
+        scores: Scores,
+        reductions: tuple[Channel, ...] | tuple[Term, ...],
+        *,
+        rows: bool = True,
+        columns: bool = False,
+        positives: Tensor | None = None,
+        ranks: bool = False,
+        row_thresholds: Tensor | None = None,
+        col_thresholds: Tensor | None = None,
+        backend: str = "auto",
+        workspace: int | None = None,
+    ) -> Problem:
+        """A checked problem over checked scores."""
+        n, d = scores.query.shape
+        m = n if scores.key is None else scores.key.shape[0]
+        device = scores.query.device
+        if not 1 <= len(reductions) <= MAX_CHANNELS:
+            raise InputError(
+                f"{caller}: between 1 and {MAX_CHANNELS} channels, got {len(reductions)}"
+            )
+        if not (rows or columns):
+            raise InputError(f"{caller}: nothing to reduce, ask for rows or columns")
+        for reduction in reductions:
+            _check_reduction(caller, reduction, n, m, device)
+        if positives is not None:
+            positives = check_index(caller, "positives", positives, n, m, device)
+        problem = cls(
+            caller=caller,
+            n=n,
+            m=m,
+            d=d,
+            dtype=scores.dtype,
+            device=device,
+            triangle=_is_triangle(scores, reductions, rows, columns),
+            reductions=reductions,
+            rows=rows,
+            columns=columns,
+            positives=positives,
+            row_thresholds=_threshold(caller, "row_thresholds", row_thresholds, n, device),
+            col_thresholds=_threshold(caller, "col_thresholds", col_thresholds, m, device),
+            ranks=ranks,
+            backend=backend,
+            workspace=check_workspace(caller, workspace),
+        )
+        if ranks:
+            _check_ranks(problem)
+        return problem
+
+
+def check_workspace(caller: str, workspace: object) -> int:
+    """``workspace`` in bytes; None is the default of 64 MiB."""
+    if workspace is None:
+        return DEFAULT_WORKSPACE
+    return int(check_number(caller, "workspace (bytes)", workspace, 1, 2**62))
+
+
+def _threshold(
+    caller: str, name: str, value: Tensor | None, length: int, device: torch.device
+) -> Tensor | None:
+    if value is None:
+        return None
+    return check_vector(caller, name, value, length, device).detach()
+
+
+def _check_reduction(
+    caller: str, reduction: Channel | Term, n: int, m: int, device: torch.device
+) -> None:
+    if reduction.factor == 0.0:
+        raise InputError(f"{caller}: factor must not be 0")
+    if reduction.pairs is not None:
+        _check_pairs(caller, reduction.pairs, n, m, device)
+    if isinstance(reduction, Term):
+        if not isinstance(reduction.phi, Phi):
+            raise TypeError(f"{caller}: phi must be a Phi, got {reduction.phi!r}")
+        if reduction.threshold is not None:
+            check_vector(caller, "threshold", reduction.threshold, n, device)
+        return
+    if reduction.row_log_weight is not None:
+        check_vector(caller, "row_log_weight", reduction.row_log_weight, n, device)
+    if reduction.col_log_weight is not None:
+        check_vector(caller, "col_log_weight", reduction.col_log_weight, m, device)
+    for pairs, weight in reduction.class_log_weights:
+        _check_pairs(caller, pairs, n, m, device)
+        check_number(caller, "class log-weight", weight, -1e30, 1e30)
+
+
+def _check_pairs(caller: str, pairs: Pairs, n: int, m: int, device: torch.device) -> None:
+    for name, tensor, axis in pairs.extents():
+        length = (n, m)[axis]
+        if tensor.shape != (length,):
+            raise InputError(
+                f"{caller}: {name} needs one entry a {('row', 'column')[axis]}, ({length},), "
+                f"got {shape(tensor)}"
+            )
+        if tensor.dtype != torch.int64 or not tensor.is_contiguous():
+            raise InputError(
+                f"{caller}: {name} must be contiguous int64, got {tensor.dtype}; "
+                "use .to(torch.int64).contiguous()"
+            )
+        if tensor.device != device:
+            raise InputError(f"{caller}: {name} must be on {device}, got {tensor.device}")
+
+
+def _is_triangle(
+    scores: Scores, reductions: tuple[Channel, ...] | tuple[Term, ...], rows: bool, columns: bool
+) -> bool:
+    """A symmetric S: one embedding set, one scale, no biases, symmetric pairs and weights."""
+    if scores.key is not None or not rows or columns:
+        return False
+    if isinstance(scores.scale, Tensor) and scores.scale.numel() != 1:
+        return False
+    if scores.row_bias is not None or scores.col_bias is not None:
+        return False
+    for reduction in reductions:
+        if reduction.pairs is not None and not reduction.pairs.symmetric:
+            return False
+        if isinstance(reduction, Term):
+            if reduction.threshold is not None:
+                return False
+        elif (
+            reduction.row_log_weight is not None
+            or reduction.col_log_weight is not None
+            or not all(pairs.symmetric for pairs, _ in reduction.class_log_weights)
+        ):
+            return False
+    return True
+
+
+def _check_ranks(problem: Problem) -> None:
+    caller, first = problem.caller, problem.reductions[0]
+    weighted = isinstance(first, Channel) and (
+        first.row_log_weight is not None
+        or first.col_log_weight is not None
+        or first.class_log_weights
+    )
+    if weighted or first.factor <= 0:
+        raise InputError(
+            f"{caller}: ranks compare plain scores, so the first channel must have a positive "
+            "factor and no log-weights"
+        )
+    if problem.row_thresholds is None and problem.positives is None:
+        raise InputError(f"{caller}: ranks need positives or row_thresholds")
+    if problem.columns and problem.col_thresholds is None and not _is_diagonal(problem):
+        raise InputError(
+            f"{caller}: ranks of columns need positives on the diagonal, or col_thresholds"
+        )
+
+
+def _is_diagonal(problem: Problem) -> bool:
+    positives = problem.positives
+    if positives is None or problem.n != problem.m:
+        return False
+    return torch.equal(positives, Index.diagonal(problem.n, device=problem.device).columns)
