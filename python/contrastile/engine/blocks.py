@@ -1,4 +1,4 @@
-"""The order in which blocks of S are visited, and what is kept of them between forward and backward."""
+"""The order in which blocks of S are visited, and what is kept of them for the backward pass."""
 
 from __future__ import annotations
 

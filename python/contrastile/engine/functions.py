@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..problem import Problem
-from .gradients import Gradients, Needs, accumulate
+from .gradients import Gradients, Needs
+from .one_pass import Expected, fits_one_pass, one_pass
 from .operands import Operand
 from .positives import add_gradients, dots
 from .run import Backend, Run
@@ -21,7 +22,7 @@ Grads = tuple[Tensor | None, ...]
 class ReduceScores(torch.autograd.Function):
     """Stats of S: per reduction its rows, then its columns; then positives; then counts.
 
-    ``apply(problem, backend, query, key, scale, row_bias, col_bias)``.
+    ``apply(problem, backend, expected, query, key, scale, row_bias, col_bias)``.
     """
 
     @staticmethod
@@ -29,6 +30,7 @@ class ReduceScores(torch.autograd.Function):
         ctx: Any,
         problem: Problem,
         backend: Backend,
+        expected: Expected | None,
         query: Tensor,
         key: Tensor | None,
         scale: float | Tensor,
@@ -36,19 +38,23 @@ class ReduceScores(torch.autograd.Function):
         col_bias: Tensor | None,
     ) -> tuple[Tensor, ...]:
         scores = ScaledScores.of(scale, row_bias, col_bias)
-        run = Run(problem, backend, query, key, scores, keep=any(ctx.needs_input_grad))
-        if run.plan:
+        needs = _with_own_key(Needs(*ctx.needs_input_grad[3:]), key, problem)
+        run = Run(problem, backend, query, key, scores, keep=needs.any)
+        ctx.one_pass = None
+        if expected is not None and needs.any and fits_one_pass(run):
+            ctx.one_pass = one_pass(run, needs, expected)
+        elif run.plan:
             kernel = backend.bind(run)
             for strip in run.plan:
                 for block in strip:
                     kernel.reduce(block)
-        stats = [stat for vectors in run.vectors for stat in vectors.finish(problem)]
+        stats = _stats(run)
         counts = [c for c in _counted(run) if c is not None]
         positive = [] if run.positive is None else [run.positive]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*counts)
-        if any(ctx.needs_input_grad):
-            ctx.run, ctx.sides = run, len(stats) // len(run.vectors)
+        if needs.any:
+            ctx.run = run
             run.release()
             tensors = (query, key, scale if isinstance(scale, Tensor) else None, row_bias, col_bias)
             ctx.save_for_backward(*tensors, *stats)
@@ -59,26 +65,29 @@ class ReduceScores(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor | None) -> Grads:
         query, key, scale, row_bias, col_bias, *stats = ctx.saved_tensors
         run: Run = ctx.run
-        needs = Needs(*ctx.needs_input_grad[2:])
-        pairs = [
-            None if grad is None else (stat, grad)
-            for stat, grad in zip(stats, upstream, strict=False)
-        ]
+        needs = Needs(*ctx.needs_input_grad[3:])
+        stat_grads = upstream[: len(stats)]
         positive_grad = upstream[len(stats)] if run.positive is not None else None
         run.attach(query, key)
-        gradients = Gradients(run, _with_own_key(needs, key, run.problem))
-        if any(pair is not None for pair in pairs) and run.plan:
-            for i, vectors in enumerate(run.vectors):
-                mine = pairs[i * ctx.sides : (i + 1) * ctx.sides]
-                rows = mine[0] if run.problem.rows else None
-                cols = mine[-1] if run.problem.columns else None
-                vectors.set_gradients(run.problem, rows, cols)
-            accumulate(run, run.backend.bind(run), gradients)
+        gradients = None if ctx.one_pass is None else ctx.one_pass.take(run, stat_grads)
+        ctx.one_pass = None
+        if gradients is None:
+            gradients = Gradients(run, _with_own_key(needs, key, run.problem))
+            if run.plan and any(grad is not None for grad in stat_grads):
+                _set_gradients(run, stats, stat_grads)
+                kernel = run.backend.bind(run)
+                for strip in run.plan:
+                    gradients.add_strip(kernel, strip)
         if positive_grad is not None:
             gradients.add_positives(positive_grad)
         gradients.finish()
         run.release()
-        return (None, None, *_outputs(gradients, needs, query, key, scale, row_bias, col_bias))
+        return (
+            None,
+            None,
+            None,
+            *_outputs(gradients, needs, query, key, scale, row_bias, col_bias),
+        )
 
 
 class ScoreLogSumExp(ReduceScores):
@@ -121,6 +130,33 @@ def _operands(query: Tensor, key: Tensor) -> tuple[Operand, Operand]:
     double = torch.float64 in (query.dtype, key.dtype)
     dtype = torch.float64 if double else torch.float32
     return Operand(query, dtype), Operand(key, dtype)
+
+
+def _sides(problem: Problem) -> list[str]:
+    """The sides whose stats are outputs."""
+    return ["rows"] * problem.rows + ["cols"] * problem.columns
+
+
+def _stats(run: Run) -> list[Tensor]:
+    whole = slice(None)
+    return [
+        vectors.row_stats(whole) if side == "rows" else vectors.col_stats(whole)
+        for vectors in run.vectors
+        for side in _sides(run.problem)
+    ]
+
+
+def _set_gradients(run: Run, stats: list[Tensor], upstream: tuple[Tensor | None, ...]) -> None:
+    sides = _sides(run.problem)
+    for i, vectors in enumerate(run.vectors):
+        given = {
+            side: (stats[i * len(sides) + j], grad)
+            for j, side in enumerate(sides)
+            if (grad := upstream[i * len(sides) + j]) is not None
+        }
+        vectors.allot_gradients(run.problem, "rows" in given, "cols" in given)
+        for side, (stat, grad) in given.items():
+            vectors.set_gradients(side, slice(None), stat, grad)
 
 
 def _counted(run: Run) -> tuple[Tensor | None, Tensor | None]:

@@ -67,6 +67,12 @@ class Gradients:
             return block
         return block * self.row_scale[rows, None].to(block.dtype)
 
+    def add_strip(self, kernel: Kernel, strip: list[Block]) -> None:
+        """A strip's weights and both products of each of its blocks."""
+        query = self.scaled_query(strip[0].rows)
+        for block in strip:
+            self.add_block(block, kernel.weights(block), query)
+
     def add_block(self, block: Block, weights: Tensor, query: Tensor) -> None:
         """Both products of one block: dQ += G K and dK += G^T Q."""
         if self.query is not None:
@@ -91,6 +97,12 @@ class Gradients:
             self.row_bias += weight
         if self.col_bias is not None:
             self.col_bias.index_add_(0, columns.clamp(min=0), weight.double())
+
+    def multiply(self, factor: float) -> None:
+        """Multiply everything gathered so far."""
+        for part in (self.query, self.key, self.row_bias, self.col_bias):
+            if part is not None:
+                part.mul_(factor)
 
     def finish(self) -> None:
         """The scale's gradient, then the scale on the embeddings' gradients."""
@@ -120,11 +132,3 @@ def inner_products(gradient: Tensor, operand: Operand) -> Tensor:
     for span in spans(0, len(gradient), chunk_rows(operand)):
         out[span] = (gradient[span] * operand.rows(span)).sum(1)
     return out
-
-
-def accumulate(run: Run, kernel: Kernel, gradients: Gradients) -> None:
-    """Every strip's weights and products."""
-    for strip in run.plan:
-        query = gradients.scaled_query(strip[0].rows)
-        for block in strip:
-            gradients.add_block(block, kernel.weights(block), query)

@@ -26,10 +26,7 @@ def dots(query: Operand, key: Operand, rows: Tensor | None, columns: Tensor) -> 
     out = columns.new_zeros(columns.shape, dtype=query.dtype)
     for span in spans(0, len(columns), chunk_rows(query)):
         at = columns[span]
-        if rows is None:
-            left = query.rows(span)
-        else:
-            left = _take(query, rows[span])
+        left = query.rows(span) if rows is None else _take(query, rows[span])
         product = left * _take(key, at.clamp(min=0))
         out[span] = product.sum(1).masked_fill_(at < 0, 0.0)
     return out

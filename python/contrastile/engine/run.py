@@ -1,4 +1,4 @@
-"""One run of the engine: operands, vectors and the plan of blocks, shared by forward and backward."""
+"""One run of the engine: operands, vectors and the plan of blocks, for forward and backward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The O(N + M) vectors of a reduction: coefficients of its exponent, running sums, coefficients of G."""
+"""The O(N + M) vectors of a reduction: its coefficients, its running sums, those of G."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ChannelVectors:
     """
 
     def __init__(self, problem: Problem, channel: Channel, scores: ScaledScores) -> None:
-        n, m, dtype, device = problem.n, problem.m, problem.dtype, problem.device
+        n, dtype, device = problem.n, problem.dtype, problem.device
         self.reduction = channel
         unit = channel.factor * LOG2E
         if isinstance(scores.scale, float):
@@ -96,42 +96,31 @@ class ChannelVectors:
             if side is not None:
                 side.fill_(shift)
 
-    def finish(self, problem: Problem) -> list[Tensor]:
-        """The log-sum-exps in nats, of the sides asked for; -inf where no pair was kept."""
-        bits = [
-            shift.double() + total.log2()
-            for shift, total in (
-                (self.shifts.rows, self.sums.rows),
-                (self.shifts.cols, self.sums.cols),
-            )
-            if shift is not None and total is not None
-        ]
-        return _by_side(problem, [(b * LN2).to(problem.dtype) for b in bits])
+    def row_stats(self, span: slice) -> Tensor:
+        """The log-sum-exp in nats of the rows ``span``; -inf where no pair was kept."""
+        return _log_sum_exp(self.shifts.rows, self.sums.rows, span)
 
-    def set_gradients(self, problem: Problem, rows: _Pair | None, cols: _Pair | None) -> None:
-        """Coefficients of G from (lse, upstream gradient) of each side.
+    def col_stats(self, span: slice) -> Tensor:
+        """The log-sum-exp in nats of the columns ``span``."""
+        return _log_sum_exp(self.shifts.cols, self.sums.cols, span)
 
-        G = row_grad 2^(y - row_lse) + col_grad 2^(y - col_lse); with a fixed shift the lse is
-        folded into the coefficient and one exp serves both.
+    def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
+        """Memory for the coefficients of G = sum over sides of grad 2^(y - lse)."""
+        self.lse = _allot(problem, rows, cols)
+        self.grads = _allot(problem, rows, cols)
+
+    def set_gradients(self, side: str, span: slice, lse: Tensor, grad: Tensor) -> None:
+        """Coefficients of G from the stats and their upstream gradients.
+
+        With a fixed shift the lse is folded into the coefficient: one exp serves both sides.
         """
-        for name, pair in (("rows", rows), ("cols", cols)):
-            if pair is None:
-                continue
-            lse, grad = pair
-            kept = ~torch.isneginf(lse)
-            bits = torch.where(kept, lse.double() * LOG2E, 0.0)
-            grad = torch.where(kept, grad.double() * self.reduction_factor, 0.0)
-            if self.shift is not None:
-                grad = grad * torch.exp2(self.shift - bits)
-            setattr(self.lse, name, bits.to(problem.dtype))
-            setattr(self.grads, name, grad.to(problem.dtype))
-        if problem.triangle:
-            self.lse.cols, self.grads.cols = self.lse.rows, self.grads.rows
-
-    @property
-    def reduction_factor(self) -> float:
-        """dy/dS up to the unit of y."""
-        return self.reduction.factor
+        kept = ~torch.isneginf(lse)
+        bits = torch.where(kept, lse.double() * LOG2E, 0.0)
+        weight = torch.where(kept, grad.double() * self.reduction.factor, 0.0)
+        if self.shift is not None:
+            weight = weight * torch.exp2(self.shift - bits)
+        getattr(self.lse, side)[span] = bits
+        getattr(self.grads, side)[span] = weight
 
 
 class TermVectors:
@@ -156,21 +145,25 @@ class TermVectors:
         self.sums = _sides(problem, 0.0, torch.float64)
         self.grads = Sides()
 
-    def finish(self, problem: Problem) -> list[Tensor]:
-        """The sums of the sides asked for."""
-        totals = [s.to(problem.dtype) for s in (self.sums.rows, self.sums.cols) if s is not None]
-        return _by_side(problem, totals)
+    def row_stats(self, span: slice) -> Tensor:
+        """The sums of the rows ``span``."""
+        assert self.sums.rows is not None
+        return self.sums.rows[span].to(self.coef.dtype)
 
-    def set_gradients(self, problem: Problem, rows: _Pair | None, cols: _Pair | None) -> None:
-        """Coefficients of G = factor phi'(x) (row_grad + col_grad)."""
-        for name, pair in (("rows", rows), ("cols", cols)):
-            if pair is not None:
-                setattr(self.grads, name, pair[1].to(problem.dtype).contiguous())
-        if problem.triangle:
-            self.grads.cols = self.grads.rows
+    def col_stats(self, span: slice) -> Tensor:
+        """The sums of the columns ``span``."""
+        assert self.sums.cols is not None
+        return self.sums.cols[span].to(self.coef.dtype)
+
+    def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
+        """Memory for the coefficients of G = factor phi'(x) (row_grad + col_grad)."""
+        self.grads = _allot(problem, rows, cols)
+
+    def set_gradients(self, side: str, span: slice, total: Tensor, grad: Tensor) -> None:
+        """Coefficients of G from the upstream gradients of the sums."""
+        getattr(self.grads, side)[span] = grad
 
 
-_Pair = tuple[Tensor, Tensor]
 Vectors = ChannelVectors | TermVectors
 
 
@@ -227,6 +220,16 @@ def _sides(problem: Problem, value: float, dtype: torch.dtype) -> Sides:
     return Sides(rows, cols)
 
 
-def _by_side(problem: Problem, results: list[Tensor]) -> list[Tensor]:
-    """In the self mode rows and columns are one vector: return it once."""
-    return results[:1] if problem.triangle else results
+def _allot(problem: Problem, rows: bool, cols: bool) -> Sides:
+    """Zeroed vectors of the compute dtype for the sides that have a gradient."""
+    dtype, device = problem.dtype, problem.device
+    first = torch.zeros(problem.n, dtype=dtype, device=device) if rows else None
+    if problem.triangle:
+        return Sides(first, first)
+    return Sides(first, torch.zeros(problem.m, dtype=dtype, device=device) if cols else None)
+
+
+def _log_sum_exp(shifts: Tensor | None, sums: Tensor | None, span: slice) -> Tensor:
+    assert shifts is not None and sums is not None
+    shift = shifts[span]
+    return ((shift.double() + sums[span].log2()) * LN2).to(shift.dtype)

@@ -102,22 +102,23 @@ def clip_loss(
         ranks=opts.return_stats,
         **opts.engine,
     )
-    assert stats.positive is not None
+    raw = stats.positive
+    assert raw is not None
     (row_lse,), (col_lse,) = stats.rows, stats.columns
-    positive = with_margin(stats.positive, scale, margin)
+    positive = with_margin(raw, scale, margin)
     losses = (softmax_loss(row_lse, positive) + softmax_loss(col_lse, positive)) * 0.5
     if smoothing:
         for total, included in _included(x, y, groups, scale, bias):
-            part = smoothing_term(positive, total - stats.positive, included, smoothing)
+            part = smoothing_term(positive, total - raw, included, smoothing)
             losses = losses + 0.5 * part
 
     def valid() -> Tensor:
         return ~(torch.isneginf(row_lse) | torch.isneginf(col_lse))
 
     def seen() -> Stats:
-        score, some = stats.positive, valid()
-        columns = make_stats(torch.logaddexp(col_lse, positive), score, stats.col_rank, some)
-        return make_stats(torch.logaddexp(row_lse, positive), score, stats.row_rank, some, columns)
+        some = valid()
+        columns = make_stats(torch.logaddexp(col_lse, positive), raw, stats.col_rank, some)
+        return make_stats(torch.logaddexp(row_lse, positive), raw, stats.row_rank, some, columns)
 
     return reduce_rows(opts, losses, valid if wants_valid(opts) else None, weights, seen)
 

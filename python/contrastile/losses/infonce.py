@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.one_pass import Expected
 from ..ops import gather_dot, log_sum_exp, merge_log_sum_exp
 from ..problem import Channel, Equal, Index, InputError, Pairs
 from ..problem.checks import (
@@ -107,6 +108,7 @@ def info_nce(
         channels=[Channel(kept)],
         positives=columns,
         ranks=opts.return_stats,
+        expected=None if negatives is not None else _expect(columns, scale, margin, weights),
         **opts.engine,
     )
     assert stats.positive is not None
@@ -158,6 +160,25 @@ class InfoNCE(Loss):
     """Module twin of :func:`~contrastile.functional.info_nce`; takes its options."""
 
     function = staticmethod(info_nce)
+
+
+def _expect(
+    columns: Tensor, scale: float | Tensor, margin: float, weights: Tensor | None
+) -> Expected:
+    """dL_i/dlse_i = w_i sigmoid(lse_i - p_i): the probability that is not the positive's."""
+    fixed = scale.detach() if isinstance(scale, Tensor) else scale
+
+    def expected(
+        rows: slice, stats: tuple[Tensor, ...], positive: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        assert positive is not None
+        own = fixed[rows] if isinstance(fixed, Tensor) and fixed.dim() else fixed
+        upstream = torch.sigmoid(stats[0] - with_margin(positive, own, margin))
+        if weights is not None:
+            upstream = upstream * weights[rows].detach()
+        return (torch.where(columns[rows] >= 0, upstream, 0.0),)
+
+    return expected
 
 
 def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.one_pass import Expected
 from ..ops import pair_sum
 from ..problem import Equal, Index, Phi, Term
 from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
@@ -81,6 +82,7 @@ def siglip_loss(
         positives=own.columns,
         ranks=opts.return_stats,
         row_thresholds=thresholds,
+        expected=_expect(weights, len(terms)),
         **opts.engine,
     )
     assert stats.positive is not None
@@ -94,6 +96,18 @@ def siglip_loss(
         return make_stats(None, score, stats.row_rank, torch.ones_like(count, dtype=torch.bool))
 
     return reduce_rows(opts, losses, None, weights, seen)
+
+
+def _expect(weights: Tensor | None, terms: int) -> Expected:
+    """Every sum of a row enters its loss with the row's weight."""
+
+    def expected(
+        rows: slice, stats: tuple[Tensor, ...], positive: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        weight = torch.ones_like(stats[0]) if weights is None else weights[rows].detach()
+        return (weight,) * terms
+
+    return expected
 
 
 def siglip_loss_reference(

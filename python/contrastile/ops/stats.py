@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..backends import choose
 from ..engine.functions import ReduceScores
+from ..engine.one_pass import Expected
 from ..problem import Problem, Scores
 
 
@@ -32,13 +33,16 @@ class ScoreStats(NamedTuple):
 
 
 @torch.compiler.disable
-def reduce_scores(function: type[ReduceScores], scores: Scores, problem: Problem) -> ScoreStats:
+def reduce_scores(
+    function: type[ReduceScores], scores: Scores, problem: Problem, expected: Expected | None
+) -> ScoreStats:
     """Run the engine on checked input; torch.compile takes it as one opaque call."""
     backend = choose(problem)
     outputs = list(
         function.apply(
             problem,
             backend,
+            expected,
             scores.query,
             scores.key,
             scores.scale,

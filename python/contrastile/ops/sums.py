@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..engine.functions import PairSum
+from ..engine.one_pass import Expected
 from ..problem import Problem, Scores, Term
 from .stats import ScoreStats, reduce_scores
 
@@ -29,6 +30,7 @@ def pair_sum(
     col_thresholds: Tensor | None = None,
     backend: str = "auto",
     workspace: int | None = None,
+    expected: Expected | None = None,
 ) -> ScoreStats:
     r"""Sums of a function of scores that are never stored.
 
@@ -64,4 +66,4 @@ def pair_sum(
         backend=backend,
         workspace=workspace,
     )
-    return reduce_scores(PairSum, scores, problem)
+    return reduce_scores(PairSum, scores, problem, expected)

@@ -1,4 +1,4 @@
-"""Channels (one log-sum-exp each) and terms (one pair sum each): what is reduced from the scores."""
+"""Channels (one log-sum-exp each) and terms (one pair sum each): what is made of the scores."""
 
 from __future__ import annotations
 

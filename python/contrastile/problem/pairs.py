@@ -1,4 +1,4 @@
-"""Pairs: which (i, j) count. Predicates over O(N + M) data, composed with ``&``, ``|`` and ``~``."""
+"""Pairs: which (i, j) count. Predicates over O(N + M) data, composed with ``&``, ``|``, ``~``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Pairs:
         """The predicate as postfix instructions."""
         raise NotImplementedError(type(self).__name__)
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         """(name, tensor, axis) of the data: axis 0 has one entry a row, axis 1 one a column."""
         raise NotImplementedError(type(self).__name__)
 
@@ -78,11 +78,11 @@ class Index(Pairs):
     def program(self) -> Iterator[Instruction]:
         yield Op.INDEX, self.columns, None
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         yield "Index.columns", self.columns, 0
 
     @cached_property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         own = torch.arange(len(self.columns), device=self.columns.device)
         paired = self.columns >= 0
         return bool((self.columns[self.columns.clamp(min=0)] == own)[paired].all())
@@ -93,7 +93,7 @@ class _RowsWithColumns(Pairs):
     rows: Tensor
     columns: Tensor
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         yield f"{type(self).__name__}.rows", self.rows, 0
         yield f"{type(self).__name__}.columns", self.columns, 1
 
@@ -137,7 +137,7 @@ class Not(Pairs):
         yield from self.pairs.program()
         yield Op.NOT, None, None
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         return self.pairs.extents()
 
     @property
@@ -150,7 +150,7 @@ class _Both(Pairs):
     left: Pairs
     right: Pairs
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int | None]]:
+    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         yield from self.left.extents()
         yield from self.right.extents()
 

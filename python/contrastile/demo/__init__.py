@@ -1,0 +1,1 @@
+"""``contrastile demo``: one model, one seed, two losses, compared."""
