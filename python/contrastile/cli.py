@@ -54,7 +54,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Trains a model that matches glyphs with their Unicode names, once with the "
         "dense loss in plain torch and once with Contrastile, from one seed, and compares loss "
         "curves, retrieval, memory and time. Needs no download; about a minute on two cores.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     DemoOptions.add_arguments(demo)
     doctor = commands.add_parser("doctor", help="show what this installation can use, and why")

@@ -8,6 +8,7 @@ from functools import cache
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
@@ -18,6 +19,16 @@ def load() -> ModuleType | None:
     if importlib.util.find_spec("contrastile._C") is None:
         return None
     return importlib.import_module("contrastile._C")
+
+
+def load_for(tensor: Tensor) -> ModuleType | None:
+    """The extension if it is there and ``tensor`` lies where it can reach it."""
+    return load() if tensor.device.type == "cpu" else None
+
+
+def is_double(tensor: Tensor) -> bool:
+    """Whether the fp64 instance of a compiled step is meant."""
+    return tensor.dtype == torch.float64
 
 
 @cache

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class AllocationSpy(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class AllocationSpy(TorchDispatchMode):
     """Measures what torch operators allocate in a ``with`` block, forward and backward.
 
     Every tensor an operator returns in new memory counts from its creation until nothing holds
@@ -38,7 +38,7 @@ class AllocationSpy(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.live_bytes = 0
         self.peak_bytes = 0
         self.largest_bytes = 0

@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import native
 from ..engine.blocks import Block, Tile
+from ..engine.row_steps import LOG2E
 from ..engine.run import Kernel, Run
-from ..engine.vectors import LOG2E, ChannelVectors, Sides, TermVectors
+from ..engine.vectors import ChannelVectors, Sides, TermVectors
 from ..problem import Channel, Problem
 from ..problem.pairs import Instruction, Pairs, split_holes
 from .torch_pass import TorchKernel
@@ -52,47 +54,38 @@ class NativeKernel:
 
     def __init__(self, run: Run, module: Any) -> None:
         self.run = run
+        self.module = module
         self.threads = torch.get_num_threads()
+        self.double = run.problem.dtype == torch.float64
         self._alive: list[Tensor] = []
-        double = run.problem.dtype == torch.float64
-        level = native.level()
-        if isinstance(run.problem.reductions[0], Channel):
-            self._choose_shift(module)
-            self.tile_pass = module.SoftmaxPass(double, level)
-            self.tile_pass.channels = [
-                self._channel(module, v, position)
-                for position, v in enumerate(run.vectors)
-                if isinstance(v, ChannelVectors)
-            ]
-        else:
-            self.tile_pass = module.PairPass(double, level)
-            self.tile_pass.terms = [
-                self._term(module, v, position)
-                for position, v in enumerate(run.vectors)
-                if isinstance(v, TermVectors)
-            ]
+        self._tile_pass: Any = None
 
     def reduce(self, block: Block) -> None:
         """Add the block to the run's sums and counts."""
-        problem = self.run.problem
-        out = self.run.scratch(block) if block.kept is None else block.kept
-        dots = self.run.dot_products(block, out)
+        run = self.run
+        problem = run.problem
+        out = run.scratch(block) if block.kept is None else block.kept
+        dots = run.dot_products(block, out)
+        if self._tile_pass is None:
+            self._choose_shift(dots)
+            self._tile_pass = self._describe()
+        if run.takes_positives:
+            assert problem.positives is not None and run.positive_dots is not None
+            columns, taken = problem.positives.data_ptr(), run.positive_dots.data_ptr()
+            self.module.take_positives(self.double, *self._place(block, dots), columns, taken)
         with_cols = block.mirrored if problem.triangle else problem.columns
-        self.tile_pass.reduce(
-            dots.data_ptr(),
-            dots.stride(0),
-            *_extent(block),
-            problem.rows,
-            with_cols,
-            self.threads,
-        )
+        place = dots.data_ptr(), dots.stride(0), *_extent(block)
+        self._tile_pass.reduce(*place, problem.rows, with_cols, self.threads)
 
     def weights(self, block: Block) -> Tensor:
         """G of the block, in place of its dots unless those are kept."""
-        problem = self.run.problem
-        out = self.run.scratch(block)
-        dots = block.kept if block.kept is not None else self.run.dot_products(block, out)
-        self.tile_pass.weights(
+        run = self.run
+        problem = run.problem
+        out = run.scratch(block)
+        dots = block.kept if block.kept is not None else run.dot_products(block, out)
+        if self._tile_pass is None:
+            self._tile_pass = self._describe()
+        self._tile_pass.weights(
             dots.data_ptr(),
             dots.stride(0),
             out.data_ptr(),
@@ -102,24 +95,60 @@ class NativeKernel:
             problem.triangle or problem.columns,
             self.threads,
         )
+        if run.positive_grad is not None:
+            assert problem.positives is not None
+            columns, grad = problem.positives.data_ptr(), run.positive_grad.data_ptr()
+            self.module.put_positives(self.double, *self._place(block, out), columns, grad)
         return out
 
-    def _choose_shift(self, module: Any) -> None:
-        """Fix the shift of channels whose exponents provably stay within reach of one."""
-        run = self.run
-        if all(v.shift is not None for v in run.vectors if isinstance(v, ChannelVectors)):
-            return
-        largest = _max_norm(module, run.query.tensor, self.threads)
-        if run.problem.triangle:
-            largest *= largest
+    def _place(self, block: Block, data: Tensor) -> tuple[int, int, int, int, int, int, bool, bool]:
+        rows = data.data_ptr(), data.stride(0), *_extent(block)
+        return (*rows, self.run.problem.triangle, block.mirrored)
+
+    def _describe(self) -> Any:
+        """The compiled pass with the addresses of the run's vectors."""
+        run, module, level = self.run, self.module, native.level()
+        if isinstance(run.problem.reductions[0], Channel):
+            tile_pass = module.SoftmaxPass(self.double, level)
+            tile_pass.channels = [
+                self._channel(module, v, position)
+                for position, v in enumerate(run.vectors)
+                if isinstance(v, ChannelVectors)
+            ]
         else:
-            largest *= _max_norm(module, run.key.tensor, self.threads)
-        for vectors in run.vectors:
-            if isinstance(vectors, ChannelVectors):
-                low, high = _exponent_range(vectors, largest)
-                if high - low <= 2 * BOUNDED_REACH:
-                    shift = min(max(high / 2, high - BOUNDED_REACH), low + BOUNDED_REACH)
-                    vectors.use_shift(float(torch.tensor(shift, dtype=torch.float32)))
+            tile_pass = module.PairPass(self.double, level)
+            tile_pass.terms = [
+                self._term(module, v, position)
+                for position, v in enumerate(run.vectors)
+                if isinstance(v, TermVectors)
+            ]
+        return tile_pass
+
+    def _choose_shift(self, dots: Tensor) -> None:
+        """Fix the shift of channels whose exponents provably stay within reach of one."""
+        channels = [v for v in self.run.vectors if isinstance(v, ChannelVectors)]
+        if not channels:
+            return
+        largest = self._largest_dot(dots)
+        for vectors in channels:
+            low, high = _exponent_range(vectors, largest)
+            if high - low <= 2 * BOUNDED_REACH:
+                shift = min(max(high / 2, high - BOUNDED_REACH), low + BOUNDED_REACH)
+                vectors.use_shift(float(np.float32(shift)))
+        self.run.finite = all(vectors.shift is not None for vectors in channels)
+
+    def _largest_dot(self, dots: Tensor) -> float:
+        """A bound on |<q_i, k_j>|: exact if this block is all there is, else Cauchy and Schwarz."""
+        run = self.run
+        if len(run.plan) == 1 and len(run.plan[0]) == 1:
+            exact: float = self.module.max_magnitude(
+                self.double, dots.data_ptr(), dots.stride(0), *dots.shape
+            )
+            return exact
+        norm = _max_norm(self.module, run.query.tensor, self.threads)
+        if run.problem.triangle:
+            return norm * norm
+        return norm * _max_norm(self.module, run.key.tensor, self.threads)
 
     def _channel(self, module: Any, vectors: ChannelVectors, position: int) -> Any:
         channel = module.Channel()
@@ -185,11 +214,11 @@ def _max_norm(module: Any, x: Tensor, threads: int) -> float:
 
 def _exponent_range(vectors: ChannelVectors, largest_dot: float) -> tuple[float, float]:
     """Bounds of a channel's exponents in bits; the slack covers the rounding of the dots."""
-    reach = float(vectors.coef_hi.abs().max()) * largest_dot * (1 + 1e-3)
+    reach = vectors.largest_coef * largest_dot * (1 + 1e-3)
     if not math.isfinite(reach):
         return -math.inf, math.inf
     low, high = -reach, reach
-    for offset in (vectors.row_offset, vectors.col_offset):
+    for offset in (vectors.row_offset if vectors.has_row_offset else None, vectors.col_offset):
         if offset is not None:
             low, high = low + float(offset.min()), high + float(offset.max())
     for _, weight in vectors.reduction.class_log_weights:

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..engine.blocks import Block
+from ..engine.positives import put, take
+from ..engine.row_steps import LOG2E
 from ..engine.run import Run
-from ..engine.vectors import LOG2E, ChannelVectors, TermVectors
+from ..engine.vectors import ChannelVectors, TermVectors
 from ..problem import Phi
 
 
@@ -26,6 +28,10 @@ class TorchKernel:
         with_cols = block.mirrored if run.problem.triangle else run.problem.columns
         out = run.scratch(block) if block.kept is None else block.kept
         dots = run.dot_products(block, out)
+        if run.takes_positives:
+            columns, taken = run.problem.positives, run.positive_dots
+            assert columns is not None and taken is not None
+            take(block, dots, columns, taken)
         for position, vectors in enumerate(run.vectors):
             argument, keep = _argument(vectors, dots, block), _kept(vectors, block)
             if position == 0:
@@ -51,7 +57,12 @@ class TorchKernel:
                 part = torch.where(keep, part, 0.0)
             total = part if total is None else total + part
         assert total is not None
-        return out.copy_(total)
+        out.copy_(total)
+        if run.positive_grad is not None:
+            columns = run.problem.positives
+            assert columns is not None
+            put(block, out, columns, run.positive_grad, run.problem.triangle)
+        return out
 
     def _count(self, argument: Tensor, keep: Tensor | None, block: Block, cols: bool) -> None:
         counts, thresholds = self.run.counts.counts, self.run.counts.thresholds

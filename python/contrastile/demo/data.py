@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -48,8 +48,8 @@ class Glyphs:
         return [unicodedata.name(character) for character in self.characters]
 
     def to(self, device: torch.device) -> Glyphs:
-        tensors = (t.to(device) for t in (self.images, self.unseen, self.words))
-        return Glyphs(self.characters, *tensors, self.vocabulary)
+        images, unseen, words = (t.to(device) for t in (self.images, self.unseen, self.words))
+        return replace(self, images=images, unseen=unseen, words=words)
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless (images, words) of distinct characters, each in a face drawn by chance."""
@@ -83,9 +83,7 @@ class Face:
         file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
         self.characters = {chr(code) for code in FT2Font(str(file)).get_charmap()}
         # The basic layout draws one glyph as it is; combining marks upset the complex one.
-        self._font = ImageFont.truetype(
-            str(file), POINTS, layout_engine=ImageFont.Layout.BASIC
-        )
+        self._font = ImageFont.truetype(str(file), POINTS, layout_engine=ImageFont.Layout.BASIC)
 
     def shows(self, character: str) -> bool:
         """Whether the character leaves a mark, as a space does not."""

@@ -25,7 +25,8 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 def draw(results: Results, glyphs: Glyphs, file: Path) -> None:
     """Loss curves and their difference, memory against batch size, and some glyphs, as PNG."""
     figure = Figure(figsize=(10, 6.4), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3, 1], hspace=0.04)
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[3, 1], hspace=0.04)
+    top, bottom = parts[:, 0]
     rows = [["loss", "memory"], ["difference", "memory"]]
     axes = top.subplot_mosaic(rows, height_ratios=[2.6, 1])
     _draw_loss(axes["loss"], results)
@@ -75,7 +76,9 @@ def _draw_memory(axes: Axes, results: Results) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: _bytes(size)))
-    axes.set_xlabel("batch size  (scores that fit the workspace are kept, not recomputed)", color=INK)
+    axes.set_xlabel(
+        "batch size  (scores that fit the workspace are kept, not recomputed)", color=INK
+    )
     _title(axes, "peak memory of the loss, forward and backward")
 
 
@@ -86,7 +89,7 @@ def _draw_samples(part: SubFigure, results: Results, glyphs: Glyphs) -> None:
     part.suptitle(title, x=0.06, ha="left", color=INK, fontsize="medium", weight="bold")
     for axes, sample in zip(part.subplots(1, len(results.samples)), results.samples, strict=True):
         image = glyphs.unseen[glyphs.characters.index(sample.character), 0]
-        axes.imshow(image.cpu(), cmap="gray_r", interpolation="nearest")
+        axes.imshow(image.numpy(force=True), cmap="gray_r", interpolation="nearest")
         axes.set_axis_off()
         right = sample.retrieved == sample.name
         caption = fill(f"{sample.retrieved}\N{NO-BREAK SPACE}{'✓' if right else '✗'}", 18)

@@ -31,15 +31,14 @@ Peaks = dict[str, dict[int, int]]
 def run(options: DemoOptions) -> int:
     """Trains, prints a table, and writes ``demo.png`` and ``results.json``; 130 after Ctrl-C."""
     console = Console()
-    device = torch.device(options.device)
     losses = _losses(options)
     options.out.mkdir(parents=True, exist_ok=True)
     with Interrupt() as interrupt:
         with console.status("Drawing glyphs"):
-            glyphs = load_glyphs().to(device)
+            glyphs = load_glyphs().to(options.device)
         console.print(_introduction(options, glyphs))
         with _progress(console) as progress:
-            peaks = _measure_memory(options, losses, device, interrupt, progress)
+            peaks = _measure_memory(options, losses, interrupt, progress)
             trainers = _train(options, losses, glyphs, interrupt, progress)
         results = _results(options, glyphs, trainers, peaks, interrupt.requested)
         results.write(options.out / "results.json")
@@ -76,7 +75,6 @@ def _progress(console: Console) -> Progress:
 def _measure_memory(
     options: DemoOptions,
     losses: dict[str, LossFunction],
-    device: torch.device,
     interrupt: Interrupt,
     progress: Progress,
 ) -> Peaks:
@@ -87,7 +85,7 @@ def _measure_memory(
         if interrupt.requested:
             break
         for name, loss in losses.items():
-            peaks[name][size] = peak_bytes(loss, size, device)
+            peaks[name][size] = peak_bytes(loss, size, options.device)
         progress.update(task, advance=1, news=f"batch {size}")
     return peaks
 
@@ -134,7 +132,9 @@ def _results(
     peaks: Peaks,
     interrupted: bool,
 ) -> Results:
-    trained = {name: trainer.retrieve(glyphs) for name, trainer in trainers.items() if trainer.losses}
+    trained = {
+        name: trainer.retrieve(glyphs) for name, trainer in trainers.items() if trainer.losses
+    }
     sides = {
         name: Side(
             losses=trainer.losses,

@@ -50,7 +50,8 @@ class ReduceScores(torch.autograd.Function):
                     kernel.reduce(block)
         stats = _stats(run)
         counts = [c for c in _counted(run) if c is not None]
-        positive = [] if run.positive is None else [run.positive]
+        score = run.positives(slice(None))
+        positive = [] if score is None else [score]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*counts)
         if needs.any:
@@ -67,7 +68,7 @@ class ReduceScores(torch.autograd.Function):
         run: Run = ctx.run
         needs = Needs(*ctx.needs_input_grad[3:])
         stat_grads = upstream[: len(stats)]
-        positive_grad = upstream[len(stats)] if run.positive is not None else None
+        positive_grad = upstream[len(stats)] if run.positive_dots is not None else None
         run.attach(query, key)
         gradients = None if ctx.one_pass is None else ctx.one_pass.take(run, stat_grads)
         ctx.one_pass = None
@@ -75,12 +76,14 @@ class ReduceScores(torch.autograd.Function):
             gradients = Gradients(run, _with_own_key(needs, key, run.problem))
             if run.plan and any(grad is not None for grad in stat_grads):
                 _set_gradients(run, stats, stat_grads)
+                run.positive_grad, positive_grad = positive_grad, None
                 kernel = run.backend.bind(run)
                 for strip in run.plan:
                     gradients.add_strip(kernel, strip)
         if positive_grad is not None:
             gradients.add_positives(positive_grad)
         gradients.finish()
+        run.positive_grad = None
         run.release()
         return (
             None,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .blocks import Block, spans
-from .operands import Operand
-from .positives import add_gradients, chunk_rows, safe_upstream
+from .blocks import Block
+from .positives import add_gradients, safe_upstream
+from .row_steps import row_products
 from .run import Kernel, Run
 
 
@@ -110,10 +110,10 @@ class Gradients:
         if self.needs.scale:
             if self.scale_from_key:
                 assert self.key is not None
-                self.scale = inner_products(self.key, self.run.key).sum()
+                self.scale = row_products(self.key, self.run.key).sum()
             else:
                 assert self.query is not None
-                per_row = inner_products(self.query, self.run.query)
+                per_row = row_products(self.query, self.run.query)
                 halves = 0.5 if self.run.problem.triangle else 1.0
                 self.scale = per_row if self.row_scale is not None else per_row.sum() * halves
         if isinstance(scale, Tensor):
@@ -124,11 +124,3 @@ class Gradients:
             self.query.mul_(scale)
         if self.key is not None and self.key is not self.query:
             self.key.mul_(scale)
-
-
-def inner_products(gradient: Tensor, operand: Operand) -> Tensor:
-    """<gradient_i, x_i> for each row, in fp64, without a copy of either."""
-    out = torch.empty(len(gradient), dtype=torch.float64, device=gradient.device)
-    for span in spans(0, len(gradient), chunk_rows(operand)):
-        out[span] = (gradient[span] * operand.rows(span)).sum(1)
-    return out

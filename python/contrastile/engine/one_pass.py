@@ -70,8 +70,7 @@ def one_pass(run: Run, needs: Needs, expected: Expected) -> OnePass:
         for block in kept:
             kernel.reduce(block)
         stats = tuple(vectors.row_stats(rows) for vectors in run.vectors)
-        positive = None if run.positive is None else run.positive[rows]
-        guessed = expected(rows, stats, positive)
+        guessed = expected(rows, stats, run.positives(rows))
         for vectors, guess, stat, grad in zip(run.vectors, guesses, stats, guessed, strict=True):
             guess[rows] = grad
             vectors.set_gradients("rows", rows, stat, guess[rows])

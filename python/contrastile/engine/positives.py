@@ -5,16 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import spans
+from .blocks import Block, spans
 from .operands import Operand
-
-CHUNK_BYTES = 2**20
-
-
-def chunk_rows(operand: Operand) -> int:
-    """Rows of which a widened copy fits a cache-sized chunk."""
-    width = max(operand.tensor.shape[1], 1) * operand.dtype.itemsize
-    return max(CHUNK_BYTES // width, 1)
+from .row_steps import chunk_rows
 
 
 def _take(operand: Operand, index: Tensor) -> Tensor:
@@ -59,3 +52,33 @@ def add_gradients(
 def safe_upstream(upstream: Tensor, columns: Tensor) -> Tensor:
     """The upstream gradient with rows without a column zeroed."""
     return torch.where(columns >= 0, upstream, 0.0)
+
+
+def take(block: Block, dots: Tensor, columns: Tensor, out: Tensor) -> None:
+    """out[i] = the block's dot product at (i, columns[i]), for the rows whose column it holds."""
+    for side, rows, cols in _orientations(block, dots):
+        own, at = _inside(columns, rows, cols)
+        out[rows.start + own] = side[own, at]
+
+
+def put(block: Block, weights: Tensor, columns: Tensor, grad: Tensor, triangle: bool) -> None:
+    """Add grad[i] to G at (i, columns[i]); on a triangle's diagonal at its mirror image too."""
+    for side, rows, cols in _orientations(block, weights):
+        own, at = _inside(columns, rows, cols)
+        upstream = grad[rows][own]
+        side.index_put_((own, at), upstream, accumulate=True)
+        if triangle and not block.mirrored:
+            side.index_put_((at, own), upstream, accumulate=True)
+
+
+def _orientations(block: Block, values: Tensor) -> list[tuple[Tensor, slice, slice]]:
+    """The block as rows by columns, and transposed too if it stands for its mirror image."""
+    straight = (values, block.rows, block.cols)
+    return [straight, (values.t(), block.cols, block.rows)] if block.mirrored else [straight]
+
+
+def _inside(columns: Tensor, rows: slice, cols: slice) -> tuple[Tensor, Tensor]:
+    """Rows (from 0) whose column lies in ``cols``, and that column (from 0)."""
+    mine = columns[rows]
+    own = ((mine >= cols.start) & (mine < cols.stop)).nonzero().squeeze(1)
+    return own, mine[own] - cols.start

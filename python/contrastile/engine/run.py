@@ -18,10 +18,13 @@ class Kernel(Protocol):
     """A backend bound to one run: its answers for a block."""
 
     def reduce(self, block: Block) -> None:
-        """Add the block to the run's sums (and counts)."""
+        """Add the block to the run's sums (and counts), and take its positives."""
 
     def weights(self, block: Block) -> Tensor:
-        """G = dL/dS of the block, in the GEMM's dtype; valid until the next call."""
+        """G = dL/dS of the block, in the GEMM's dtype; valid until the next call.
+
+        With the run's ``positive_grad`` at the positives, if it is set.
+        """
 
 
 class Backend(Protocol):
@@ -58,9 +61,12 @@ class Run:
         self.backend = backend
         self.scores = scores
         self.attach(query, key)
-        self.positive = self._positive_scores()
+        self.finite = False
+        self.positive_grad: Tensor | None = None
+        self.positive_dots = self._positive_dots()
         self.vectors: list[Vectors] = make_vectors(problem, scores)
-        self.counts: Counts = make_counts(problem, self.vectors[0], self.positive)
+        threshold = self.positives(slice(None)) if problem.ranks else None
+        self.counts: Counts = make_counts(problem, self.vectors[0], threshold)
         self.plan = strips(problem, backend.tile(problem))
         self._scratch: Tensor | None = None
         if keep:
@@ -91,14 +97,36 @@ class Run:
         """<q_i, k_j> of the block, accumulated and stored in the compute dtype."""
         return torch.mm(self.query.rows(block.rows), self.key.rows(block.cols).t(), out=out)
 
-    def _positive_scores(self) -> Tensor | None:
-        columns = self.problem.positives
-        if columns is None:
+    @property
+    def takes_positives(self) -> bool:
+        """Whether kernels are to take the positives' dot products out of their blocks.
+
+        Ranks compare with them from the first block on, so they are gathered beforehand then.
+        """
+        return self.positive_dots is not None and not self.problem.ranks
+
+    def positives(self, rows: slice) -> Tensor | None:
+        """Scores of the positives of ``rows``; NaN instead of infinite: never a finite lie."""
+        if self.positive_dots is None:
             return None
-        scores = self.scores
-        score = dots(self.query, self.key, None, columns).double() * scores.scale
+        scores, columns = self.scores, self.problem.positives
+        assert columns is not None
+        own = scores.scale[rows] if isinstance(scores.scale, Tensor) else scores.scale
+        score = self.positive_dots[rows] * own
         if scores.row_bias is not None:
-            score = score + scores.row_bias
+            score = score + scores.row_bias[rows]
         if scores.col_bias is not None:
-            score = score + scores.col_bias[columns.clamp(min=0)]
-        return torch.where(columns >= 0, score, 0.0).to(self.problem.dtype)
+            score = score + scores.col_bias[columns[rows].clamp(min=0)]
+        if scores.row_bias is not None or scores.col_bias is not None:
+            score = torch.where(columns[rows] >= 0, score, 0.0)
+        if not self.finite:
+            score = score + (score - score)
+        return score.to(self.problem.dtype)
+
+    def _positive_dots(self) -> Tensor | None:
+        problem = self.problem
+        if problem.positives is None:
+            return None
+        if problem.ranks:
+            return dots(self.query, self.key, None, problem.positives)
+        return torch.zeros(problem.n, dtype=problem.dtype, device=problem.device)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..problem import Channel, Problem, Term
-
-LOG2E = math.log2(math.e)
-LN2 = math.log(2.0)
+from .row_steps import LOG2E, channel_gradients, log_sums
 
 
 @dataclass
@@ -67,13 +66,15 @@ class ChannelVectors:
         unit = channel.factor * LOG2E
         if isinstance(scores.scale, float):
             exact = scores.scale * unit
-            hi = float(torch.tensor(exact, dtype=dtype))
+            hi = exact if dtype == torch.float64 else float(np.float32(exact))
             self.coef_hi = torch.full((n,), hi, dtype=dtype, device=device)
             self.coef_lo = torch.full((n,), exact - hi, dtype=dtype, device=device)
+            self.largest_coef = abs(exact)
         else:
             coef = scores.scale * unit
             self.coef_hi = coef.to(dtype)
             self.coef_lo = (coef - self.coef_hi).to(dtype)
+            self.largest_coef = float(coef.abs().max()) if n else 0.0
         row_offset = _offset((unit, scores.row_bias), (LOG2E, channel.row_log_weight))
         col_offset = _offset((unit, scores.col_bias), (LOG2E, channel.col_log_weight))
         self.row_offset = (
@@ -82,6 +83,7 @@ class ChannelVectors:
             else row_offset.to(dtype)
         )
         self.col_offset = None if col_offset is None else col_offset.to(dtype)
+        self.has_row_offset = row_offset is not None
         self.unit = unit
         self.shift: float | None = None
         self.shifts = _sides(problem, -math.inf, dtype)
@@ -110,17 +112,10 @@ class ChannelVectors:
         self.grads = _allot(problem, rows, cols)
 
     def set_gradients(self, side: str, span: slice, lse: Tensor, grad: Tensor) -> None:
-        """Coefficients of G from the stats and their upstream gradients.
-
-        With a fixed shift the lse is folded into the coefficient: one exp serves both sides.
-        """
-        kept = ~torch.isneginf(lse)
-        bits = torch.where(kept, lse.double() * LOG2E, 0.0)
-        weight = torch.where(kept, grad.double() * self.reduction.factor, 0.0)
-        if self.shift is not None:
-            weight = weight * torch.exp2(self.shift - bits)
-        getattr(self.lse, side)[span] = bits
-        getattr(self.grads, side)[span] = weight
+        """Coefficients of G from the stats and their upstream gradients."""
+        lse_out, grad_out = getattr(self.lse, side), getattr(self.grads, side)
+        factor = self.reduction.factor
+        channel_gradients(lse, grad, factor, self.shift, lse_out[span], grad_out[span])
 
 
 class TermVectors:
@@ -231,5 +226,4 @@ def _allot(problem: Problem, rows: bool, cols: bool) -> Sides:
 
 def _log_sum_exp(shifts: Tensor | None, sums: Tensor | None, span: slice) -> Tensor:
     assert shifts is not None and sums is not None
-    shift = shifts[span]
-    return ((shift.double() + sums[span].log2()) * LN2).to(shift.dtype)
+    return log_sums(shifts[span], sums[span])

@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from ..problem.checks import check_number
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
-from .rows import poison, reduce_rows
+from .rows import reduce_rows
 from .views import TwoViews
 
 
@@ -51,7 +51,7 @@ def dcl_loss(
     """
     opts = Options("dcl_loss", **options)
     views = TwoViews.of(opts, z0, z1, ids, margin)
-    losses = poison(views.negatives - views.positive, views.positive)
+    losses = views.negatives - views.positive
     return reduce_rows(
         opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives)
     )
@@ -106,7 +106,7 @@ def dclw_loss(
         first, second = widen(views.z[:n]), widen(views.z[n:])
         likeness = (first * second).sum(1) / sigma
         omega = (2.0 - n * likeness.softmax(0)).repeat(2)
-    losses = poison(views.negatives - omega * views.positive, views.positive)
+    losses = views.negatives - omega * views.positive
     return reduce_rows(
         opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives)
     )

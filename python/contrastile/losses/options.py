@@ -39,6 +39,7 @@ class LossOptions(TypedDict, total=False):
     normalize: bool
     reduction: str
     empty: str
+    group: None
     backend: str
     workspace: int | None
     return_stats: bool
@@ -57,6 +58,7 @@ class Options:
         reduction: "mean", "sum" or "none".
         empty: rows without a positive or without a negative: "zero" counts them as 0, "skip"
             leaves them out of the mean, "error" raises.
+        group: None. The loss is of one process's embeddings; a process group is refused.
         backend: "auto", "cpu" or "reference".
         workspace: bytes that the scores may take at any time; default 64 MiB.
         return_stats: return ``(loss, Stats)``.
@@ -70,6 +72,7 @@ class Options:
     normalize: bool = False
     reduction: str = "mean"
     empty: str = "zero"
+    group: None = None
     backend: str = "auto"
     workspace: int | None = None
     return_stats: bool = False
@@ -78,6 +81,11 @@ class Options:
         check_choice(self.caller, "reduction", self.reduction, ("mean", "sum", "none"))
         check_choice(self.caller, "empty", self.empty, ("zero", "skip", "error"))
         check_workspace(self.caller, self.workspace)
+        if self.group is not None:
+            raise InputError(
+                f"{self.caller}: group is not supported yet, got {self.group!r}; gather the "
+                "embeddings with a differentiable all-gather and pass those"
+            )
 
     def scale(self, n: int, device: torch.device) -> float | Tensor:
         """What multiplies the dot products of ``n`` rows."""

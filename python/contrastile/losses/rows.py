@@ -47,11 +47,8 @@ def make_stats(
 
 
 def softmax_loss(negatives: Tensor, positive: Tensor) -> Tensor:
-    """logaddexp(positive, negatives) - positive, right where the two nearly cancel.
-
-    An infinite positive makes it NaN, whichever side would win.
-    """
-    return poison(-F.logsigmoid(positive - negatives), positive)
+    """logaddexp(positive, negatives) - positive, right where the two nearly cancel."""
+    return -F.logsigmoid(positive - negatives)
 
 
 def poison(loss: Tensor, score: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ..problem.checks import check_embedding, check_integers, check_same_rows, c
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
-from .rows import Stats, make_stats, poison, reduce_rows
+from .rows import Stats, make_stats, reduce_rows
 
 NAME = "siglip_loss"
 
@@ -87,7 +87,7 @@ def siglip_loss(
     )
     assert stats.positive is not None
     positive = stats.positive
-    losses = poison(-torch.nn.functional.logsigmoid(positive), positive)
+    losses = -torch.nn.functional.logsigmoid(positive)
     for part in stats.rows:
         losses = losses + part
 

@@ -1,0 +1,77 @@
+// The O(N) steps, for fp32 or (double=True) fp64 vectors.
+#include "bindings.h"
+#include "row_steps.h"
+
+namespace py = pybind11;
+
+namespace contrastile {
+namespace {
+
+
+template <class F>
+auto with_real(bool is_double, F&& f) {
+  return is_double ? f(double{}) : f(float{});
+}
+
+template <class T>
+Block<T> block_at(Address data, int64_t ld, int64_t row0, int64_t rows, int64_t col0, int64_t cols,
+                  bool triangle, bool mirrored) {
+  return {pointer<T>(data), ld, row0, rows, col0, cols, triangle, mirrored};
+}
+
+}  // namespace
+
+void bind_row_steps(py::module_& m) {
+  m.def("take_positives",
+        [](bool is_double, Address data, int64_t ld, int64_t row0, int64_t rows, int64_t col0,
+           int64_t cols, bool triangle, bool mirrored, Address columns, Address out) {
+          with_real(is_double, [&](auto zero) {
+            using T = decltype(zero);
+            const auto block = block_at<T>(data, ld, row0, rows, col0, cols, triangle, mirrored);
+            take_positives(block, pointer<const int64_t>(columns), pointer<T>(out));
+          });
+        });
+  m.def("put_positives",
+        [](bool is_double, Address data, int64_t ld, int64_t row0, int64_t rows, int64_t col0,
+           int64_t cols, bool triangle, bool mirrored, Address columns, Address grad) {
+          with_real(is_double, [&](auto zero) {
+            using T = decltype(zero);
+            const auto block = block_at<T>(data, ld, row0, rows, col0, cols, triangle, mirrored);
+            put_positives(block, pointer<const int64_t>(columns), pointer<const T>(grad));
+          });
+        });
+  m.def("log_sums", [](bool is_double, Address shift, Address sum, Address out, int64_t n) {
+    with_real(is_double, [&](auto zero) {
+      using T = decltype(zero);
+      log_sums(pointer<const T>(shift), pointer<const double>(sum), pointer<T>(out), n);
+    });
+  });
+  m.def("channel_gradients", [](bool is_double, Address lse, Address grad, int64_t n, double factor,
+                                bool bounded, double shift, Address lse_out, Address grad_out) {
+    with_real(is_double, [&](auto zero) {
+      using T = decltype(zero);
+      channel_gradients(pointer<const T>(lse), pointer<const T>(grad), n, factor, bounded, shift,
+                        pointer<T>(lse_out), pointer<T>(grad_out));
+    });
+  });
+  m.def("row_products",
+        [](bool is_double, Address gradient, Address x, int dtype, int64_t rows, int64_t cols,
+           int64_t stride0, int64_t stride1, Address out, int threads) {
+          const py::gil_scoped_release release;
+          with_real(is_double, [&](auto zero) {
+            using T = decltype(zero);
+            row_products(pointer<const T>(gradient), pointer<const void>(x),
+                         static_cast<Dtype>(dtype), rows, cols, stride0, stride1,
+                         pointer<double>(out), threads);
+          });
+        });
+  m.def("max_magnitude",
+        [](bool is_double, Address data, int64_t ld, int64_t rows, int64_t cols) {
+          return with_real(is_double, [&](auto zero) {
+            using T = decltype(zero);
+            return static_cast<double>(max_magnitude(pointer<const T>(data), ld, rows, cols));
+          });
+        });
+}
+
+}  // namespace contrastile

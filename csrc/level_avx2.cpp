@@ -1,0 +1,2 @@
+#define CONTRASTILE_LEVEL avx2
+#include "level.h"

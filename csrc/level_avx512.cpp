@@ -1,0 +1,2 @@
+#define CONTRASTILE_LEVEL avx512
+#include "level.h"

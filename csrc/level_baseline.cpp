@@ -1,0 +1,2 @@
+#define CONTRASTILE_LEVEL baseline
+#include "level.h"

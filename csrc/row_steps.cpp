@@ -1,0 +1,116 @@
+#include "row_steps.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "widen.h"
+
+namespace contrastile {
+namespace {
+
+constexpr double kLn2 = 0.69314718055994530942, kLog2E = 1.44269504088896340736;
+
+bool within(int64_t at, int64_t start, int64_t count) { return at >= start && at < start + count; }
+
+}  // namespace
+
+template <class T>
+void take_positives(const Block<T>& block, const int64_t* columns, T* out) {
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const int64_t i = block.row0 + r, t = columns[i];
+    if (within(t, block.col0, block.cols)) out[i] = block.data[r * block.ld + t - block.col0];
+  }
+  if (!block.mirrored) return;
+  for (int64_t c = 0; c < block.cols; ++c) {
+    const int64_t j = block.col0 + c, t = columns[j];
+    if (within(t, block.row0, block.rows)) out[j] = block.data[(t - block.row0) * block.ld + c];
+  }
+}
+
+template <class T>
+void put_positives(const Block<T>& block, const int64_t* columns, const T* grad) {
+  const bool diagonal = block.triangle && !block.mirrored;
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const int64_t i = block.row0 + r, t = columns[i];
+    if (!within(t, block.col0, block.cols)) continue;
+    block.data[r * block.ld + t - block.col0] += grad[i];
+    if (diagonal) block.data[(t - block.row0) * block.ld + r] += grad[i];
+  }
+  if (!block.mirrored) return;
+  for (int64_t c = 0; c < block.cols; ++c) {
+    const int64_t j = block.col0 + c, t = columns[j];
+    if (within(t, block.row0, block.rows)) block.data[(t - block.row0) * block.ld + c] += grad[j];
+  }
+}
+
+template <class T>
+void log_sums(const T* shift, const double* sum, T* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = static_cast<T>((static_cast<double>(shift[i]) + std::log2(sum[i])) * kLn2);
+}
+
+template <class T>
+void channel_gradients(const T* lse, const T* grad, int64_t n, double factor, bool bounded,
+                       double shift, T* lse_out, T* grad_out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const bool empty = lse[i] == -INFINITY;
+    const double bits = empty ? 0.0 : static_cast<double>(lse[i]) * kLog2E;
+    const double folded = bounded ? std::exp2(shift - bits) : 1.0;
+    lse_out[i] = static_cast<T>(bits);
+    grad_out[i] = empty ? T(0) : static_cast<T>(static_cast<double>(grad[i]) * factor * folded);
+  }
+}
+
+template <class T>
+void row_products(const T* gradient, const void* x, Dtype dtype, int64_t rows, int64_t cols,
+                  int64_t stride0, int64_t stride1, double* out, int threads) {
+  with_elements(x, dtype, [&](auto* typed) {
+#pragma omp parallel for num_threads(threads) if (rows * cols > 131072) schedule(static)
+    for (int64_t i = 0; i < rows; ++i) {
+      const T* g = gradient + i * cols;
+      const auto* row = typed + i * stride0;
+      double sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < cols; ++j)
+        sum += static_cast<double>(g[j]) * widen(row[j * stride1]);
+      out[i] = sum;
+    }
+  });
+}
+
+// As integers, magnitudes are ordered like the numbers, with infinity above all and NaN above that.
+template <class T>
+T max_magnitude(const T* data, int64_t ld, int64_t rows, int64_t cols) {
+  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  constexpr Bits kMagnitude = std::numeric_limits<Bits>::max();
+  Bits largest = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* row = data + r * ld;
+#pragma omp simd reduction(max : largest)
+    for (int64_t c = 0; c < cols; ++c) {
+      Bits bits;
+      std::memcpy(&bits, row + c, sizeof bits);
+      bits &= kMagnitude;
+      largest = bits > largest ? bits : largest;
+    }
+  }
+  T magnitude;
+  std::memcpy(&magnitude, &largest, sizeof magnitude);
+  return magnitude;
+}
+
+#define CONTRASTILE_INSTANTIATE(T)                                                                 \
+  template void take_positives<T>(const Block<T>&, const int64_t*, T*);                            \
+  template void put_positives<T>(const Block<T>&, const int64_t*, const T*);                       \
+  template void log_sums<T>(const T*, const double*, T*, int64_t);                                 \
+  template void channel_gradients<T>(const T*, const T*, int64_t, double, bool, double, T*, T*);   \
+  template void row_products<T>(const T*, const void*, Dtype, int64_t, int64_t, int64_t, int64_t,  \
+                                double*, int);                                                     \
+  template T max_magnitude<T>(const T*, int64_t, int64_t, int64_t);
+
+CONTRASTILE_INSTANTIATE(float)
+CONTRASTILE_INSTANTIATE(double)
+
+}  // namespace contrastile

@@ -1,0 +1,46 @@
+// The O(N) steps around the passes: what plain torch does in a dozen small operations each.
+#pragma once
+
+#include <cstdint>
+
+#include "norms.h"
+
+namespace contrastile {
+
+// A block of scores (or of their weights) and where it lies in the whole matrix. `mirrored`: it also
+// stands for its transpose; `triangle`: only blocks on and above the diagonal are visited.
+template <class T>
+struct Block {
+  T* data;
+  int64_t ld, row0, rows, col0, cols;
+  bool triangle, mirrored;
+};
+
+// out[i] = the block's entry at (i, columns[i]), for every row whose column lies in the block.
+template <class T>
+void take_positives(const Block<T>& block, const int64_t* columns, T* out);
+
+// Adds grad[i] at (i, columns[i]); on the diagonal of a triangle at its mirror image too.
+template <class T>
+void put_positives(const Block<T>& block, const int64_t* columns, const T* grad);
+
+// out = ln(2^shift sum): -inf where the sum is 0.
+template <class T>
+void log_sums(const T* shift, const double* sum, T* out, int64_t n);
+
+// The coefficients of G that an upstream gradient of an lse (nats) asks for. A fixed shift (bits) is
+// folded in; an empty row has none.
+template <class T>
+void channel_gradients(const T* lse, const T* grad, int64_t n, double factor, bool bounded,
+                       double shift, T* lse_out, T* grad_out);
+
+// out[i] = <gradient_i, x_i>.
+template <class T>
+void row_products(const T* gradient, const void* x, Dtype dtype, int64_t rows, int64_t cols,
+                  int64_t stride0, int64_t stride1, double* out, int threads);
+
+// The largest magnitude of a block; NaN if it holds one, else infinity if it holds one.
+template <class T>
+T max_magnitude(const T* data, int64_t ld, int64_t rows, int64_t cols);
+
+}  // namespace contrastile

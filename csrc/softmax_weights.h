@@ -1,0 +1,94 @@
+// Log-sum-exp channels over a tile: the gradient dL/dS of their sums.
+#pragma once
+
+#include "softmax_pass.h"
+
+namespace contrastile::CONTRASTILE_LEVEL {
+
+template <bool kRows, bool kCols, bool kMasked, bool kShifted, class T>
+void bounded_weights(const T* s, T* out, BoundedScore<T> score, RowPairs<T> pairs, T row_grad,
+                     const T* __restrict__ col_grad, int n) {
+  row_grad *= score.factor;
+#pragma omp simd
+  for (int j = 0; j < n; ++j) {
+    T p;
+    if constexpr (kShifted) p = score(s[j], pairs.offset[j]);
+    else p = score(s[j]);
+    if constexpr (kRows && kCols) p *= fma_fast(col_grad[j], score.factor, row_grad);
+    else if constexpr (kRows) p *= row_grad;
+    else p *= col_grad[j] * score.factor;
+    if constexpr (kMasked) p = keep_if(pairs.keep[j], p);
+    out[j] = p;
+  }
+}
+
+template <bool kRows, bool kCols, bool kMasked, bool kShifted, class T>
+void general_weights(const T* s, T* out, Affine<T> score, RowPairs<T> pairs, T row_lse, T row_grad,
+                     const T* __restrict__ col_lse, const T* __restrict__ col_grad, int n) {
+#pragma omp simd
+  for (int j = 0; j < n; ++j) {
+    T tail;
+    if constexpr (kShifted) tail = score.tail(s[j], pairs.offset[j]);
+    else tail = score.tail(s[j]);
+    T g = 0;
+    if constexpr (kRows) g = row_grad * exp2_full(score.above(s[j], tail, row_lse));
+    if constexpr (kCols)
+      g = fma_fast(col_grad[j], exp2_full(score.above(s[j], tail, col_lse[j])), g);
+    if constexpr (kMasked) g = keep_if(pairs.keep[j], g);
+    out[j] = g;
+  }
+}
+
+// A gradient of exactly 0 belongs to an lse of any kind, -inf included: 2^(y - huge) is 0 for every
+// y.
+template <class T>
+CONTRASTILE_HD T usable_lse(T lse, T grad) {
+  constexpr T kHuge = sizeof(T) == sizeof(float) ? T(1e38) : T(1e300);
+  return grad == T(0) ? kHuge : lse;
+}
+
+template <bool kRows, bool kCols, class T>
+void channel_weights_row(const Channel<T>& channel, const T* s, T* out, int64_t i, int64_t j0,
+                         int width, Scratch<T>& scratch) {
+  const RowPairs<T> pairs = row_pairs(channel.pairs, i, j0, width, scratch);
+  T row_grad = 0, row_lse = 0;
+  const T* col_grad = nullptr;
+  if constexpr (kRows) row_grad = channel.row_grad[i];
+  if constexpr (kRows)
+    if (!channel.bounded) row_lse = usable_lse(channel.row_lse[i], row_grad);
+  if constexpr (kCols) col_grad = channel.col_grad + j0;
+  with_pairs(pairs, [&](auto masked, auto shifted) {
+    constexpr bool kMasked = decltype(masked)::value, kShifted = decltype(shifted)::value;
+    if (channel.bounded)
+      bounded_weights<kRows, kCols, kMasked, kShifted>(s, out, bounded_row(channel, i), pairs,
+                                                       row_grad, col_grad, width);
+    else
+      general_weights<kRows, kCols, kMasked, kShifted>(s, out, affine_row(channel, i), pairs,
+                                                       row_lse, row_grad, scratch.column_shift,
+                                                       col_grad, width);
+  });
+}
+
+template <class T>
+struct ChannelWeights {
+  const Channel<T>& channel;
+  bool rows, cols;
+
+  ChannelWeights(const Tile<T>& tile, const Channel<T>& c)
+      : channel(c), rows(tile.want_rows && c.row_grad), cols(tile.want_cols && c.col_grad) {}
+
+  void prepare(int64_t j0, int width, Scratch<T>& scratch) const {
+    if (!cols || channel.bounded) return;
+    for (int j = 0; j < width; ++j)
+      scratch.column_shift[j] = usable_lse(channel.col_lse[j0 + j], channel.col_grad[j0 + j]);
+  }
+  void row(const T* s, T* out, int64_t i, int64_t j0, int width, Scratch<T>& scratch) const {
+    if (!rows && !cols) fill(out, width, T(0));
+    with_sides(rows, cols, [&](auto r, auto c) {
+      channel_weights_row<decltype(r)::value, decltype(c)::value>(channel, s, out, i, j0, width,
+                                                                  scratch);
+    });
+  }
+};
+
+}  // namespace contrastile::CONTRASTILE_LEVEL
