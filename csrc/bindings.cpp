@@ -27,12 +27,14 @@ struct Descriptor {
 
 struct ChannelDescriptor : Descriptor {
   Address coef_hi = 0, coef_lo = 0, row_shift = 0, col_shift = 0, row_lse = 0, col_lse = 0;
+  double same_coef_hi = 0, same_coef_lo = 0;  // for all rows, where there is no address
   bool bounded = false;
   double shift = 0;
 };
 
 struct TermDescriptor : Descriptor {
   Address coef = 0;
+  double same_coef = 0;  // for all rows, where there is no address
   int phi = 0;
   double factor = 1;
 };
@@ -92,9 +94,9 @@ class Resolved {
 
   Channel<T> item(const ChannelDescriptor& d) {
     Channel<T> c{};
-    c.coef_hi = pointer<const T>(d.coef_hi);
-    c.coef_lo = pointer<const T>(d.coef_lo);
-    c.row_offset = pointer<const T>(d.row_offset);
+    c.coef_hi = {pointer<const T>(d.coef_hi), static_cast<T>(d.same_coef_hi)};
+    c.coef_lo = {pointer<const T>(d.coef_lo), static_cast<T>(d.same_coef_lo)};
+    c.row_offset = {pointer<const T>(d.row_offset), T(0)};
     c.pairs = pairs(d);
     c.bounded = d.bounded;
     c.shift = static_cast<T>(d.shift);
@@ -114,8 +116,8 @@ class Resolved {
     if (d.phi < 0 || d.phi > static_cast<int>(Phi::square))
       throw std::invalid_argument("phi: expected 0 to 3, got " + std::to_string(d.phi));
     Term<T> t{};
-    t.coef = pointer<const T>(d.coef);
-    t.row_offset = pointer<const T>(d.row_offset);
+    t.coef = {pointer<const T>(d.coef), static_cast<T>(d.same_coef)};
+    t.row_offset = {pointer<const T>(d.row_offset), T(0)};
     t.pairs = pairs(d);
     t.phi = static_cast<Phi>(d.phi);
     t.row_sum = pointer<double>(d.row_sum);
@@ -254,6 +256,8 @@ PYBIND11_MODULE(_C, m) {
       .def_readwrite("class_weights", &ChannelDescriptor::class_weights)
       .def_readwrite("coef_hi", &ChannelDescriptor::coef_hi)
       .def_readwrite("coef_lo", &ChannelDescriptor::coef_lo)
+      .def_readwrite("same_coef_hi", &ChannelDescriptor::same_coef_hi)
+      .def_readwrite("same_coef_lo", &ChannelDescriptor::same_coef_lo)
       .def_readwrite("bounded", &ChannelDescriptor::bounded)
       .def_readwrite("shift", &ChannelDescriptor::shift)
       .def_readwrite("row_shift", &ChannelDescriptor::row_shift)
@@ -262,6 +266,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readwrite("col_lse", &ChannelDescriptor::col_lse);
   bind_descriptor<TermDescriptor>(m, "Term", "One sum of phi over the kept pairs.")
       .def_readwrite("coef", &TermDescriptor::coef)
+      .def_readwrite("same_coef", &TermDescriptor::same_coef)
       .def_readwrite("phi", &TermDescriptor::phi)
       .def_readwrite("factor", &TermDescriptor::factor);
   bind_pass<Channel>(m, "SoftmaxPass", "channels",

@@ -40,10 +40,12 @@ void bind_row_steps(py::module_& m) {
             put_positives(block, pointer<const int64_t>(columns), pointer<const T>(grad));
           });
         });
-  m.def("log_sums", [](bool is_double, Address shift, Address sum, Address out, int64_t n) {
+  m.def("log_sums", [](bool is_double, Address shift, double same_shift, Address sum, Address out,
+                       int64_t n) {
     with_real(is_double, [&](auto zero) {
       using T = decltype(zero);
-      log_sums(pointer<const T>(shift), pointer<const double>(sum), pointer<T>(out), n);
+      log_sums(RowValue<T>{pointer<const T>(shift), static_cast<T>(same_shift)},
+               pointer<const double>(sum), pointer<T>(out), n);
     });
   });
   m.def("channel_gradients", [](bool is_double, Address lse, Address grad, int64_t n, double factor,

@@ -52,10 +52,19 @@ struct Counts {
   int64_t* col_count;
 };
 
+// One value a row, or the same for all.
+template <class T>
+struct RowValue {
+  const T* each;
+  T same;
+
+  T operator[](int64_t i) const { return each ? each[i] : same; }
+};
+
 // One log-sum-exp. Scores in bits.
 template <class T>
 struct Channel {
-  const T *coef_hi, *coef_lo, *row_offset;
+  RowValue<T> coef_hi, coef_lo, row_offset;
   Pairs<T> pairs;
   bool bounded;
   T shift;
@@ -70,7 +79,7 @@ struct Channel {
 // One sum of phi(x). Scores in natural units.
 template <class T>
 struct Term {
-  const T *coef, *row_offset;
+  RowValue<T> coef, row_offset;
   Pairs<T> pairs;
   Phi phi;
   double *row_sum, *col_sum;

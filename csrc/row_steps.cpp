@@ -46,7 +46,7 @@ void put_positives(const Block<T>& block, const int64_t* columns, const T* grad)
 }
 
 template <class T>
-void log_sums(const T* shift, const double* sum, T* out, int64_t n) {
+void log_sums(RowValue<T> shift, const double* sum, T* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     out[i] = static_cast<T>((static_cast<double>(shift[i]) + std::log2(sum[i])) * kLn2);
 }
@@ -104,7 +104,7 @@ T max_magnitude(const T* data, int64_t ld, int64_t rows, int64_t cols) {
 #define CONTRASTILE_INSTANTIATE(T)                                                                 \
   template void take_positives<T>(const Block<T>&, const int64_t*, T*);                            \
   template void put_positives<T>(const Block<T>&, const int64_t*, const T*);                       \
-  template void log_sums<T>(const T*, const double*, T*, int64_t);                                 \
+  template void log_sums<T>(RowValue<T>, const double*, T*, int64_t);                              \
   template void channel_gradients<T>(const T*, const T*, int64_t, double, bool, double, T*, T*);   \
   template void row_products<T>(const T*, const void*, Dtype, int64_t, int64_t, int64_t, int64_t,  \
                                 double*, int);                                                     \

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "norms.h"
+#include "pass_api.h"
 
 namespace contrastile {
 
@@ -26,7 +27,7 @@ void put_positives(const Block<T>& block, const int64_t* columns, const T* grad)
 
 // out = ln(2^shift sum): -inf where the sum is 0.
 template <class T>
-void log_sums(const T* shift, const double* sum, T* out, int64_t n);
+void log_sums(RowValue<T> shift, const double* sum, T* out, int64_t n);
 
 // The coefficients of G that an upstream gradient of an lse (nats) asks for. A fixed shift (bits) is
 // folded in; an empty row has none.

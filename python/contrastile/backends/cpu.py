@@ -134,7 +134,9 @@ class NativeKernel:
             low, high = _exponent_range(vectors, largest)
             if high - low <= 2 * BOUNDED_REACH:
                 shift = min(max(high / 2, high - BOUNDED_REACH), low + BOUNDED_REACH)
-                vectors.use_shift(float(np.float32(shift)))
+                vectors.shift = float(np.float32(shift))
+            else:
+                vectors.use_running_shift(self.run.problem)
         self.run.finite = all(vectors.shift is not None for vectors in channels)
 
     def _largest_dot(self, dots: Tensor) -> float:
@@ -152,8 +154,12 @@ class NativeKernel:
 
     def _channel(self, module: Any, vectors: ChannelVectors, position: int) -> Any:
         channel = module.Channel()
-        channel.coef_hi = vectors.coef_hi.data_ptr()
-        channel.coef_lo = vectors.coef_lo.data_ptr()
+        if isinstance(vectors.coef_hi, Tensor) and isinstance(vectors.coef_lo, Tensor):
+            channel.coef_hi = vectors.coef_hi.data_ptr()
+            channel.coef_lo = vectors.coef_lo.data_ptr()
+        else:
+            channel.same_coef_hi = vectors.coef_hi
+            channel.same_coef_lo = vectors.coef_lo
         channel.bounded = vectors.shift is not None
         channel.shift = vectors.shift or 0.0
         channel.class_weights = [
@@ -167,7 +173,10 @@ class NativeKernel:
 
     def _term(self, module: Any, vectors: TermVectors, position: int) -> Any:
         term = module.Term()
-        term.coef = vectors.coef.data_ptr()
+        if isinstance(vectors.coef, Tensor):
+            term.coef = vectors.coef.data_ptr()
+        else:
+            term.same_coef = vectors.coef
         term.phi = int(vectors.reduction.phi)
         term.factor = vectors.reduction.factor
         self._fill(term, vectors, position)
@@ -175,8 +184,7 @@ class NativeKernel:
 
     def _fill(self, target: Any, vectors: ChannelVectors | TermVectors, position: int) -> None:
         """What channels and terms have in common."""
-        target.row_offset = vectors.row_offset.data_ptr()
-        target.col_offset = 0 if vectors.col_offset is None else vectors.col_offset.data_ptr()
+        _point(target, "row_offset", "col_offset", Sides(vectors.row_offset, vectors.col_offset))
         holes, rest = split_holes(vectors.reduction.pairs)
         target.holes = [hole.data_ptr() for hole in holes]
         target.program = [] if rest is None else self._program(rest)
@@ -202,8 +210,11 @@ def _extent(block: Block) -> tuple[int, int, int, int]:
 
 
 def _point(target: Any, rows: str, cols: str, sides: Sides) -> None:
-    setattr(target, rows, 0 if sides.rows is None else sides.rows.data_ptr())
-    setattr(target, cols, 0 if sides.cols is None else sides.cols.data_ptr())
+    """Give the vectors that exist; a descriptor's addresses are 0 to begin with."""
+    if sides.rows is not None:
+        setattr(target, rows, sides.rows.data_ptr())
+    if sides.cols is not None:
+        setattr(target, cols, sides.cols.data_ptr())
 
 
 def _max_norm(module: Any, x: Tensor, threads: int) -> float:
@@ -218,7 +229,7 @@ def _exponent_range(vectors: ChannelVectors, largest_dot: float) -> tuple[float,
     if not math.isfinite(reach):
         return -math.inf, math.inf
     low, high = -reach, reach
-    for offset in (vectors.row_offset if vectors.has_row_offset else None, vectors.col_offset):
+    for offset in (vectors.row_offset, vectors.col_offset):
         if offset is not None:
             low, high = low + float(offset.min()), high + float(offset.max())
     for _, weight in vectors.reduction.class_log_weights:

@@ -21,6 +21,9 @@ class TorchKernel:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        for vectors in run.vectors:
+            if isinstance(vectors, ChannelVectors) and vectors.shifts.absent:
+                vectors.use_running_shift(run.problem)
 
     def reduce(self, block: Block) -> None:
         """Add the block to the run's sums and counts."""
@@ -87,10 +90,11 @@ def _argument(vectors: ChannelVectors | TermVectors, dots: Tensor, block: Block)
     """The exponent in bits (channel) or the argument of phi (term)."""
     rows, cols = block.rows, block.cols
     if isinstance(vectors, ChannelVectors):
-        argument = dots * vectors.coef_lo[rows, None] + dots * vectors.coef_hi[rows, None]
+        argument = dots * _of_rows(vectors.coef_lo, rows) + dots * _of_rows(vectors.coef_hi, rows)
     else:
-        argument = dots * vectors.coef[rows, None]
-    argument = argument + vectors.row_offset[rows, None]
+        argument = dots * _of_rows(vectors.coef, rows)
+    if vectors.row_offset is not None:
+        argument = argument + vectors.row_offset[rows, None]
     if vectors.col_offset is not None:
         argument = argument + vectors.col_offset[cols]
     if isinstance(vectors, ChannelVectors):
@@ -98,6 +102,10 @@ def _argument(vectors: ChannelVectors | TermVectors, dots: Tensor, block: Block)
             bits = weight * LOG2E
             argument = argument + torch.where(pairs.block(rows, cols), bits, 0.0).to(dots.dtype)
     return argument
+
+
+def _of_rows(value: float | Tensor, rows: slice) -> float | Tensor:
+    return value[rows, None] if isinstance(value, Tensor) else value
 
 
 def _add_exponentials(

@@ -20,14 +20,17 @@ LN2 = math.log(2.0)
 CHUNK_BYTES = 2**20
 
 
-def log_sums(shift: Tensor, total: Tensor) -> Tensor:
-    """ln(2^shift total); -inf where the total is 0."""
-    module = native.load_for(shift)
+def log_sums(shift: Tensor | float | None, total: Tensor, dtype: torch.dtype) -> Tensor:
+    """ln(2^shift total) of fp64 totals; -inf where the total is 0 or nothing was ever added."""
+    if shift is None:
+        return torch.full_like(total, -math.inf, dtype=dtype)
+    module = native.load_for(total)
     if module is None:
-        return ((shift.double() + total.log2()) * LN2).to(shift.dtype)
-    out = torch.empty_like(shift)
+        return ((total.log2() + shift) * LN2).to(dtype)
+    out = torch.empty(total.shape, dtype=dtype)
+    each, same = (shift.data_ptr(), 0.0) if isinstance(shift, Tensor) else (0, shift)
     module.log_sums(
-        native.is_double(shift), shift.data_ptr(), total.data_ptr(), out.data_ptr(), len(out)
+        dtype == torch.float64, each, same, total.data_ptr(), out.data_ptr(), out.shape[0]
     )
     return out
 
@@ -55,7 +58,7 @@ def channel_gradients(
         native.is_double(lse),
         lse.data_ptr(),
         grad.data_ptr(),
-        len(lse),
+        lse.shape[0],
         factor,
         shift is not None,
         shift or 0.0,

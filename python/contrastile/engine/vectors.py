@@ -20,6 +20,11 @@ class Sides:
     rows: Tensor | None = None
     cols: Tensor | None = None
 
+    @property
+    def absent(self) -> bool:
+        """Whether there is neither."""
+        return self.rows is None and self.cols is None
+
 
 @dataclass
 class ScaledScores:
@@ -43,14 +48,14 @@ class ScaledScores:
         )
 
 
-def _offset(*parts: tuple[float, Tensor | None]) -> Tensor | None:
-    """The sum of factor * vector over the vectors that exist, in fp64."""
+def _offset(dtype: torch.dtype, *parts: tuple[float, Tensor | None]) -> Tensor | None:
+    """The sum of factor * vector over the vectors that exist, formed in fp64; None without any."""
     total: Tensor | None = None
     for factor, vector in parts:
         if vector is not None:
             part = vector.double() * factor
             total = part if total is None else total + part
-    return total
+    return None if total is None else total.to(dtype)
 
 
 class ChannelVectors:
@@ -61,50 +66,50 @@ class ChannelVectors:
     """
 
     def __init__(self, problem: Problem, channel: Channel, scores: ScaledScores) -> None:
-        n, dtype, device = problem.n, problem.dtype, problem.device
+        n, dtype = problem.n, problem.dtype
         self.reduction = channel
-        unit = channel.factor * LOG2E
+        self.dtype = dtype
+        self.unit = channel.factor * LOG2E
+        self.coef_hi: float | Tensor
+        self.coef_lo: float | Tensor
         if isinstance(scores.scale, float):
-            exact = scores.scale * unit
-            hi = exact if dtype == torch.float64 else float(np.float32(exact))
-            self.coef_hi = torch.full((n,), hi, dtype=dtype, device=device)
-            self.coef_lo = torch.full((n,), exact - hi, dtype=dtype, device=device)
+            exact = scores.scale * self.unit
+            self.coef_hi = exact if dtype == torch.float64 else float(np.float32(exact))
+            self.coef_lo = exact - self.coef_hi
             self.largest_coef = abs(exact)
         else:
-            coef = scores.scale * unit
+            coef = scores.scale * self.unit
             self.coef_hi = coef.to(dtype)
             self.coef_lo = (coef - self.coef_hi).to(dtype)
             self.largest_coef = float(coef.abs().max()) if n else 0.0
-        row_offset = _offset((unit, scores.row_bias), (LOG2E, channel.row_log_weight))
-        col_offset = _offset((unit, scores.col_bias), (LOG2E, channel.col_log_weight))
-        self.row_offset = (
-            torch.zeros(n, dtype=dtype, device=device)
-            if row_offset is None
-            else row_offset.to(dtype)
+        self.row_offset = _offset(
+            dtype, (self.unit, scores.row_bias), (LOG2E, channel.row_log_weight)
         )
-        self.col_offset = None if col_offset is None else col_offset.to(dtype)
-        self.has_row_offset = row_offset is not None
-        self.unit = unit
+        self.col_offset = _offset(
+            dtype, (self.unit, scores.col_bias), (LOG2E, channel.col_log_weight)
+        )
         self.shift: float | None = None
-        self.shifts = _sides(problem, -math.inf, dtype)
+        self.shifts = Sides()
         self.sums = _sides(problem, 0.0, torch.float64)
         self.lse = Sides()
         self.grads = Sides()
 
-    def use_shift(self, shift: float) -> None:
-        """Sums are taken relative to one fixed shift (bits): every exponent is representable."""
-        self.shift = shift
-        for side in (self.shifts.rows, self.shifts.cols):
-            if side is not None:
-                side.fill_(shift)
+    def use_running_shift(self, problem: Problem) -> None:
+        """Each row and column has its own shift, the largest exponent so far."""
+        self.shifts = _sides(problem, -math.inf, problem.dtype)
 
     def row_stats(self, span: slice) -> Tensor:
         """The log-sum-exp in nats of the rows ``span``; -inf where no pair was kept."""
-        return _log_sum_exp(self.shifts.rows, self.sums.rows, span)
+        return self._log_sums(self.shifts.rows, self.sums.rows, span)
 
     def col_stats(self, span: slice) -> Tensor:
         """The log-sum-exp in nats of the columns ``span``."""
-        return _log_sum_exp(self.shifts.cols, self.sums.cols, span)
+        return self._log_sums(self.shifts.cols, self.sums.cols, span)
+
+    def _log_sums(self, shifts: Tensor | None, sums: Tensor | None, span: slice) -> Tensor:
+        assert sums is not None
+        shift = self.shift if shifts is None else shifts[span]
+        return log_sums(shift, sums[span], self.dtype)
 
     def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
         """Memory for the coefficients of G = sum over sides of grad 2^(y - lse)."""
@@ -122,33 +127,29 @@ class TermVectors:
     """A pair sum's argument ``x = S coef + row_offset + col_offset``, and its sums."""
 
     def __init__(self, problem: Problem, term: Term, scores: ScaledScores) -> None:
-        n, dtype, device = problem.n, problem.dtype, problem.device
+        dtype = problem.dtype
         self.reduction = term
+        self.dtype = dtype
+        self.unit = term.factor
+        self.coef: float | Tensor
         if isinstance(scores.scale, float):
-            self.coef = torch.full((n,), scores.scale * term.factor, dtype=dtype, device=device)
+            self.coef = scores.scale * term.factor
         else:
             self.coef = (scores.scale * term.factor).to(dtype)
-        row_offset = _offset((term.factor, scores.row_bias), (-1.0, term.threshold))
-        col_offset = _offset((term.factor, scores.col_bias))
-        self.row_offset = (
-            torch.zeros(n, dtype=dtype, device=device)
-            if row_offset is None
-            else row_offset.to(dtype)
-        )
-        self.col_offset = None if col_offset is None else col_offset.to(dtype)
-        self.unit = term.factor
+        self.row_offset = _offset(dtype, (term.factor, scores.row_bias), (-1.0, term.threshold))
+        self.col_offset = _offset(dtype, (term.factor, scores.col_bias))
         self.sums = _sides(problem, 0.0, torch.float64)
         self.grads = Sides()
 
     def row_stats(self, span: slice) -> Tensor:
         """The sums of the rows ``span``."""
         assert self.sums.rows is not None
-        return self.sums.rows[span].to(self.coef.dtype)
+        return self.sums.rows[span].to(self.dtype)
 
     def col_stats(self, span: slice) -> Tensor:
         """The sums of the columns ``span``."""
         assert self.sums.cols is not None
-        return self.sums.cols[span].to(self.coef.dtype)
+        return self.sums.cols[span].to(self.dtype)
 
     def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
         """Memory for the coefficients of G = factor phi'(x) (row_grad + col_grad)."""
@@ -216,14 +217,9 @@ def _sides(problem: Problem, value: float, dtype: torch.dtype) -> Sides:
 
 
 def _allot(problem: Problem, rows: bool, cols: bool) -> Sides:
-    """Zeroed vectors of the compute dtype for the sides that have a gradient."""
+    """Vectors of the compute dtype for the sides that have a gradient, yet to be filled."""
     dtype, device = problem.dtype, problem.device
-    first = torch.zeros(problem.n, dtype=dtype, device=device) if rows else None
+    first = torch.empty(problem.n, dtype=dtype, device=device) if rows else None
     if problem.triangle:
         return Sides(first, first)
-    return Sides(first, torch.zeros(problem.m, dtype=dtype, device=device) if cols else None)
-
-
-def _log_sum_exp(shifts: Tensor | None, sums: Tensor | None, span: slice) -> Tensor:
-    assert shifts is not None and sums is not None
-    return log_sums(shifts[span], sums[span])
+    return Sides(first, torch.empty(problem.m, dtype=dtype, device=device) if cols else None)
