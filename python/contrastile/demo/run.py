@@ -99,7 +99,8 @@ def _train(
 ) -> dict[str, Trainer]:
     """Trains step by step in turn: the curves are as long as each other whenever it ends."""
     model = _model(options, glyphs)
-    trainers = {name: Trainer(model, loss, options.steps) for name, loss in losses.items()}
+    rate = OBJECTIVES[options.loss].learning_rate
+    trainers = {name: Trainer(model, loss, rate, options.steps) for name, loss in losses.items()}
     batches = glyphs.batches(options.batch, options.seed)
     task = progress.add_task("Training", total=options.steps, news="")
     for _ in range(options.steps):

@@ -13,7 +13,6 @@ from .data import Glyphs
 from .model import ImageTextModel
 from .objectives import LossFunction
 
-LEARNING_RATE = 0.03
 WARM_UP = 20
 # Larger than usual: dividing by a tiny root mean square would blow up gradients that are nothing
 # but rounding, and the two runs could not be compared.
@@ -31,10 +30,12 @@ class Trainer:
         seconds: spent in everything.
     """
 
-    def __init__(self, model: ImageTextModel, loss: LossFunction, steps: int) -> None:
+    def __init__(
+        self, model: ImageTextModel, loss: LossFunction, learning_rate: float, steps: int
+    ) -> None:
         self.model = copy.deepcopy(model)
         self._loss = loss
-        self._optimizer = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE, eps=EPSILON)
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), learning_rate, eps=EPSILON)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: _rate(step, steps)
         )

@@ -79,7 +79,7 @@ def clip_loss(
     n, device = len(x), x.device
     smoothing = check_number(NAME, "label_smoothing", label_smoothing, 0.0, 1.0)
     check_number(NAME, "margin", margin, -1e6, 1e6)
-    scale, bias = opts.scale(n, device), opts.bias(n, device)
+    scale, bias = opts.scale(n, device), opts.bias(y)
     weights = opts.row_weights(n, device)
     groups = None
     if ids is not None:

@@ -53,7 +53,7 @@ def dcl_loss(
     views = TwoViews.of(opts, z0, z1, ids, margin)
     losses = views.negatives - views.positive
     return reduce_rows(
-        opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives)
+        opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives), views.bias
     )
 
 
@@ -81,8 +81,8 @@ def dclw_loss(
         ids: [N] integers; other items with an item's id are no negatives of it.
         sigma: spread of the weights, positive.
         margin: subtracted from the positive's dot product.
-        options: see :class:`~contrastile.losses.options.Options`. The scale is one number, a
-            ``logit_bias`` cancels, ``weights`` [N] hold for both views.
+        options: see :class:`~contrastile.losses.options.Options`. The scale is one number,
+            a ``logit_bias`` is weighted like the positive, ``weights`` [N] hold for both views.
 
     Returns:
         fp32 (fp64 for fp64 input): 0-d, or [2N] with ``reduction="none"`` (first, second views).
@@ -107,6 +107,8 @@ def dclw_loss(
         likeness = (first * second).sum(1) / sigma
         omega = (2.0 - n * likeness.softmax(0)).repeat(2)
     losses = views.negatives - omega * views.positive
+    if views.bias is not None:
+        losses = losses + (1.0 - omega) * views.bias
     return reduce_rows(
         opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives)
     )

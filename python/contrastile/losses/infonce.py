@@ -91,7 +91,7 @@ def info_nce(
     check_number(NAME, "margin", margin, -1e6, 1e6)
     columns = _positives(positives, n, m, query, key)
     groups = _groups(query_ids, key_ids, n, m, device)
-    scale, bias = opts.scale(n, device), opts.bias(m, device, per_key=True)
+    scale, bias = opts.scale(n, device), opts.bias(key, per_key=True)
     weights = opts.row_weights(n, device)
     own_key = key is query
     query = opts.embeddings(query)
@@ -121,7 +121,7 @@ def info_nce(
             query,
             negatives,
             scale=scale,
-            col_bias=_scalar_bias(opts, len(negatives), device),
+            col_bias=_scalar_bias(opts, negatives),
             ranks=opts.return_stats,
             row_thresholds=stats.positive.detach(),
             **opts.engine,
@@ -205,12 +205,12 @@ def _groups(
     return Groups.of(query_ids, key_ids)
 
 
-def _scalar_bias(opts: Options, count: int, device: torch.device) -> Tensor | None:
+def _scalar_bias(opts: Options, negatives: Tensor) -> Tensor | None:
     """Further negatives carry the bias only if it is one number for all keys."""
     bias = opts.logit_bias
     if isinstance(bias, Tensor) and bias.numel() != 1:
         return None
-    return opts.bias(count, device)
+    return opts.bias(negatives)
 
 
 def _included(
@@ -241,7 +241,7 @@ def _included(
         total = total + bias_sum
     if negatives is not None:
         total = total + all_dot_sums(query, negatives) * scale
-        extra_bias = _scalar_bias(opts, len(negatives), query.device)
+        extra_bias = _scalar_bias(opts, negatives)
         if extra_bias is not None:
             total = total + widen(extra_bias).sum()
         count = count + len(negatives)

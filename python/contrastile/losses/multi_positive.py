@@ -14,7 +14,7 @@ from ..problem.checks import check_choice, check_embedding, check_integers, chec
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
-from .rows import Stats, make_stats, poison, reduce_rows, softmax_loss
+from .rows import Stats, log_count, make_stats, poison, reduce_rows, softmax_loss
 
 NAME = "multi_positive_nce"
 
@@ -75,7 +75,7 @@ def multi_positive_nce(
     key_ids = check_integers(NAME, "key_ids", key_ids, m, device)
     groups = Groups.of(query_ids, key_ids)
     rows, columns = direction != "columns", direction != "rows"
-    scale, bias = opts.scale(n, device), opts.bias(m, device)
+    scale, bias = opts.scale(n, device), opts.bias(key)
     weights = opts.row_weights(n * rows + m * columns, device)
     query, key = opts.embeddings(query), opts.embeddings(key)
 
@@ -144,7 +144,7 @@ class _Side:
         if variant == "out":
             self.losses = poison(self.denominator - mean_positive, mean_positive)
         else:
-            self.losses = softmax_loss(negatives, positives) + count.clamp(min=1).log()
+            self.losses = softmax_loss(negatives, positives) + log_count(count, negatives)
 
     def stats(self, columns: Stats | None = None) -> Stats:
         """What this direction saw."""
@@ -155,7 +155,7 @@ def _reduce_sides(opts: Options, sides: list[_Side], weights: Tensor | None) -> 
     def seen() -> Stats:
         return sides[0].stats(sides[1].stats() if len(sides) == 2 else None)
 
-    if len(sides) == 1 or opts.reduction == "none":
+    if len(sides) == 1 or opts.reduction != "mean":
         losses = torch.cat([side.losses for side in sides])
         valid = torch.cat([side.valid for side in sides])
         return reduce_rows(opts, losses, lambda: valid, weights, seen)

@@ -68,6 +68,7 @@ def nt_xent(
         views.valid if wants_valid(opts) else None,
         views.weights,
         lambda: views.stats(torch.logaddexp(views.negatives, views.positive)),
+        views.bias,
     )
 
 

@@ -119,14 +119,17 @@ class Options:
             )
         return scale
 
-    def bias(self, m: int, device: torch.device, per_key: bool = False) -> Tensor | None:
-        """The bias of ``m`` columns, or None."""
+    def bias(self, key: Tensor, per_key: bool = False) -> Tensor | None:
+        """The bias of the columns that ``key`` makes, or None."""
+        m, device = len(key), key.device
         bias = self.logit_bias
         if bias is None:
             return None
         if not isinstance(bias, Tensor):
             number = check_number(self.caller, "logit_bias", bias, -math.inf, math.inf)
-            return torch.full((m,), number, device=device) if number else None
+            return (
+                torch.full((m,), number, dtype=wide_dtype(key), device=device) if number else None
+            )
         if bias.dim() == 0 or bias.shape == (1,):
             return bias.reshape(()).expand(m)
         if not per_key:
@@ -151,9 +154,14 @@ class Options:
         return {"backend": self.backend, "workspace": self.workspace}
 
 
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """What is computed in for ``x``: fp32, or fp64 if it is."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def widen(x: Tensor) -> Tensor:
     """``x`` in fp32, or fp64 if it is."""
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(wide_dtype(x))
 
 
 def unit_length(x: Tensor) -> Tensor:

@@ -56,6 +56,11 @@ def poison(loss: Tensor, score: Tensor) -> Tensor:
     return loss + score.detach() * 0.0
 
 
+def log_count(count: Tensor, like: Tensor) -> Tensor:
+    """log of a row's number of positives, 0 where it has none, in the dtype of ``like``."""
+    return count.clamp(min=1).to(like.dtype).log()
+
+
 def with_margin(positive: Tensor, scale: float | Tensor, margin: float) -> Tensor:
     """The positive's score after an additive margin on its dot product."""
     return positive if margin == 0.0 else positive - scale * margin
@@ -74,8 +79,14 @@ def reduce_rows(
     valid: Callable[[], Tensor] | None,
     weights: Tensor | None,
     stats: Callable[[], Stats] | None = None,
+    cancelled: Tensor | None = None,
 ) -> LossOutput:
-    """The loss from its rows. ``valid`` tells empty rows; None if a row's loss already is 0."""
+    """The loss from its rows.
+
+    ``valid`` tells empty rows; None if a row's loss already is 0. ``cancelled`` is a bias that the
+    formula cancels: its gradient is 0, but there is one, because a parameter without a gradient
+    would stall a data-parallel reduction.
+    """
     count: int | Tensor = max(len(losses), 1)
     if valid is not None:
         kept = valid()
@@ -90,6 +101,8 @@ def reduce_rows(
             count = kept.sum().clamp(min=1)
     if weights is not None:
         losses = losses * weights
+    if cancelled is not None and cancelled.numel():
+        losses = losses + 0.0 * cancelled[0].to(losses.dtype)
     if options.reduction != "none":
         losses = losses.sum()
     if options.reduction == "mean":

@@ -56,7 +56,7 @@ def siglip_loss(
     check_same_size(NAME, x=x, y=y)
     check_same_rows(NAME, x=x, y=y)
     n, device = len(x), x.device
-    scale, bias = opts.scale(n, device), opts.bias(n, device)
+    scale, bias = opts.scale(n, device), opts.bias(y)
     weights = opts.row_weights(n, device)
     x, y = opts.embeddings(x), opts.embeddings(y)
     own = Index.diagonal(n, device=device)

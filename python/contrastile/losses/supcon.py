@@ -12,7 +12,7 @@ from ..problem.checks import check_choice, check_embedding, check_integers
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
-from .rows import Stats, make_stats, poison, reduce_rows, softmax_loss
+from .rows import Stats, log_count, make_stats, poison, reduce_rows, softmax_loss
 
 NAME = "supcon_loss"
 
@@ -59,7 +59,6 @@ def supcon_loss(
     n, device = len(z), z.device
     labels = check_integers(NAME, "labels", labels, n, device)
     scale, weights = opts.scalar_scale(n, device), opts.row_weights(n, device)
-    opts.bias(n, device)
     z = opts.embeddings(z)
     groups = Groups.of(labels, labels)
     count = groups.counts() - 1
@@ -84,7 +83,7 @@ def supcon_loss(
         losses = poison(denominator - mean_positive, mean_positive)
     else:
         negatives, positives = stats.rows
-        losses = softmax_loss(negatives, positives) + count.clamp(min=1).log()
+        losses = softmax_loss(negatives, positives) + log_count(count, negatives)
 
     def valid() -> Tensor:
         return count > 0
@@ -93,7 +92,7 @@ def supcon_loss(
         score = torch.where(valid(), mean_positive, 0.0)
         return make_stats(denominator, score, stats.row_rank, valid())
 
-    return reduce_rows(opts, losses, valid, weights, seen)
+    return reduce_rows(opts, losses, valid, weights, seen, opts.bias(z))
 
 
 def supcon_loss_reference(

@@ -29,6 +29,7 @@ class TwoViews:
     scale: float | Tensor
     groups: Groups | None
     weights: Tensor | None
+    bias: Tensor | None
     partners: Tensor
     negatives: Tensor
     raw_positive: Tensor
@@ -49,7 +50,6 @@ class TwoViews:
         n, device = len(z0), z0.device
         scale = opts.scalar_scale(n, device)
         weights = opts.row_weights(n, device)
-        opts.bias(2 * n, device)
         z = opts.embeddings(torch.cat([z0, z1]))
         own = Index.diagonal(2 * n, device=device)
         partners = Index(own.columns.roll(n))
@@ -73,6 +73,7 @@ class TwoViews:
             scale=scale,
             groups=groups,
             weights=None if weights is None else weights.repeat(2),
+            bias=opts.bias(z),
             partners=partners.columns,
             negatives=stats.rows[0],
             raw_positive=stats.positive,
