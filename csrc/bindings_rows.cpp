@@ -40,19 +40,19 @@ void bind_row_steps(py::module_& m) {
             put_positives(block, pointer<const int64_t>(columns), pointer<const T>(grad));
           });
         });
-  m.def("log_sums", [](bool is_double, Address shift, double same_shift, Address sum, Address out,
-                       int64_t n) {
+  m.def("log_sums", [](bool is_double, Address shift, double same_shift, Address sum, Address bits,
+                       Address out, int64_t n) {
     with_real(is_double, [&](auto zero) {
       using T = decltype(zero);
       log_sums(RowValue<T>{pointer<const T>(shift), static_cast<T>(same_shift)},
-               pointer<const double>(sum), pointer<T>(out), n);
+               pointer<const double>(sum), pointer<double>(bits), pointer<T>(out), n);
     });
   });
   m.def("channel_gradients", [](bool is_double, Address lse, Address grad, int64_t n, double factor,
                                 bool bounded, double shift, Address lse_out, Address grad_out) {
     with_real(is_double, [&](auto zero) {
       using T = decltype(zero);
-      channel_gradients(pointer<const T>(lse), pointer<const T>(grad), n, factor, bounded, shift,
+      channel_gradients(pointer<const double>(lse), pointer<const T>(grad), n, factor, bounded, shift,
                         pointer<T>(lse_out), pointer<T>(grad_out));
     });
   });

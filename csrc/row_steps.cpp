@@ -10,7 +10,7 @@
 namespace contrastile {
 namespace {
 
-constexpr double kLn2 = 0.69314718055994530942, kLog2E = 1.44269504088896340736;
+constexpr double kLn2 = 0.69314718055994530942;
 
 bool within(int64_t at, int64_t start, int64_t count) { return at >= start && at < start + count; }
 
@@ -46,20 +46,23 @@ void put_positives(const Block<T>& block, const int64_t* columns, const T* grad)
 }
 
 template <class T>
-void log_sums(RowValue<T> shift, const double* sum, T* out, int64_t n) {
-  for (int64_t i = 0; i < n; ++i)
-    out[i] = static_cast<T>((static_cast<double>(shift[i]) + std::log2(sum[i])) * kLn2);
+void log_sums(RowValue<T> shift, const double* sum, double* bits, T* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    bits[i] = static_cast<double>(shift[i]) + std::log2(sum[i]);
+    out[i] = static_cast<T>(bits[i] * kLn2);
+  }
 }
 
 template <class T>
-void channel_gradients(const T* lse, const T* grad, int64_t n, double factor, bool bounded,
+void channel_gradients(const double* lse, const T* grad, int64_t n, double factor, bool bounded,
                        double shift, T* lse_out, T* grad_out) {
   for (int64_t i = 0; i < n; ++i) {
     const bool empty = lse[i] == -INFINITY;
-    const double bits = empty ? 0.0 : static_cast<double>(lse[i]) * kLog2E;
-    const double folded = bounded ? std::exp2(shift - bits) : 1.0;
+    const double bits = empty ? 0.0 : lse[i];
     lse_out[i] = static_cast<T>(bits);
-    grad_out[i] = empty ? T(0) : static_cast<T>(static_cast<double>(grad[i]) * factor * folded);
+    const double from = bounded ? shift : static_cast<double>(lse_out[i]);
+    const double weight = static_cast<double>(grad[i]) * factor * std::exp2(from - bits);
+    grad_out[i] = empty ? T(0) : static_cast<T>(weight);
   }
 }
 
@@ -104,8 +107,9 @@ T max_magnitude(const T* data, int64_t ld, int64_t rows, int64_t cols) {
 #define CONTRASTILE_INSTANTIATE(T)                                                                 \
   template void take_positives<T>(const Block<T>&, const int64_t*, T*);                            \
   template void put_positives<T>(const Block<T>&, const int64_t*, const T*);                       \
-  template void log_sums<T>(RowValue<T>, const double*, T*, int64_t);                              \
-  template void channel_gradients<T>(const T*, const T*, int64_t, double, bool, double, T*, T*);   \
+  template void log_sums<T>(RowValue<T>, const double*, double*, T*, int64_t);                     \
+  template void channel_gradients<T>(const double*, const T*, int64_t, double, bool, double, T*,   \
+                                     T*);                                                          \
   template void row_products<T>(const T*, const void*, Dtype, int64_t, int64_t, int64_t, int64_t,  \
                                 double*, int);                                                     \
   template T max_magnitude<T>(const T*, int64_t, int64_t, int64_t);

@@ -25,14 +25,16 @@ void take_positives(const Block<T>& block, const int64_t* columns, T* out);
 template <class T>
 void put_positives(const Block<T>& block, const int64_t* columns, const T* grad);
 
-// out = ln(2^shift sum): -inf where the sum is 0.
+// bits = log2(2^shift sum) and out = the same in nats: -inf where the sum is 0.
 template <class T>
-void log_sums(RowValue<T> shift, const double* sum, T* out, int64_t n);
+void log_sums(RowValue<T> shift, const double* sum, double* bits, T* out, int64_t n);
 
-// The coefficients of G that an upstream gradient of an lse (nats) asks for. A fixed shift (bits) is
-// folded in; an empty row has none.
+// The coefficients of G that an upstream gradient of an lse (bits) asks for: a shift for the exponents
+// (the lse rounded to T, or the fixed one) and a factor that makes up for the difference. Rounding
+// alone would change the sum of a row's weights, which the positive's weight must cancel. An empty
+// row has no coefficient.
 template <class T>
-void channel_gradients(const T* lse, const T* grad, int64_t n, double factor, bool bounded,
+void channel_gradients(const double* lse, const T* grad, int64_t n, double factor, bool bounded,
                        double shift, T* lse_out, T* grad_out);
 
 // out[i] = <gradient_i, x_i>.

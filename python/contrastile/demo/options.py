@@ -20,7 +20,7 @@ class DemoOptions:
 
     loss: str = "clip"
     batch: int = 1024
-    steps: int = 300
+    steps: int = 400
     seed: int = 0
     backend: str = "auto"
     device: torch.device = torch.device("cpu")  # noqa: RUF009

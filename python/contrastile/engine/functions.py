@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..problem import Problem
+from .first_order import first_order
 from .gradients import Gradients, Needs
 from .one_pass import Expected, fits_one_pass, one_pass
 from .operands import Operand
@@ -58,24 +58,25 @@ class ReduceScores(torch.autograd.Function):
             ctx.run = run
             run.release()
             tensors = (query, key, scale if isinstance(scale, Tensor) else None, row_bias, col_bias)
-            ctx.save_for_backward(*tensors, *stats)
+            ctx.save_for_backward(*tensors)
         return (*stats, *positive, *counts)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> Grads:
-        query, key, scale, row_bias, col_bias, *stats = ctx.saved_tensors
+        query, key, scale, row_bias, col_bias = ctx.saved_tensors
         run: Run = ctx.run
         needs = Needs(*ctx.needs_input_grad[3:])
-        stat_grads = upstream[: len(stats)]
-        positive_grad = upstream[len(stats)] if run.positive_dots is not None else None
+        count = len(run.vectors) * len(_sides(run.problem))
+        stat_grads = upstream[:count]
+        positive_grad = upstream[count] if run.positive_dots is not None else None
         run.attach(query, key)
         gradients = None if ctx.one_pass is None else ctx.one_pass.take(run, stat_grads)
         ctx.one_pass = None
         if gradients is None:
             gradients = Gradients(run, _with_own_key(needs, key, run.problem))
             if run.plan and any(grad is not None for grad in stat_grads):
-                _set_gradients(run, stats, stat_grads)
+                _set_gradients(run, stat_grads)
                 run.positive_grad, positive_grad = positive_grad, None
                 kernel = run.backend.bind(run)
                 for strip in run.plan:
@@ -113,7 +114,7 @@ class GatherDot(torch.autograd.Function):
         return dots(left, right, rows, columns)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> Grads:
         query, key, rows, columns = ctx.saved_tensors
         (grad,) = upstream
@@ -149,17 +150,15 @@ def _stats(run: Run) -> list[Tensor]:
     ]
 
 
-def _set_gradients(run: Run, stats: list[Tensor], upstream: tuple[Tensor | None, ...]) -> None:
+def _set_gradients(run: Run, upstream: tuple[Tensor | None, ...]) -> None:
     sides = _sides(run.problem)
     for i, vectors in enumerate(run.vectors):
-        given = {
-            side: (stats[i * len(sides) + j], grad)
-            for j, side in enumerate(sides)
-            if (grad := upstream[i * len(sides) + j]) is not None
-        }
-        vectors.allot_gradients(run.problem, "rows" in given, "cols" in given)
-        for side, (stat, grad) in given.items():
-            vectors.set_gradients(side, slice(None), stat, grad)
+        given = dict(zip(sides, upstream[i * len(sides) :], strict=False))
+        rows, cols = given.get("rows"), given.get("cols")
+        vectors.allot_gradients(run.problem, rows is not None, cols is not None)
+        for side, grad in (("rows", rows), ("cols", cols)):
+            if grad is not None:
+                vectors.set_gradients(side, slice(None), grad)
 
 
 def _counted(run: Run) -> tuple[Tensor | None, Tensor | None]:

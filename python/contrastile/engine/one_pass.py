@@ -71,9 +71,9 @@ def one_pass(run: Run, needs: Needs, expected: Expected) -> OnePass:
             kernel.reduce(block)
         stats = tuple(vectors.row_stats(rows) for vectors in run.vectors)
         guessed = expected(rows, stats, run.positives(rows))
-        for vectors, guess, stat, grad in zip(run.vectors, guesses, stats, guessed, strict=True):
+        for vectors, guess, grad in zip(run.vectors, guesses, guessed, strict=True):
             guess[rows] = grad
-            vectors.set_gradients("rows", rows, stat, guess[rows])
+            vectors.set_gradients("rows", rows, guess[rows])
         gradients.add_strip(kernel, kept)
     return OnePass(gradients, guesses)
 

@@ -20,17 +20,22 @@ LN2 = math.log(2.0)
 CHUNK_BYTES = 2**20
 
 
-def log_sums(shift: Tensor | float | None, total: Tensor, dtype: torch.dtype) -> Tensor:
-    """ln(2^shift total) of fp64 totals; -inf where the total is 0 or nothing was ever added."""
-    if shift is None:
-        return torch.full_like(total, -math.inf, dtype=dtype)
+def log_sums(shift: Tensor | float, total: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """ln(2^shift total) of fp64 totals, and in ``bits`` its log2; -inf where the total is 0."""
     module = native.load_for(total)
     if module is None:
-        return ((total.log2() + shift) * LN2).to(dtype)
+        bits.copy_(total.log2() + shift)
+        return (bits * LN2).to(dtype)
     out = torch.empty(total.shape, dtype=dtype)
     each, same = (shift.data_ptr(), 0.0) if isinstance(shift, Tensor) else (0, shift)
     module.log_sums(
-        dtype == torch.float64, each, same, total.data_ptr(), out.data_ptr(), out.shape[0]
+        dtype == torch.float64,
+        each,
+        same,
+        total.data_ptr(),
+        bits.data_ptr(),
+        out.data_ptr(),
+        out.shape[0],
     )
     return out
 
@@ -38,24 +43,24 @@ def log_sums(shift: Tensor | float | None, total: Tensor, dtype: torch.dtype) ->
 def channel_gradients(
     lse: Tensor, grad: Tensor, factor: float, shift: float | None, lse_out: Tensor, grad_out: Tensor
 ) -> None:
-    """The lse in bits and the coefficient of G that its upstream gradient asks for.
+    """The coefficients of G that the upstream gradient of an lse (fp64, bits) asks for.
 
-    A fixed shift is folded into the coefficient: one exp then serves rows and columns. An empty
-    row has no coefficient.
+    They are a shift for the exponents (the rounded lse, or the fixed shift) and a weight that makes
+    up for the difference: rounding the lse alone would change the sum of a row's weights, which the
+    positive's weight must cancel. An empty row has no weight.
     """
     module = native.load_for(lse)
     if module is None:
         kept = ~torch.isneginf(lse)
-        bits = torch.where(kept, lse.double() * LOG2E, 0.0)
-        weight = torch.where(kept, grad.double() * factor, 0.0)
-        if shift is not None:
-            weight = weight * torch.exp2(shift - bits)
+        bits = torch.where(kept, lse, 0.0)
         lse_out.copy_(bits)
-        grad_out.copy_(weight)
+        start = lse_out.double() if shift is None else shift
+        weight = grad.double() * factor * torch.exp2(start - bits)
+        grad_out.copy_(torch.where(kept, weight, 0.0))
         return
-    grad = grad.to(lse.dtype).contiguous()
+    grad = grad.to(lse_out.dtype).contiguous()
     module.channel_gradients(
-        native.is_double(lse),
+        native.is_double(lse_out),
         lse.data_ptr(),
         grad.data_ptr(),
         lse.shape[0],

@@ -91,6 +91,7 @@ class ChannelVectors:
         self.shift: float | None = None
         self.shifts = Sides()
         self.sums = _sides(problem, 0.0, torch.float64)
+        self.bits = Sides()
         self.lse = Sides()
         self.grads = Sides()
 
@@ -100,26 +101,34 @@ class ChannelVectors:
 
     def row_stats(self, span: slice) -> Tensor:
         """The log-sum-exp in nats of the rows ``span``; -inf where no pair was kept."""
-        return self._log_sums(self.shifts.rows, self.sums.rows, span)
+        return self._log_sums("rows", span)
 
     def col_stats(self, span: slice) -> Tensor:
         """The log-sum-exp in nats of the columns ``span``."""
-        return self._log_sums(self.shifts.cols, self.sums.cols, span)
+        return self._log_sums("cols", span)
 
-    def _log_sums(self, shifts: Tensor | None, sums: Tensor | None, span: slice) -> Tensor:
-        assert sums is not None
+    def _log_sums(self, side: str, span: slice) -> Tensor:
+        sums, shifts = getattr(self.sums, side), getattr(self.shifts, side)
         shift = self.shift if shifts is None else shifts[span]
-        return log_sums(shift, sums[span], self.dtype)
+        bits = getattr(self.bits, side)
+        if bits is None:
+            bits = torch.empty_like(sums)
+            setattr(self.bits, side, bits)
+        if shift is None:
+            bits[span] = -math.inf
+            return bits[span].to(self.dtype)
+        return log_sums(shift, sums[span], bits[span], self.dtype)
 
     def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
         """Memory for the coefficients of G = sum over sides of grad 2^(y - lse)."""
         self.lse = _allot(problem, rows, cols)
         self.grads = _allot(problem, rows, cols)
 
-    def set_gradients(self, side: str, span: slice, lse: Tensor, grad: Tensor) -> None:
-        """Coefficients of G from the stats and their upstream gradients."""
+    def set_gradients(self, side: str, span: slice, grad: Tensor) -> None:
+        """Coefficients of G from the stats' upstream gradients."""
         lse_out, grad_out = getattr(self.lse, side), getattr(self.grads, side)
         factor = self.reduction.factor
+        lse = getattr(self.bits, side)[span]
         channel_gradients(lse, grad, factor, self.shift, lse_out[span], grad_out[span])
 
 
@@ -155,7 +164,7 @@ class TermVectors:
         """Memory for the coefficients of G = factor phi'(x) (row_grad + col_grad)."""
         self.grads = _allot(problem, rows, cols)
 
-    def set_gradients(self, side: str, span: slice, total: Tensor, grad: Tensor) -> None:
+    def set_gradients(self, side: str, span: slice, grad: Tensor) -> None:
         """Coefficients of G from the upstream gradients of the sums."""
         getattr(self.grads, side)[span] = grad
 

@@ -108,7 +108,7 @@ def supcon_loss_reference(
     if variant == "out":
         positive = logits.masked_fill(~same, 0.0).sum(1) / same.sum(1)
     else:
-        positive = logits.masked_fill(~same, -torch.inf).logsumexp(1) - same.sum(1).log()
+        positive = logits.masked_fill(~same, -torch.inf).logsumexp(1) - same.sum(1).to(z.dtype).log()
     return (logits.logsumexp(1) - positive).mean()
 
 
