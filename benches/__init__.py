@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m contrastile.benches --help``, and README.md beside this file."""

@@ -1,0 +1,56 @@
+"""contrastile itself: the backend it chooses, and every backend by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import contrastile.functional
+from contrastile.backends import BACKENDS
+from torch import Tensor
+
+from ..cases import LOSSES, Case
+from ..inputs import Inputs
+from ..naive import LossFunction
+from .base import too_large
+
+# What the reference holds at once: scores, their gradient, probabilities, the kept pairs.
+REFERENCE_MATRICES = 6
+
+
+@dataclass(frozen=True)
+class Contrastile:
+    name: str
+    backend: str
+    losses: Collection[str] = tuple(LOSSES)
+    eager: bool = True
+
+    def unavailable(self) -> str | None:
+        reasons = {backend.name: backend.available() for backend in BACKENDS}
+        return reasons.get(self.backend)
+
+    def supports(self, case: Case) -> str | None:
+        return too_large(case, REFERENCE_MATRICES) if self.backend == "reference" else None
+
+    def build(self, case: Case) -> LossFunction:
+        function = getattr(contrastile.functional, case.loss)
+        options: dict[str, Any] = {
+            "normalize": case.facts.normalize,
+            "backend": self.backend,
+            "workspace": case.workspace,
+        }
+
+        def loss(inputs: Inputs) -> Tensor:
+            bias = {} if inputs.bias is None else {"logit_bias": inputs.bias}
+            arguments = (*inputs.embeddings, *inputs.labels)
+            value: Tensor = function(*arguments, logit_scale=inputs.scale, **bias, **options)
+            return value
+
+        return loss
+
+
+OWN = (
+    Contrastile("contrastile", "auto"),
+    *(Contrastile(f"contrastile-{backend.name}", backend.name) for backend in BACKENDS),
+)

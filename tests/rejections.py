@@ -1,0 +1,57 @@
+"""A call that works, and the proof that one change makes it fail with one message."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import contrastile
+import contrastile.functional as losses
+import pytest
+import torch
+from cases import LOSSES, TWO_VIEWS
+from helpers import Arguments
+
+ROWS, SIZE = 6, 4
+
+
+def embeddings_of(loss: str) -> list[str]:
+    if loss == "supcon_loss":
+        return ["z"]
+    if loss in TWO_VIEWS:
+        return ["z0", "z1"]
+    return ["query", "key"] if loss in ("info_nce", "multi_positive_nce") else ["x", "y"]
+
+
+def minimal(loss: str) -> Arguments:
+    """The fewest arguments that work."""
+    arguments: Arguments = {name: torch.ones(ROWS, SIZE) for name in embeddings_of(loss)}
+    ids = {"supcon_loss": ["labels"], "multi_positive_nce": ["query_ids", "key_ids"]}
+    arguments |= {name: torch.arange(ROWS) for name in ids.get(loss, [])}
+    return {**arguments, "temperature": 0.5}
+
+
+def rejected(
+    loss: str, message: str, error: type[Exception] = contrastile.InputError, **changes: Any
+) -> None:
+    """The call fails with this message, and the same call without the changes still works."""
+    function, arguments = getattr(losses, loss), minimal(loss)
+    leaves = {n: v.requires_grad_() for n, v in arguments.items() if n in embeddings_of(loss)}
+    with pytest.raises(error, match=f"^{re.escape(f'{loss}: {message}')}") as caught:
+        function(**{**arguments, **changes})
+    assert error is not contrastile.InputError or isinstance(caught.value, ValueError)
+    assert all(leaf.grad is None and leaf._version == 0 for leaf in leaves.values())
+    function(**arguments).backward()
+
+
+def rejected_by_engine(loss: str, message: str, **changes: Any) -> None:
+    """The engine names the primitive it was asked for; the loss may be named instead."""
+    with pytest.raises(contrastile.InputError, match=rf"^(\w+): {message}"):
+        getattr(losses, loss)(**{**minimal(loss), **changes})
+
+
+each_loss = pytest.mark.parametrize("loss", LOSSES)
+with_two_sides = pytest.mark.parametrize("loss", [n for n in LOSSES if n != "supcon_loss"])
+with_partners = pytest.mark.parametrize(
+    "loss", ["clip_loss", "siglip_loss", "nt_xent", "dcl_loss", "dclw_loss"]
+)

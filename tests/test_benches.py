@@ -1,0 +1,200 @@
+"""The benchmark runner: checks before it times, writes what it says, measures what it claims."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from contrastile.benches.cases import LOSSES, SUITES, Case, groups
+from contrastile.benches.check import check
+from contrastile.benches.inputs import make_inputs
+from contrastile.benches.measure import interleave, memory, quantiles
+from contrastile.benches.naive import NAIVE, LossFunction
+from contrastile.benches.plot import plot
+from contrastile.benches.providers import PROVIDERS
+from contrastile.benches.results import Results, Row
+from contrastile.benches.run import main
+from contrastile.benches.runner import run_suite
+from contrastile.benches.targets import target_table
+from contrastile.testing import AllocationSpy
+
+TINY = Case("clip_loss", 24, 8)
+QUEUE = Case("info_nce", 24, 8, negatives=40)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A loss whose value is right and whose gradient is 1 % too large."""
+
+    name: str = "wrong"
+    losses: Collection[str] = ("clip_loss",)
+    eager: bool = True
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def supports(self, case: Case) -> str | None:
+        return None
+
+    def build(self, case: Case) -> LossFunction:
+        def loss(inputs):
+            value = NAIVE[case.loss](inputs)
+            return value + 0.01 * (value - value.detach())
+
+        return loss
+
+
+def test_suite_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [TINY, replace(TINY, mode="fwd"), Case("nt_xent", 24, 8), QUEUE]
+    arguments = [argument for case in cases for argument in ("--case", str(case))]
+    providers = ["--providers", "contrastile", "naive"]
+    assert main([*arguments, *providers, "--repeats", "1", "--out", str(tmp_path)]) == 0
+    assert "clip_loss:n=24,d=8" in capsys.readouterr().out
+
+    data = json.loads((tmp_path / "results.json").read_text())
+    header = {"date", "cpu", "threads", "torch", "contrastile", "commit"}
+    assert header <= data["environment"].keys()
+    assert {(row["loss"], row["mode"], row["provider"]) for row in data["rows"]} == {
+        (case.loss, case.mode, name) for case in cases for name in ("contrastile", "naive")
+    }
+    for row in data["rows"]:
+        assert 0 < row["ms_p20"] <= row["ms"] <= row["ms_p80"]
+        assert row["roof_share"] > 0 and row["times_naive"] > 0 and row["peak_bytes"] > 0
+        assert (row["gradient_error"] is None) == (row["mode"] == "fwd")
+
+    with (tmp_path / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == [f.name for f in fields(Row)]
+    assert [row["provider"] for row in table] == [row["provider"] for row in data["rows"]]
+    assert Results.load(tmp_path / "results.json").rows[0].case == cases[0]
+
+
+def test_a_wrong_provider_is_not_timed() -> None:
+    results = run_suite([TINY], [PROVIDERS["naive"], Wrong()], repeats=1)
+    assert [row.provider for row in results.rows] == ["naive"]
+    (skip,) = results.wrong
+    assert skip.provider == "wrong"
+    assert "gradient of embedding 0 is off by 1.0e-02" in skip.reason
+
+
+def test_what_cannot_run_says_why() -> None:
+    huge = Case("clip_loss", 10**6, 8)
+    results = run_suite([huge], [PROVIDERS["naive"]], repeats=1)
+    (skip,) = results.skipped
+    assert not skip.wrong and "GiB for N x M buffers" in skip.reason
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_contrastile_agrees_in_every_dtype(loss: str) -> None:
+    for dtype in ("fp64", "fp32", "fp16", "bf16"):
+        verdict = check(PROVIDERS["contrastile"], Case(loss, 64, 16, dtype=dtype))
+        assert verdict.refused is None
+
+
+@pytest.mark.parametrize("name", [name for name in PROVIDERS if PROVIDERS[name].eager])
+def test_every_installed_provider_computes_the_loss(name: str) -> None:
+    provider = PROVIDERS[name]
+    reason = provider.unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    for loss in provider.losses:
+        assert check(provider, Case(loss, 40, 16)).refused is None
+
+
+def test_cases_are_written_as_they_are_read() -> None:
+    for suite in SUITES.values():
+        assert [Case.parse(str(case)) for case in suite] == list(suite)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no_loss:n=4,d=4", "'no_loss' is not one of"),
+        ("clip_loss:n=4", "give d"),
+        ("clip_loss:n=4,d=4,speed=9", "unknown option 'speed'"),
+        ("clip_loss:n=4,d=4,negatives=8", "takes no negatives"),
+        ("clip_loss:n=0,d=4", "positive sizes"),
+        ("clip_loss:n=many,d=4", "invalid literal"),
+        ("nt_xent:n=5,d=4", "n divisible by 2"),
+        ("clip_loss:n=4,d=4,dtype=fp8", "'fp8' is not one of"),
+    ],
+)
+def test_bad_cases_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Case.parse(text)
+
+
+def test_flop_of_the_work_bounds() -> None:
+    n, d = 64, 16
+    assert Case("clip_loss", n, d).flop == 8 * n * n * d
+    assert Case("info_nce", n, d, negatives=n).flop == 6 * n * (2 * n) * d
+    assert Case("nt_xent", n, d).flop == 4 * n * n * d
+
+
+def test_dtypes_of_a_case_take_turns() -> None:
+    half = replace(TINY, dtype="bf16")
+    other = Case("clip_loss", 48, 8)
+    assert groups([TINY, other, half]) == [[TINY, half], [other]]
+
+
+def test_interleaving_stops_at_the_budget() -> None:
+    calls: list[str] = []
+    samples = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 5, 0.0)
+    assert {key: len(times) for key, times in samples.items()} == {"a": 1, "b": 1}
+    assert quantiles([1.0, 2.0, 3.0]) == pytest.approx((1.4, 2.0, 2.6))
+
+
+def test_targets_name_what_was_not_measured() -> None:
+    table = target_table(Results({}))
+    assert len(table) == 4 * 2 + 4 * 2 + 2 + 2 + 1
+    assert {measured for _, measured in table} == {"not measured"}
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    cases = [TINY, replace(TINY, n=48)]
+    results = run_suite(cases, [PROVIDERS["naive"]], repeats=1)
+    (file,) = plot(results, tmp_path)
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_spy_measures_a_dense_loss_exactly() -> None:
+    n, d = 256, 8
+    inputs = make_inputs(Case("clip_loss", n, d))
+    x, y = inputs.embeddings
+    with AllocationSpy() as spy:
+        scores = x @ y.T
+    assert spy.largest_bytes == spy.peak_bytes == spy.live_bytes == 4 * n * n
+    del scores
+    assert spy.live_bytes == 0
+    with AllocationSpy() as spy:
+        torch.autograd.grad(NAIVE["clip_loss"](inputs), (x, y))
+    assert spy.largest_bytes == 4 * n * n
+    assert spy.peak_bytes >= 3 * 4 * n * n
+
+
+def test_spy_counts_memory_and_not_tensors() -> None:
+    given = torch.zeros(1000)
+    with AllocationSpy() as spy:
+        view = given[:500].view(5, 100)
+        view += 1
+        assert spy.peak_bytes == 0
+        grown = torch.empty(0)
+        torch.add(given, 1, out=grown)
+        alias = grown[1:]
+        del grown
+        assert spy.live_bytes == 4000
+        del alias
+        assert (spy.live_bytes, spy.peak_bytes) == (0, 4000)
+
+
+def test_physical_memory_is_seen() -> None:
+    size = 2**26
+    used = memory(lambda: torch.ones(size, dtype=torch.uint8), eager=True)
+    assert used.peak == used.largest == size
+    assert used.resident is None or used.resident == pytest.approx(size, rel=0.1)

@@ -1,0 +1,216 @@
+"""Who may import whom: each layer sees those before it, and nothing heavy comes along."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "python" / "contrastile"
+
+# From the bottom up. A layer may import itself and what stands before it; a name is a module or
+# a folder of the package, "contrastile" its public face.
+LAYERS = [
+    "native",
+    "problem",
+    "engine",
+    "backends",
+    "ops",
+    "losses",
+    "functional",
+    "contrastile",
+    "testing",
+    "benches",
+    "doctor",
+    "demo",
+    "cli",
+    "__main__",
+]
+CORE = LAYERS[: LAYERS.index("contrastile") + 1]
+# What the core may use besides itself and the standard library.
+CORE_PACKAGES = {"numpy", "torch", "typing_extensions"}
+# Each of these takes longer to import than all of the core.
+HEAVY = {"contrastile._C", "matplotlib", "PIL", "rich", "sympy", "torch._dynamo", "triton"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """``target`` imported by ``module``, both in full."""
+
+    module: str
+    target: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.target}"
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of python/contrastile by its full name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[Import]:
+    """The import statements of a module, also those inside functions, relative ones resolved."""
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    package = name if path.is_dir() else name.rpartition(".")[0]
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(name, alias.name, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - max(node.level - 1, 0)]
+            base = ".".join(parents) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            for alias in node.names:
+                whole = f"{source}.{alias.name}"
+                known = whole in MODULES or alias.name == "_C"
+                yield Import(name, whole if known else source, node.lineno)
+
+
+IMPORTS = [found for name in MODULES for found in imports(name)]
+
+
+def layer_of(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def top(name: str) -> str:
+    return name.split(".")[0]
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {layer_of(name) for name in MODULES} <= {*LAYERS, "triton_kernels"}
+
+
+def test_layers_see_only_what_is_below_them() -> None:
+    rank = {layer: position for position, layer in enumerate(LAYERS)}
+    upward = [
+        str(found)
+        for found in IMPORTS
+        if top(found.target) == "contrastile"
+        and layer_of(found.target) != "_C"
+        and rank[layer_of(found.target)] > rank[layer_of(found.module)]
+    ]
+    assert not upward
+
+
+def test_the_core_sees_no_tool() -> None:
+    """Nothing below the public face knows demo, command line or testing."""
+    tools = set(LAYERS) - set(CORE)
+    found = [i for i in IMPORTS if layer_of(i.module) in CORE and layer_of(i.target) in tools]
+    assert not [str(i) for i in found if top(i.target) == "contrastile"]
+
+
+def test_the_core_needs_torch_and_numpy_alone() -> None:
+    allowed = CORE_PACKAGES | {"contrastile"} | set(sys.stdlib_module_names)
+    foreign = [
+        str(found)
+        for found in IMPORTS
+        if layer_of(found.module) in CORE
+        and top(found.target) not in allowed
+        and (found.module, top(found.target)) != ("contrastile.backends.triton", "triton")
+    ]
+    assert not foreign
+
+
+def test_the_engine_knows_no_backend_and_no_loss() -> None:
+    above = {"backends", "ops", "losses"}
+    assert not [
+        str(i) for i in IMPORTS if layer_of(i.module) == "engine" and layer_of(i.target) in above
+    ]
+
+
+def test_backends_do_not_import_one_another() -> None:
+    from contrastile.backends import BACKENDS
+
+    files = {type(backend).__module__ for backend in BACKENDS}
+    assert not [str(i) for i in IMPORTS if i.module in files and i.target in files - {i.module}]
+
+
+def test_only_native_imports_the_extension() -> None:
+    assert not [str(i) for i in IMPORTS if i.target.endswith("._C")]
+    loaders = [
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and any(isinstance(a, ast.Constant) and str(a.value).endswith("._C") for a in node.args)
+        and ast.unparse(node.func).split(".")[-1] in ("import_module", "find_spec", "__import__")
+    ]
+    assert set(loaders) == {"contrastile.native"}
+
+
+def test_only_the_triton_backend_names_triton() -> None:
+    found = [i for i in IMPORTS if "triton" in i.target.split(".")]
+    found += [i for i in IMPORTS if "triton_kernels" in i.target.split(".")]
+    allowed = ("contrastile.backends.triton", "contrastile.triton_kernels")
+    assert not [str(i) for i in found if not i.module.startswith(allowed)]
+
+
+def test_no_hidden_switches_in_the_environment() -> None:
+    readers = [
+        f"{name}:{node.lineno}"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Attribute, ast.Name))
+        and ast.unparse(node) in ("os.environ", "os.getenv", "os.putenv", "environ", "getenv")
+    ]
+    assert not readers
+
+
+def test_benches_use_the_public_api() -> None:
+    public = {"", "functional", "ops", "problem", "testing", "backends", "benches"}
+    used = set()
+    for path in (ROOT / "benches").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            used |= {name.partition(".")[2] for name in names if top(name) == "contrastile"}
+    assert used <= public
+
+
+@pytest.fixture(scope="module")
+def loaded() -> set[str]:
+    """What ``import contrastile`` loads on top of torch, in a fresh process."""
+    code = (
+        "import json, sys, time, torch\n"
+        "before, start = set(sys.modules), time.perf_counter()\n"
+        "import contrastile\n"
+        "seconds = time.perf_counter() - start\n"
+        "print(json.dumps([seconds, sorted(set(sys.modules) - before)]))"
+    )
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
+    results = [json.loads(run.stdout) for run in runs]
+    seconds = sorted(result[0] for result in results)[1]
+    print(f"import contrastile: {1000 * seconds:.0f} ms on top of torch, median of 3")
+    return set(results[0][1])
+
+
+def test_import_loads_nothing_heavy(loaded: set[str]) -> None:
+    assert not {name for name in loaded if name in HEAVY or top(name) in HEAVY}
+
+
+def test_import_loads_the_core_only(loaded: set[str]) -> None:
+    own = {name for name in loaded if top(name) == "contrastile"}
+    assert {layer_of(name) for name in own} <= set(CORE)
+    foreign = {top(name) for name in loaded - own} - set(sys.stdlib_module_names)
+    assert foreign <= CORE_PACKAGES

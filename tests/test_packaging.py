@@ -1,0 +1,160 @@
+"""What a user installs: every file under its name, sources in the sdist, a wheel without C++."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import contrastile
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Installed name of each source folder.
+FOLDERS = {
+    "python/contrastile": "contrastile",
+    "triton_kernels": "contrastile.triton_kernels",
+    "benches": "contrastile.benches",
+}
+LEFT_OUT = shutil.ignore_patterns(
+    ".*", "__pycache__", "*.so", "*.egg-info", "build", "dist", "venv", "demo-out", "bench-out"
+)
+
+
+def module_names() -> list[str]:
+    """The installed name of every Python file; running one is not importing it."""
+    names = []
+    for folder, package in FOLDERS.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            names.append(".".join((package, *parts)))
+    return sorted(name for name in names if not name.endswith("__main__"))
+
+
+def run(*command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": "", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, so that a build leaves nothing behind in the repository."""
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("copy") / "sources", ignore=LEFT_OUT)
+
+
+@pytest.fixture(scope="module")
+def dist(sources: Path) -> Path:
+    """An sdist, and the wheel built from it without the extension, all offline."""
+    built = run("-m", "build", "--no-isolation", folder=sources, CONTRASTILE_NATIVE="0")
+    assert built.returncode == 0, built.stderr[-2000:]
+    return sources / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> zipfile.ZipFile:
+    (path,) = dist.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    wheel.extractall(folder)
+    return folder
+
+
+def test_wheel_without_extension_is_pure(dist: Path, wheel: zipfile.ZipFile) -> None:
+    (path,) = dist.glob("*.whl")
+    assert path.name == f"contrastile-{contrastile.__version__}-py3-none-any.whl"
+    assert not [n for n in wheel.namelist() if n.endswith((".so", ".pyd", ".cpp", ".h"))]
+
+
+def test_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    files = {n for n in wheel.namelist() if ".dist-info/" not in n}
+    assert {n.split("/")[0] for n in files} == {"contrastile"}
+    expected = {
+        "/".join((*package.split("."), *path.relative_to(ROOT / folder).parts))
+        for folder, package in FOLDERS.items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert {n for n in files if n.endswith(".py")} == expected
+    assert "contrastile/py.typed" in files
+
+
+def test_wheel_tells_version_licence_and_command(wheel: zipfile.ZipFile) -> None:
+    info = f"contrastile-{contrastile.__version__}.dist-info"
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert f"\nVersion: {contrastile.__version__}\n" in metadata
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert "\nRequires-Python: >=3.10\n" in metadata
+    assert f"{info}/licenses/LICENSE" in wheel.namelist()
+    assert "contrastile = contrastile.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+
+
+def test_every_file_is_importable_under_its_installed_name(installed: Path) -> None:
+    code = (
+        "import importlib, pathlib, sys\n"
+        f"for name in {module_names()!r}:\n"
+        "    module = importlib.import_module(name)\n"
+        f"    assert pathlib.Path(module.__file__).is_relative_to({str(installed)!r}), name\n"
+        "assert 'contrastile._C' not in sys.modules"
+    )
+    imported = run("-c", code, folder=installed, PYTHONPATH=str(installed))
+    assert imported.returncode == 0, imported.stderr[-2000:]
+
+
+def test_losses_work_without_the_extension(installed: Path) -> None:
+    code = (
+        "import contrastile, torch\n"
+        "x = torch.eye(4, requires_grad=True)\n"
+        "contrastile.clip_loss(x, torch.eye(4), temperature=0.5).backward()\n"
+        "assert contrastile.native.load() is None and x.grad.isfinite().all()"
+    )
+    ran = run("-c", code, folder=installed, PYTHONPATH=str(installed))
+    assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def test_kernels_refuse_the_name_of_another_package() -> None:
+    guarded = run("-c", "import triton_kernels", folder=ROOT, PYTHONPATH=str(ROOT))
+    assert guarded.returncode != 0
+    assert "this folder is contrastile.triton_kernels" in guarded.stderr
+
+
+def test_sdist_holds_what_a_build_needs(dist: Path) -> None:
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = ["setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"]
+    needed += ["python/contrastile/py.typed"]
+    for folder in ("csrc", "tests", *FOLDERS):
+        sources = [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".cpp", ".h")]
+        needed += [path.relative_to(ROOT).as_posix() for path in sources]
+    assert not set(needed) - names
+    assert not [n for n in names if n.endswith((".so", ".pyc"))]
+
+
+@pytest.mark.parametrize("value", ["maybe", "2", "true", ""])
+def test_a_wrong_native_mode_is_an_error(value: str, sources: Path) -> None:
+    refused = run("setup.py", "--name", folder=sources, CONTRASTILE_NATIVE=value)
+    assert refused.returncode != 0
+    assert f"CONTRASTILE_NATIVE: expected 0, 1 or auto, got {value!r}" in refused.stderr
+
+
+def test_native_mode_one_demands_a_compiler(sources: Path) -> None:
+    """Asked for and impossible is an error, never a wheel without."""
+    refused = run(
+        "setup.py", "--name", folder=sources, CONTRASTILE_NATIVE="1", CC="/no/cc", CXX="/no/c++"
+    )
+    assert refused.returncode != 0
+    assert "CONTRASTILE_NATIVE=1, but no C++17 compiler works" in refused.stderr
