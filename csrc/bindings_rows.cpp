@@ -67,6 +67,9 @@ void bind_row_steps(py::module_& m) {
                          pointer<double>(out), threads);
           });
         });
+  m.def("advise_huge_pages", [](Address data, int64_t bytes) {
+    advise_huge_pages(pointer<void>(data), bytes);
+  });
   m.def("max_magnitude",
         [](bool is_double, Address data, int64_t ld, int64_t rows, int64_t cols) {
           return with_real(is_double, [&](auto zero) {

@@ -2,8 +2,11 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <type_traits>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "widen.h"
 
@@ -11,6 +14,53 @@ namespace contrastile {
 namespace {
 
 constexpr double kLn2 = 0.69314718055994530942;
+
+// These two inner loops are long enough to be worth an instruction set of their own, and simple
+// enough for the compiler to choose among clones when the library is loaded.
+#if defined(CONTRASTILE_X86_LEVELS) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define CONTRASTILE_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define CONTRASTILE_CLONES
+#endif
+
+CONTRASTILE_CLONES double dot(const float* a, const float* b, int64_t n) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < n; ++j) sum += static_cast<double>(a[j]) * static_cast<double>(b[j]);
+  return sum;
+}
+
+// As integers, magnitudes are ordered like the numbers, with infinity above all and NaN above that.
+CONTRASTILE_CLONES int32_t max_magnitude_bits(const float* data, int64_t n, int32_t largest) {
+#pragma omp simd reduction(max : largest)
+  for (int64_t j = 0; j < n; ++j) {
+    int32_t bits;
+    std::memcpy(&bits, data + j, sizeof bits);
+    bits &= 0x7fffffff;
+    largest = bits > largest ? bits : largest;
+  }
+  return largest;
+}
+
+int64_t max_magnitude_bits(const double* data, int64_t n, int64_t largest) {
+  for (int64_t j = 0; j < n; ++j) {
+    int64_t bits;
+    std::memcpy(&bits, data + j, sizeof bits);
+    bits &= 0x7fffffffffffffff;
+    largest = bits > largest ? bits : largest;
+  }
+  return largest;
+}
+
+// <g, x> in double for any element type and stride of x.
+template <class T, class X>
+double dot_any(const T* g, const X* x, int64_t n, int64_t stride) {
+  if constexpr (std::is_same_v<T, float> && std::is_same_v<X, float>)
+    if (stride == 1) return dot(g, x, n);
+  double sum = 0;
+  for (int64_t j = 0; j < n; ++j) sum += static_cast<double>(g[j]) * widen(x[j * stride]);
+  return sum;
+}
 
 bool within(int64_t at, int64_t start, int64_t count) { return at >= start && at < start + count; }
 
@@ -71,37 +121,30 @@ void row_products(const T* gradient, const void* x, Dtype dtype, int64_t rows, i
                   int64_t stride0, int64_t stride1, double* out, int threads) {
   with_elements(x, dtype, [&](auto* typed) {
 #pragma omp parallel for num_threads(threads) if (rows * cols > 131072) schedule(static)
-    for (int64_t i = 0; i < rows; ++i) {
-      const T* g = gradient + i * cols;
-      const auto* row = typed + i * stride0;
-      double sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t j = 0; j < cols; ++j)
-        sum += static_cast<double>(g[j]) * widen(row[j * stride1]);
-      out[i] = sum;
-    }
+    for (int64_t i = 0; i < rows; ++i)
+      out[i] = dot_any(gradient + i * cols, typed + i * stride0, cols, stride1);
   });
 }
 
-// As integers, magnitudes are ordered like the numbers, with infinity above all and NaN above that.
 template <class T>
 T max_magnitude(const T* data, int64_t ld, int64_t rows, int64_t cols) {
-  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  constexpr Bits kMagnitude = std::numeric_limits<Bits>::max();
-  Bits largest = 0;
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* row = data + r * ld;
-#pragma omp simd reduction(max : largest)
-    for (int64_t c = 0; c < cols; ++c) {
-      Bits bits;
-      std::memcpy(&bits, row + c, sizeof bits);
-      bits &= kMagnitude;
-      largest = bits > largest ? bits : largest;
-    }
-  }
+  std::conditional_t<sizeof(T) == 4, int32_t, int64_t> largest = 0;
+  for (int64_t r = 0; r < rows; ++r) largest = max_magnitude_bits(data + r * ld, cols, largest);
   T magnitude;
   std::memcpy(&magnitude, &largest, sizeof magnitude);
   return magnitude;
+}
+
+void advise_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t start = (reinterpret_cast<uintptr_t>(data) + kPage - 1) & ~(kPage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kPage - 1);
+  // Advice that is not taken changes nothing but speed.
+  if (end > start) (void)madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
 }
 
 #define CONTRASTILE_INSTANTIATE(T)                                                                 \

@@ -42,6 +42,10 @@ template <class T>
 void row_products(const T* gradient, const void* x, Dtype dtype, int64_t rows, int64_t cols,
                   int64_t stride0, int64_t stride1, double* out, int threads);
 
+// Asks the system for huge pages under a large buffer: touching it costs far fewer page faults then.
+// Does nothing where the system has no such call.
+void advise_huge_pages(void* data, int64_t bytes);
+
 // The largest magnitude of a block; NaN if it holds one, else infinity if it holds one.
 template <class T>
 T max_magnitude(const T* data, int64_t ld, int64_t rows, int64_t cols);

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 BACKENDS = ("reference", "cpu")
 
-settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None)
+settings.register_profile("ci", derandomize=True, max_examples=25, deadline=None)
 settings.register_profile("nightly", max_examples=5000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("poisoned_empty")
 CROSSES = [
     pytest.param(loss, seed, choice, id=f"{loss}-{seed}")
     for loss in LOSSES
-    for seed, choice in enumerate(covering_choices(loss, 3, 300))
+    for seed, choice in enumerate(covering_choices(loss, 3, 150))
 ]
 # Off every power of two, and larger than a tile of any vector width.
 LARGE_SHAPES = [(63, 16), (130, 40), (257, 65)]

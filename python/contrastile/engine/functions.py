@@ -39,11 +39,13 @@ class ReduceScores(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         scores = ScaledScores.of(scale, row_bias, col_bias)
         needs = _with_own_key(Needs(*ctx.needs_input_grad[3:]), key, problem)
-        run = Run(problem, backend, query, key, scores, keep=needs.any)
+        run = Run(problem, backend, query, key, scores)
         ctx.one_pass = None
         if expected is not None and needs.any and fits_one_pass(run):
             ctx.one_pass = one_pass(run, needs, expected)
         elif run.plan:
+            if needs.any:
+                run.keep_scores()
             kernel = backend.bind(run)
             for strip in run.plan:
                 for block in strip:

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .blocks import Block
+from .blocks import Block, Tile, all_fit, strips
 from .gradients import Gradients, Needs
+from .memory import use_huge_pages
 from .run import Run
 
 # rows, their stats (one vector a reduction), their positives -> upstream gradients of those stats
 # up to one factor common to all rows.
 Expected = Callable[[slice, tuple[Tensor, ...], Tensor | None], tuple[Tensor, ...]]
+
+# Below this the product of a strip with the queries is too thin for a GEMM.
+SHORTEST_STRIP = 128
 
 # Two fp32 evaluations of one formula differ by a few roundings; anything else is another formula.
 AGREEMENT = 32.0
@@ -42,14 +46,13 @@ class OnePass:
 
 
 def fits_one_pass(run: Run) -> bool:
-    """One direction, scores that are not kept anyway, and a strip of them within the workspace."""
+    """One direction, more scores than can be kept, and a strip of them within the workspace."""
     problem = run.problem
-    if not run.plan or run.plan[0][0].kept is not None:
+    if not run.plan or all_fit(problem, run.plan):
         return False
     if problem.triangle or problem.columns:
         return False
-    tallest = run.plan[0][0].shape[0]
-    return tallest * problem.m * problem.dtype.itemsize <= problem.workspace
+    return _strip_rows(run) >= min(SHORTEST_STRIP, problem.n)
 
 
 def one_pass(run: Run, needs: Needs, expected: Expected) -> OnePass:
@@ -62,8 +65,11 @@ def one_pass(run: Run, needs: Needs, expected: Expected) -> OnePass:
         torch.empty(problem.n, dtype=problem.dtype, device=problem.device) for _ in run.vectors
     ]
     kernel = run.backend.bind(run)
-    tallest = run.plan[0][0].shape[0]
+    rows, cols = run.plan[0][0].shape
+    tallest = min(rows, _strip_rows(run))
+    run.plan = strips(problem, Tile(tallest, cols))
     memory = torch.empty(tallest * problem.m, dtype=problem.dtype, device=problem.device)
+    use_huge_pages(memory)
     for strip in run.plan:
         rows = strip[0].rows
         kept = _in_memory(strip, memory)
@@ -76,6 +82,12 @@ def one_pass(run: Run, needs: Needs, expected: Expected) -> OnePass:
             vectors.set_gradients("rows", rows, guess[rows])
         gradients.add_strip(kernel, kept)
     return OnePass(gradients, guesses)
+
+
+def _strip_rows(run: Run) -> int:
+    """Rows of which the scores fit the workspace, beside the block that weights are formed in."""
+    problem = run.problem
+    return (problem.workspace // problem.dtype.itemsize) // (problem.m + run.plan[0][0].shape[1])
 
 
 def common_factor(expected: list[Tensor], upstream: tuple[Tensor | None, ...]) -> float | None:

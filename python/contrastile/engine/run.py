@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem
-from .blocks import Block, Tile, keep_scores, strips
+from .blocks import Block, Tile, keep_scores, strips, within_workspace
 from .operands import Operand
 from .positives import dots
 from .vectors import Counts, ScaledScores, Vectors, make_counts, make_vectors
@@ -55,7 +55,6 @@ class Run:
         query: Tensor,
         key: Tensor | None,
         scores: ScaledScores,
-        keep: bool,
     ) -> None:
         self.problem = problem
         self.backend = backend
@@ -67,10 +66,17 @@ class Run:
         self.vectors: list[Vectors] = make_vectors(problem, scores)
         threshold = self.positives(slice(None)) if problem.ranks else None
         self.counts: Counts = make_counts(problem, self.vectors[0], threshold)
-        self.plan = strips(problem, backend.tile(problem))
+        self.plan = strips(problem, self._tile())
         self._scratch: Tensor | None = None
-        if keep:
-            self.plan = keep_scores(problem, self.plan)
+
+    def _tile(self) -> Tile:
+        tile = within_workspace(self.problem, self.backend.tile(self.problem))
+        # The diagonal blocks of a triangle are square.
+        return Tile(min(tile.rows, tile.cols), tile.cols) if self.problem.triangle else tile
+
+    def keep_scores(self) -> None:
+        """Let the dot products of blocks outlive the forward pass, as far as the workspace goes."""
+        self.plan = keep_scores(self.problem, self.plan)
 
     def attach(self, query: Tensor, key: Tensor | None) -> None:
         """Use these embeddings (after :meth:`release`, the ones autograd saved)."""

@@ -53,7 +53,7 @@ def nt_xent(
     >>> from contrastile import nt_xent
     >>> z = torch.eye(4)
     >>> nt_xent(z, z, temperature=0.5)
-    tensor(0.5945)
+    tensor(0.5944)
     """
     opts = Options(NAME, **options)
     smoothing = check_number(NAME, "label_smoothing", label_smoothing, 0.0, 1.0)

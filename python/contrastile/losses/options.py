@@ -60,7 +60,7 @@ class Options:
             leaves them out of the mean, "error" raises.
         group: None. The loss is of one process's embeddings; a process group is refused.
         backend: "auto", "cpu" or "reference".
-        workspace: bytes that the scores may take at any time; default 64 MiB.
+        workspace: bytes that the scores may take at any time; default 256 MiB.
         return_stats: return ``(loss, Stats)``.
     """
 

@@ -12,7 +12,7 @@ from .checks import InputError, check_index, check_number, check_vector, shape
 from .pairs import Index, Pairs
 from .scores import Scores
 
-DEFAULT_WORKSPACE = 64 * 2**20
+DEFAULT_WORKSPACE = 256 * 2**20
 MAX_CHANNELS = 3
 
 
@@ -95,7 +95,7 @@ class Problem:
 
 
 def check_workspace(caller: str, workspace: object) -> int:
-    """``workspace`` in bytes; None is the default of 64 MiB."""
+    """``workspace`` in bytes; None is the default of 256 MiB."""
     if workspace is None:
         return DEFAULT_WORKSPACE
     return int(check_number(caller, "workspace (bytes)", workspace, 1, 2**62))
