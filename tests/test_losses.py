@@ -18,7 +18,7 @@ CROSSES = [
     for seed, choice in enumerate(covering_choices(loss, 3, 150))
 ]
 # Off every power of two, and larger than a tile of any vector width.
-LARGE_SHAPES = [(63, 16), (130, 40), (257, 65)]
+LARGE_SHAPES = [(63, 16), (131, 65)]
 
 
 @pytest.mark.parametrize(("loss", "seed", "choice"), CROSSES)

@@ -65,9 +65,9 @@ def one_pass(run: Run, needs: Needs, expected: Expected) -> OnePass:
         torch.empty(problem.n, dtype=problem.dtype, device=problem.device) for _ in run.vectors
     ]
     kernel = run.backend.bind(run)
-    rows, cols = run.plan[0][0].shape
-    tallest = min(rows, _strip_rows(run))
-    run.plan = strips(problem, Tile(tallest, cols))
+    height, width = run.plan[0][0].shape
+    tallest = min(height, _strip_rows(run))
+    run.plan = strips(problem, Tile(tallest, width))
     memory = torch.empty(tallest * problem.m, dtype=problem.dtype, device=problem.device)
     use_huge_pages(memory)
     for strip in run.plan:

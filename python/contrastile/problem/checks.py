@@ -100,10 +100,11 @@ def check_index(
 ) -> Tensor:
     """``value`` holds a column below ``bound`` for each row, or -1 for none."""
     index = check_integers(caller, name, value, length, device)
-    if length and (int(index.min()) < -1 or int(index.max()) >= bound):
+    low, high = (int(end) for end in index.aminmax()) if length else (0, -1)
+    if low < -1 or high >= bound:
         raise InputError(
             f"{caller}: {name} must lie in [-1, {bound}), where -1 means none, "
-            f"got values from {int(index.min())} to {int(index.max())}"
+            f"got values from {low} to {high}"
         )
     return index
 
