@@ -27,9 +27,10 @@ inline double widen(double x) { return x; }
 inline double widen(BFloat16 x) { return from_bits(static_cast<uint32_t>(x.bits) << 16); }
 // The exponents of fp16 and fp32 differ by 112; the product is exact, for subnormal numbers too.
 inline double widen(Float16 x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fff) << 13;
-  if (magnitude >= 0x0f800000u) return from_bits(magnitude | 0x7f800000u);
-  return static_cast<double>(from_bits(magnitude)) * 0x1p112;
+  if (magnitude >= 0x0f800000u) return from_bits(sign | magnitude | 0x7f800000u);
+  return static_cast<double>(from_bits(sign | magnitude)) * 0x1p112;
 }
 
 // f(data) with the element type that `dtype` names.

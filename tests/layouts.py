@@ -22,6 +22,11 @@ def spread(x: Tensor, dim: int) -> Tensor:
     return torch.stack([x, torch.full_like(x, 1e6)], dim=dim + 1).flatten(dim, dim + 1)
 
 
+def one_column(x: Tensor) -> Tensor:
+    """Expanded, its rows have length one or more: dividing by a tiny length is all noise."""
+    return (1 + x[:, :1].abs()) / x.shape[1] ** 0.5 * torch.where(x[:, :1] < 0, -1, 1)
+
+
 LAYOUTS = {
     "contiguous": Layout(lambda x: x, lambda base, n, d: base),
     "transposed": Layout(lambda x: x.T.contiguous(), lambda base, n, d: base.T),
@@ -29,7 +34,7 @@ LAYOUTS = {
     "every other column": Layout(lambda x: spread(x, 1), lambda base, n, d: base[:, ::2]),
     "offset": Layout(lambda x: torch.cat([x[:1], x]), lambda base, n, d: base[1:]),
     "one row expanded": Layout(lambda x: x[:1].clone(), lambda base, n, d: base.expand(n, d)),
-    "one column expanded": Layout(lambda x: x[:, :1].clone(), lambda base, n, d: base.expand(n, d)),
+    "one column expanded": Layout(one_column, lambda base, n, d: base.expand(n, d)),
 }
 
 
