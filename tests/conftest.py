@@ -12,6 +12,10 @@ from hypothesis import settings
 
 BACKENDS = ("reference", "cpu")
 
+# Workers side by side: threads of their own would only wait for each other's.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
 settings.register_profile("ci", derandomize=True, max_examples=25, deadline=None)
 settings.register_profile("nightly", max_examples=5000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

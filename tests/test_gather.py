@@ -55,7 +55,7 @@ def test_a_list_of_pairs(size: int) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 100, 1000])
 def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contrastile.engine.positives.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("contrastile.engine.row_steps.CHUNK_BYTES", chunk)
     test_one_pair_a_row(6)
     test_a_list_of_pairs(6)
 

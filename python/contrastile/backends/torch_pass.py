@@ -100,7 +100,7 @@ def _argument(vectors: ChannelVectors | TermVectors, dots: Tensor, block: Block)
     if isinstance(vectors, ChannelVectors):
         for pairs, weight in vectors.reduction.class_log_weights:
             bits = weight * LOG2E
-            argument = argument + torch.where(pairs.block(rows, cols), bits, 0.0).to(dots.dtype)
+            argument = argument + pairs.block(rows, cols).to(dots.dtype) * bits
     return argument
 
 

@@ -13,10 +13,10 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
 class NoSecondDerivative(torch.autograd.Function):
-    """The identity; its backward raises."""
+    """The identity, tied to the inputs it was a gradient of; its backward raises."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
@@ -40,8 +40,9 @@ def first_order(backward: Backward) -> Backward:
             gradients = backward(ctx, *upstream)
         if not torch.is_grad_enabled():
             return gradients
+        inputs = [t for t in ctx.saved_tensors if t is not None and t.requires_grad]
         return tuple(
-            None if g is None else NoSecondDerivative.apply(g.detach().requires_grad_())
+            None if g is None else NoSecondDerivative.apply(g.detach().requires_grad_(), *inputs)
             for g in gradients
         )
 

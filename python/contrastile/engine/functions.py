@@ -60,13 +60,14 @@ class ReduceScores(torch.autograd.Function):
             ctx.run = run
             run.release()
             tensors = (query, key, scale if isinstance(scale, Tensor) else None, row_bias, col_bias)
-            ctx.save_for_backward(*tensors)
+            # The problem's own vectors are saved too: autograd then notices if one is changed.
+            ctx.save_for_backward(*tensors, *problem.tensors())
         return (*stats, *positive, *counts)
 
     @staticmethod
     @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> Grads:
-        query, key, scale, row_bias, col_bias = ctx.saved_tensors
+        query, key, scale, row_bias, col_bias, *_ = ctx.saved_tensors
         run: Run = ctx.run
         needs = Needs(*ctx.needs_input_grad[3:])
         count = len(run.vectors) * len(_sides(run.problem))
@@ -79,7 +80,9 @@ class ReduceScores(torch.autograd.Function):
             gradients = Gradients(run, _with_own_key(needs, key, run.problem))
             if run.plan and any(grad is not None for grad in stat_grads):
                 _set_gradients(run, stat_grads)
-                run.positive_grad, positive_grad = positive_grad, None
+                if positive_grad is not None:
+                    run.positive_grad = positive_grad.to(run.problem.dtype).contiguous()
+                    positive_grad = None
                 kernel = run.backend.bind(run)
                 for strip in run.plan:
                     gradients.add_strip(kernel, strip)
@@ -87,6 +90,7 @@ class ReduceScores(torch.autograd.Function):
             gradients.add_positives(positive_grad)
         gradients.finish()
         run.positive_grad = None
+        run.forget_scores()
         run.release()
         return (
             None,

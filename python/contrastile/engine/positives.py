@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -17,11 +19,8 @@ def _take(operand: Operand, index: Tensor) -> Tensor:
 def dots(query: Operand, key: Operand, rows: Tensor | None, columns: Tensor) -> Tensor:
     """<q_rows[e], k_columns[e]> for each entry e; 0 where the column is -1."""
     out = columns.new_zeros(columns.shape, dtype=query.dtype)
-    for span in spans(0, len(columns), chunk_rows(query)):
-        at = columns[span]
-        left = query.rows(span) if rows is None else _take(query, rows[span])
-        product = left * _take(key, at.clamp(min=0))
-        out[span] = product.sum(1).masked_fill_(at < 0, 0.0)
+    for own, row, column in _entries(query, rows, columns):
+        out[own] = (_take(query, row) * _take(key, column)).sum(1)
     return out
 
 
@@ -36,17 +35,20 @@ def add_gradients(
     key_weight: Tensor,
 ) -> None:
     """dq[rows[e]] += weight[e] k[columns[e]] and dk[columns[e]] += key_weight[e] q[rows[e]]."""
-    for span in spans(0, len(columns), chunk_rows(query)):
-        at = columns[span].clamp(min=0)
+    for own, row, column in _entries(query, rows, columns):
         if dquery is not None:
-            part = _take(key, at).mul_(weight[span, None])
-            if rows is None:
-                dquery[span] += part
-            else:
-                dquery.index_add_(0, rows[span], part)
+            dquery.index_add_(0, row, _take(key, column).mul_(weight[own, None]))
         if dkey is not None:
-            left = query.rows(span) if rows is None else _take(query, rows[span])
-            dkey.index_add_(0, at, left * key_weight[span, None])
+            dkey.index_add_(0, column, _take(query, row) * key_weight[own, None])
+
+
+def _entries(
+    query: Operand, rows: Tensor | None, columns: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(entries, their rows, their columns) chunk by chunk, without the entries of column -1."""
+    for span in spans(0, len(columns), chunk_rows(query)):
+        own = span.start + (columns[span] >= 0).nonzero().squeeze(1)
+        yield own, own if rows is None else rows[own], columns[own]
 
 
 def safe_upstream(upstream: Tensor, columns: Tensor) -> Tensor:

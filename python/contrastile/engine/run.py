@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -77,6 +78,11 @@ class Run:
     def keep_scores(self) -> None:
         """Let the dot products of blocks outlive the forward pass, as far as the workspace goes."""
         self.plan = keep_scores(self.problem, self.plan)
+
+    def forget_scores(self) -> None:
+        """Free the kept blocks once they were used; another backward pass computes them again."""
+        if any(block.kept is not None for strip in self.plan for block in strip):
+            self.plan = [[replace(block, kept=None) for block in strip] for strip in self.plan]
 
     def attach(self, query: Tensor, key: Tensor | None) -> None:
         """Use these embeddings (after :meth:`release`, the ones autograd saved)."""

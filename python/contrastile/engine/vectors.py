@@ -41,6 +41,8 @@ class ScaledScores:
         """A scalar scale becomes a float; all else fp64 vectors."""
         if isinstance(scale, Tensor):
             scale = float(scale) if scale.numel() == 1 else scale.detach().double()
+        else:
+            scale = float(scale)
         return cls(
             scale,
             None if row_bias is None else row_bias.detach().double(),

@@ -16,6 +16,7 @@ from ..problem.checks import (
     InputError,
     check_choice,
     check_number,
+    check_switch,
     check_vector,
     shape,
 )
@@ -81,6 +82,8 @@ class Options:
         check_choice(self.caller, "reduction", self.reduction, ("mean", "sum", "none"))
         check_choice(self.caller, "empty", self.empty, ("zero", "skip", "error"))
         check_workspace(self.caller, self.workspace)
+        for name in ("normalize", "return_stats"):
+            check_switch(self.caller, name, getattr(self, name))
         if self.group is not None:
             raise InputError(
                 f"{self.caller}: group is not supported yet, got {self.group!r}; gather the "

@@ -67,7 +67,9 @@ def gather_dot(
     return _apply(query, key, rows, columns)
 
 
-@torch.compiler.disable
 def _apply(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        opaque = torch.compiler.disable(GatherDot.apply)
+        return opaque(query, key, rows, columns)
     result: Tensor = GatherDot.apply(query, key, rows, columns)
     return result

@@ -37,7 +37,8 @@ def reduce_scores(
 ) -> ScoreStats:
     """Run the engine on checked input; torch.compile leaves it as it is."""
     if torch.compiler.is_compiling():
-        return _opaque(function, scores, problem, expected)
+        opaque = torch.compiler.disable(_reduce_scores)
+        return opaque(function, scores, problem, expected)
     return _reduce_scores(function, scores, problem, expected)
 
 
@@ -68,6 +69,3 @@ def _reduce_scores(
     row_rank = outputs.pop() if problem.ranks and problem.rows else None
     col_rank = outputs.pop() if problem.ranks and problem.columns else None
     return ScoreStats(tuple(rows), tuple(columns), positive, row_rank, col_rank)
-
-
-_opaque = torch.compiler.disable(_reduce_scores)

@@ -120,9 +120,15 @@ def check_number(caller: str, name: str, value: object, low: float, high: float)
     return float(value)
 
 
+def check_switch(caller: str, name: str, value: object) -> None:
+    """``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{caller}: {name} must be True or False, got {value!r}")
+
+
 def check_choice(caller: str, name: str, value: object, choices: tuple[str, ...]) -> None:
     """``value`` is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InputError(f"{caller}: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +93,21 @@ class Problem:
         if ranks:
             _check_ranks(problem)
         return problem
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The O(N + M) data that a run reads, forward and backward."""
+        if self.positives is not None:
+            yield self.positives
+        for reduction in self.reductions:
+            for pairs in _pairs_of(reduction):
+                yield from (tensor for _, tensor, _ in pairs.extents())
+
+
+def _pairs_of(reduction: Channel | Term) -> Iterator[Pairs]:
+    if reduction.pairs is not None:
+        yield reduction.pairs
+    if isinstance(reduction, Channel):
+        yield from (pairs for pairs, _ in reduction.class_log_weights)
 
 
 def check_workspace(caller: str, workspace: object) -> int:
