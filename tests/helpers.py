@@ -103,24 +103,30 @@ def assert_results_close(
 
 
 def assert_within_error_budget(
-    got: Tensor, ref64: Tensor, eager_same_dtype: Tensor, what: str = ""
+    got: Tensor, ref64: Tensor, *eager_same_dtype: Tensor, what: str = ""
 ) -> None:
     """At most the error of the plain formula at the same dtype, plus two rounding steps.
 
-    Compared are the largest error and the root mean square, both against fp64.
+    In fp32 at most twice that: single scalars and maxima are a matter of luck there, and the plain
+    formula with its features in another order breaks its own bound in a quarter of such checks.
+
+    Compared are the largest error and the root mean square, both against fp64. Given several
+    equally right evaluations of the plain formula, the budget is the worst of them.
     """
-    assert got.shape == ref64.shape == eager_same_dtype.shape
+    assert all(got.shape == ref64.shape == eager.shape for eager in eager_same_dtype)
     ours = (got.double() - ref64).abs()
-    theirs = (eager_same_dtype.double() - ref64).abs()
+    theirs = [(eager.double() - ref64).abs() for eager in eager_same_dtype]
+    share = 2.0 if got.dtype == torch.float32 else 1.0
     slack = 2 * ulp(ref64.abs().max().item(), got.dtype)
-    limit = theirs.max().item() + slack
+    limit = share * max(error.max().item() for error in theirs) + slack
     if not ours.max().item() <= limit:
         where = first_coordinate(~(ours <= limit))
         raise AssertionError(
             f"{what}{where}: got {got[where].item():.9g}, fp64 {ref64[where].item():.9g}, eager "
-            f"{eager_same_dtype[where].item():.9g}; max error {ours.max().item():.3g} > {limit:.3g}"
+            f"{eager_same_dtype[0][where].item():.9g}; max error {ours.max().item():.3g} > "
+            f"{limit:.3g}"
         )
-    limit = root_mean_square(theirs) + slack
+    limit = share * max(root_mean_square(error) for error in theirs) + slack
     if not root_mean_square(ours) <= limit:
         where = first_coordinate(ours == ours.max())
         raise AssertionError(

@@ -154,14 +154,3 @@ def test_ranks_of_the_self_mode(engine: dict[str, Any]) -> None:
     )
     above = score_matrix(**arguments) > theta[:, None]
     assert torch.equal(stats.row_rank, (above & ~torch.eye(ROWS, dtype=torch.bool)).sum(1))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_a_kept_positive_is_not_above_itself(dtype: torch.dtype, engine: dict[str, Any]) -> None:
-    """Its score and its threshold are rounded on different ways; the strict rank is still 0."""
-    rng = generator(9)
-    query = torch.randn(64, 33, generator=rng)
-    query = (query / query.norm(dim=1, keepdim=True)).to(dtype)
-    own = Index.diagonal(64).columns
-    stats = log_sum_exp(query, query.clone(), scale=10.0, positives=own, ranks=True, **engine)
-    assert not stats.row_rank.any()

@@ -34,8 +34,13 @@ def choose(problem: Problem) -> Backend:
             if reason is not None:
                 raise InputError(f"{caller}: backend {name!r} cannot compute this: {reason}")
             return backend
-    names = ", ".join(("auto", *(b.name for b in BACKENDS)))
+    names = ", ".join(backend_names())
     raise InputError(f"{caller}: backend must be one of {names}, got {name!r}")
+
+
+def backend_names() -> tuple[str, ...]:
+    """What ``backend=`` may be."""
+    return ("auto", *(backend.name for backend in BACKENDS))
 
 
 def why_not(backend: Backend, problem: Problem) -> str | None:
@@ -43,4 +48,4 @@ def why_not(backend: Backend, problem: Problem) -> str | None:
     return backend.available() or backend.supports(problem)
 
 
-__all__ = ["AUTO", "BACKENDS", "Backend", "choose", "why_not"]
+__all__ = ["AUTO", "BACKENDS", "Backend", "backend_names", "choose", "why_not"]

@@ -87,7 +87,11 @@ def _kept(vectors: ChannelVectors | TermVectors, block: Block) -> Tensor | None:
 
 
 def _argument(vectors: ChannelVectors | TermVectors, dots: Tensor, block: Block) -> Tensor:
-    """The exponent in bits (channel) or the argument of phi (term)."""
+    """The exponent in bits (channel) or the argument of phi (term), in fp64.
+
+    Plain torch has no fused multiply-add: in fp32 each step would round at the size of the score.
+    """
+    dots = dots.double()
     rows, cols = block.rows, block.cols
     if isinstance(vectors, ChannelVectors):
         argument = dots * _of_rows(vectors.coef_lo, rows) + dots * _of_rows(vectors.coef_hi, rows)
@@ -128,7 +132,7 @@ def _add_exponentials(
     for shifts, sums, span, axis in sides:
         assert shifts is not None and sums is not None
         old = shifts[span]
-        new = torch.maximum(old, exponent.amax(axis))
+        new = torch.maximum(old, exponent.amax(axis).to(old.dtype))
         finite = torch.where(torch.isneginf(new), 0.0, new)
         part = torch.exp2(exponent - finite.unsqueeze(axis)).sum(axis)
         sums[span] = sums[span] * torch.exp2(old.double() - finite.double()) + part

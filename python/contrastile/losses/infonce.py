@@ -86,6 +86,9 @@ def info_nce(
     check_embedding(NAME, "query", query)
     check_embedding(NAME, "key", key)
     check_same_size(NAME, query=query, key=key)
+    if negatives is not None:
+        check_embedding(NAME, "negatives", negatives)
+        check_same_size(NAME, query=query, negatives=negatives)
     n, m, device = len(query), len(key), query.device
     smoothing = check_number(NAME, "label_smoothing", label_smoothing, 0.0, 1.0)
     check_number(NAME, "margin", margin, -1e6, 1e6)
@@ -114,8 +117,6 @@ def info_nce(
     assert stats.positive is not None
     lse, rank = stats.rows[0], stats.row_rank
     if negatives is not None:
-        check_embedding(NAME, "negatives", negatives)
-        check_same_size(NAME, query=query, negatives=negatives)
         negatives = opts.embeddings(negatives)
         extra = log_sum_exp(
             query,

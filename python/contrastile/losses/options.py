@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeAlias, TypedDict
 import torch
 from torch import Tensor
 
+from ..backends import backend_names
 from ..problem.checks import (
     InputError,
     check_choice,
@@ -81,6 +82,7 @@ class Options:
     def __post_init__(self) -> None:
         check_choice(self.caller, "reduction", self.reduction, ("mean", "sum", "none"))
         check_choice(self.caller, "empty", self.empty, ("zero", "skip", "error"))
+        check_choice(self.caller, "backend", self.backend, backend_names())
         check_workspace(self.caller, self.workspace)
         for name in ("normalize", "return_stats"):
             check_switch(self.caller, name, getattr(self, name))
@@ -134,6 +136,7 @@ class Options:
                 torch.full((m,), number, dtype=wide_dtype(key), device=device) if number else None
             )
         if bias.dim() == 0 or bias.shape == (1,):
+            check_scale(self.caller, "logit_bias", bias, m, device)
             return bias.reshape(()).expand(m)
         if not per_key:
             raise InputError(

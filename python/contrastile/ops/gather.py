@@ -12,6 +12,7 @@ from ..problem.checks import (
     check_index,
     check_integers,
     check_same_size,
+    check_tensor,
     shape,
 )
 
@@ -55,6 +56,7 @@ def gather_dot(
     if row_starts is None:
         columns = check_index(NAME, "columns", columns, n, len(key), device)
         return _apply(query, key, None, columns)
+    check_tensor(NAME, "columns", columns)
     starts = check_integers(NAME, "row_starts", row_starts, n + 1, device)
     lengths = starts.diff()
     if int(starts[0]) != 0 or bool((lengths < 0).any()) or int(starts[-1]) != len(columns):

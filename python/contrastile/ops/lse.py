@@ -53,6 +53,8 @@ def log_sum_exp(
         positives: [N] int64, a column for each row or -1: also return those scores. They are not
             taken out of the channels; a channel with ``~Index(positives)`` does that.
         ranks: also count the kept scores above the positive (or the thresholds), no gradient.
+            Leave the positive out of the first channel: its score in the channel and the one it
+            is compared with may differ by a rounding.
         row_thresholds: [N], what ranks compare with instead of the positive.
         col_thresholds: [M], likewise for columns.
         backend: "auto", "cpu" or "reference".
@@ -78,6 +80,7 @@ def log_sum_exp(
         NAME,
         scores,
         tuple(channels),
+        Channel,
         rows=rows,
         columns=columns,
         positives=positives,

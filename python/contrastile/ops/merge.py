@@ -32,7 +32,7 @@ def merge_log_sum_exp(*blocks: Tensor) -> Tensor:
     """
     if not blocks:
         raise InputError(f"{NAME}: needs at least one block")
-    for block in blocks[1:]:
+    for block in blocks:
         check_tensor(NAME, "block", block)
         if block.shape != blocks[0].shape:
             raise InputError(

@@ -57,6 +57,7 @@ def pair_sum(
         NAME,
         scores,
         tuple(terms),
+        Term,
         rows=rows,
         columns=columns,
         positives=positives,

@@ -55,6 +55,15 @@ def check_same_size(caller: str, **embeddings: Tensor) -> None:
                 f"{caller}: {first} and {name} must be on one device, "
                 f"got {first} on {a.device} and {name} on {b.device}"
             )
+    check_values(caller, first, a)
+
+
+def check_values(caller: str, name: str, tensor: Tensor) -> None:
+    """``tensor`` holds numbers at all."""
+    if tensor.device.type == "meta":
+        raise InputError(
+            f"{caller}: {name} is on the meta device, it has no values to compute with"
+        )
 
 
 def check_same_rows(caller: str, **embeddings: Tensor) -> None:

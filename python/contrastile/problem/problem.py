@@ -48,6 +48,7 @@ class Problem:
         caller: str,
         scores: Scores,
         reductions: tuple[Channel, ...] | tuple[Term, ...],
+        kind: type[Channel] | type[Term],
         *,
         rows: bool = True,
         columns: bool = False,
@@ -62,10 +63,15 @@ class Problem:
         n, d = scores.query.shape
         m = n if scores.key is None else scores.key.shape[0]
         device = scores.query.device
+        plural = {Channel: "channels", Term: "terms"}[kind]
         if not 1 <= len(reductions) <= MAX_CHANNELS:
             raise InputError(
-                f"{caller}: between 1 and {MAX_CHANNELS} channels, got {len(reductions)}"
+                f"{caller}: between 1 and {MAX_CHANNELS} {plural}, got {len(reductions)}"
             )
+        for reduction in reductions:
+            if not isinstance(reduction, kind):
+                got = type(reduction).__name__
+                raise TypeError(f"{caller}: {plural} must be {kind.__name__}, got {got}")
         if not (rows or columns):
             raise InputError(f"{caller}: nothing to reduce, ask for rows or columns")
         for reduction in reductions:
@@ -128,7 +134,7 @@ def _threshold(
 def _check_reduction(
     caller: str, reduction: Channel | Term, n: int, m: int, device: torch.device
 ) -> None:
-    if reduction.factor == 0.0:
+    if check_number(caller, "factor", reduction.factor, -1e30, 1e30) == 0.0:
         raise InputError(f"{caller}: factor must not be 0")
     if reduction.pairs is not None:
         _check_pairs(caller, reduction.pairs, n, m, device)
@@ -139,15 +145,27 @@ def _check_reduction(
             check_vector(caller, "threshold", reduction.threshold, n, device)
         return
     if reduction.row_log_weight is not None:
-        check_vector(caller, "row_log_weight", reduction.row_log_weight, n, device)
+        _check_log_weight(caller, "row_log_weight", reduction.row_log_weight, n, device)
     if reduction.col_log_weight is not None:
-        check_vector(caller, "col_log_weight", reduction.col_log_weight, m, device)
+        _check_log_weight(caller, "col_log_weight", reduction.col_log_weight, m, device)
     for pairs, weight in reduction.class_log_weights:
         _check_pairs(caller, pairs, n, m, device)
         check_number(caller, "class log-weight", weight, -1e30, 1e30)
 
 
+def _check_log_weight(
+    caller: str, name: str, weight: Tensor, length: int, device: torch.device
+) -> None:
+    check_vector(caller, name, weight, length, device)
+    if not bool(torch.isfinite(weight).all()):
+        raise InputError(
+            f"{caller}: {name} must be finite; leave pairs out by a predicate, not by a weight"
+        )
+
+
 def _check_pairs(caller: str, pairs: Pairs, n: int, m: int, device: torch.device) -> None:
+    if not isinstance(pairs, Pairs):
+        raise TypeError(f"{caller}: pairs must be Pairs, got {type(pairs).__name__}")
     for name, tensor, axis in pairs.extents():
         length = (n, m)[axis]
         if tensor.shape != (length,):

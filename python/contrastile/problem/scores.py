@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import InputError, check_embedding, check_same_size, check_vector, shape
+from .checks import InputError, check_embedding, check_same_size, check_values, check_vector, shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,7 @@ class Scores:
         if key is not None:
             check_embedding(caller, "key", key)
             check_same_size(caller, query=query, key=key)
+        check_values(caller, "query", query)
         n, m = query.shape[0], (query if key is None else key).shape[0]
         check_scale(caller, "scale", scale, n, query.device)
         if row_bias is not None:
@@ -67,6 +68,11 @@ def check_scale(caller: str, name: str, scale: object, n: int, device: torch.dev
         if scale.dim() == 0 or scale.shape == (1,):
             if not scale.is_floating_point():
                 raise InputError(f"{caller}: {name} must be floating point, got {scale.dtype}")
+            if scale.device != device:
+                raise InputError(
+                    f"{caller}: {name} must be on the embeddings' device {device}, "
+                    f"got {scale.device}"
+                )
         elif scale.shape == (n,):
             check_vector(caller, name, scale, n, device)
         else:
