@@ -367,7 +367,7 @@ def test_levels_end_with_baseline() -> None:
         ([(NOT, 0, 0)], "lacks its operands"),
         ([(INDEX, 0, 0), (AND, 0, 0)], "lacks its operands"),
         ([(INDEX, 0, 0)] * 2, "more than one result"),
-        ([(INDEX, 0, 0)] * 9, "more than 8 operands"),
+        ([(INDEX, 0, 0)] * 33, "more than 32 operands"),
         ([(17, 0, 0)], "unknown op 17"),
     ],
 )

@@ -65,5 +65,5 @@ def tiled_siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, backend: str
 OBJECTIVES = {
     "clip": Objective(dense_clip, tiled_clip, learning_rate=0.02),
     "info_nce": Objective(dense_info_nce, tiled_info_nce, learning_rate=0.02),
-    "siglip": Objective(dense_siglip, tiled_siglip, learning_rate=0.01, scale=10.0, bias=-10.0),
+    "siglip": Objective(dense_siglip, tiled_siglip, learning_rate=0.005, scale=10.0, bias=-10.0),
 }
