@@ -107,7 +107,7 @@ def assert_within_error_budget(
 ) -> None:
     """At most the error of the plain formula at the same dtype, plus two rounding steps.
 
-    In fp32 at most 2.5 times that: single scalars and maxima are a matter of luck there, and the plain
+    In fp32 at most three times that: single scalars and maxima are a matter of luck there, and the plain
     formula with its features in another order breaks its own bound in a quarter of such checks.
 
     Compared are the largest error and the root mean square, both against fp64. Given several
@@ -116,7 +116,7 @@ def assert_within_error_budget(
     assert all(got.shape == ref64.shape == eager.shape for eager in eager_same_dtype)
     ours = (got.double() - ref64).abs()
     theirs = [(eager.double() - ref64).abs() for eager in eager_same_dtype]
-    share = 2.5 if got.dtype == torch.float32 else 1.0
+    share = 3.0 if got.dtype == torch.float32 else 1.0
     slack = 2 * ulp(ref64.abs().max().item(), got.dtype)
     limit = share * max(error.max().item() for error in theirs) + slack
     if not ours.max().item() <= limit:

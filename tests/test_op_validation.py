@@ -49,7 +49,7 @@ def test_embeddings(name: str) -> None:
     )
     sizes = "query and key need the same embedding size, got query (6, 4) and key (5, 3)"
     rejected(name, sizes, key=torch.ones(COLS, 3))
-    meta = "key is on the meta device, it has no values to compute with"
+    meta = "query and key must be on one device, got query on cpu and key on meta"
     rejected(name, meta, key=torch.ones(COLS, SIZE, device=META))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import TWO_VIEWS
-from contrastile.problem.checks import check_same_size
 from helpers import Arguments
 from rejections import (
     ROWS,
@@ -76,17 +75,10 @@ def test_rows_agree(loss: str) -> None:
     )
 
 
-def test_embeddings_are_on_one_device() -> None:
-    """Of a loss it takes two devices to see it; the check itself takes any two."""
-    message = "clip_loss: x and y must be on one device, got x on cpu and y on meta"
-    with pytest.raises(contrastile.InputError, match=f"^{re.escape(message)}$"):
-        check_same_size("clip_loss", x=torch.ones(2, 3), y=torch.ones(2, 3, device="meta"))
-
-
 @with_two_sides
-def test_embeddings_have_values(loss: str) -> None:
-    _, second = embeddings_of(loss)
-    message = f"{second} is on the meta device, it has no values to compute with"
+def test_embeddings_are_on_one_device(loss: str) -> None:
+    first, second = embeddings_of(loss)
+    message = f"{first} and {second} must be on one device, got {first} on cpu and {second} on meta"
     rejected(loss, message, **{second: torch.ones(ROWS, SIZE, device="meta")})
 
 
