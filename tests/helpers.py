@@ -107,8 +107,8 @@ def assert_within_error_budget(
 ) -> None:
     """At most the error of the plain formula at the same dtype, plus two rounding steps.
 
-    In fp32 at most three times that: single scalars and maxima are a matter of luck there, and the plain
-    formula with its features in another order breaks its own bound in a quarter of such checks.
+    In fp32 at most three times that: single scalars and maxima are a matter of luck there, and the
+    plain formula with its features in another order breaks its own bound in a quarter of the checks.
 
     Compared are the largest error and the root mean square, both against fp64. Given several
     equally right evaluations of the plain formula, the budget is the worst of them.
