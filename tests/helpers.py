@@ -108,7 +108,7 @@ def assert_within_error_budget(
     """At most the error of the plain formula at the same dtype, plus two rounding steps.
 
     In fp32 at most three times that: single scalars and maxima are a matter of luck there, and the
-    plain formula with its features in another order breaks its own bound in a quarter of the checks.
+    plain formula with its features in another order breaks its own bound in a quarter of them.
 
     Compared are the largest error and the root mean square, both against fp64. Given several
     equally right evaluations of the plain formula, the budget is the worst of them.

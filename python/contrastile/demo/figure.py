@@ -76,7 +76,7 @@ def _draw_memory(axes: Axes, results: Results) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: _bytes(size)))
-    axes.set_xlabel("batch size\n(scores are kept as long as they fit the workspace)", color=INK)
+    axes.set_xlabel("batch size\n(scores are kept as far as they fit the workspace)", color=INK)
     _title(axes, "peak memory of the loss, forward and backward")
 
 
