@@ -174,13 +174,23 @@ class Pass {
   }
 
   void weights(Address s, int64_t ld, Address out, int64_t out_ld, int64_t row0, int64_t rows,
-               int64_t col0, int64_t cols, bool want_rows, bool want_cols, int threads) {
+               int64_t col0, int64_t cols, bool want_rows, bool want_cols, int threads,
+               Address row_product, double share) {
     visit([&](auto zero, auto& workspace) {
       using T = decltype(zero);
       const Resolved<T, Item<T>> resolved(items);
-      const Tile<T> tile{
-          pointer<const T>(s), ld,       pointer<T>(out), out_ld, row0, rows, col0, cols,
-          want_rows,           want_cols};
+      const Tile<T> tile{pointer<const T>(s),
+                         ld,
+                         pointer<T>(out),
+                         out_ld,
+                         row0,
+                         rows,
+                         col0,
+                         cols,
+                         want_rows,
+                         want_cols,
+                         pointer<double>(row_product),
+                         share};
       const py::gil_scoped_release release;
       weigh_tile(level_, tile, resolved.items(), threads, workspace);
     });
@@ -226,7 +236,7 @@ void bind_pass(py::module_& m, const char* name, const char* items, const char* 
       .def("reduce", &Pass<Item>::reduce, "s"_a, "ld"_a, "row0"_a, "rows"_a, "col0"_a, "cols"_a,
            "want_rows"_a, "want_cols"_a, "threads"_a)
       .def("weights", &Pass<Item>::weights, "s"_a, "ld"_a, "out"_a, "out_ld"_a, "row0"_a, "rows"_a,
-           "col0"_a, "cols"_a, "want_rows"_a, "want_cols"_a, "threads"_a);
+           "col0"_a, "cols"_a, "want_rows"_a, "want_cols"_a, "threads"_a, "row_product"_a = 0, "share"_a = 1.0);
 }
 
 std::vector<std::string> level_names() {

@@ -33,11 +33,13 @@ void bind_row_steps(py::module_& m) {
         });
   m.def("put_positives",
         [](bool is_double, Address data, int64_t ld, int64_t row0, int64_t rows, int64_t col0,
-           int64_t cols, bool triangle, bool mirrored, Address columns, Address grad) {
+           int64_t cols, bool triangle, bool mirrored, Address columns, Address grad, Address dots,
+           Address product) {
           with_real(is_double, [&](auto zero) {
             using T = decltype(zero);
             const auto block = block_at<T>(data, ld, row0, rows, col0, cols, triangle, mirrored);
-            put_positives(block, pointer<const int64_t>(columns), pointer<const T>(grad));
+            put_positives(block, pointer<const int64_t>(columns), pointer<const T>(grad),
+                          pointer<const T>(dots), pointer<double>(product));
           });
         });
   m.def("log_sums", [](bool is_double, Address shift, double same_shift, Address sum, Address bits,
@@ -56,17 +58,6 @@ void bind_row_steps(py::module_& m) {
                         pointer<T>(lse_out), pointer<T>(grad_out));
     });
   });
-  m.def("row_products",
-        [](bool is_double, Address gradient, Address x, int dtype, int64_t rows, int64_t cols,
-           int64_t stride0, int64_t stride1, Address out, int threads) {
-          const py::gil_scoped_release release;
-          with_real(is_double, [&](auto zero) {
-            using T = decltype(zero);
-            row_products(pointer<const T>(gradient), pointer<const void>(x),
-                         static_cast<Dtype>(dtype), rows, cols, stride0, stride1,
-                         pointer<double>(out), threads);
-          });
-        });
   m.def("advise_huge_pages", [](Address data, int64_t bytes) {
     advise_huge_pages(pointer<void>(data), bytes);
   });

@@ -83,15 +83,18 @@ void pair_merge(const Tile<T>& tile, const Term<T>& term, int64_t begin, int64_t
 }
 
 template <class Function, bool kMasked, bool kShifted, class T>
-void pair_weights(const T* s, T* out, Affine<T> score, RowPairs<T> pairs, T factor, T row_grad,
-                  const T* __restrict__ col_grad, int n) {
-#pragma omp simd
+double pair_weights(const T* s, T* out, Affine<T> score, RowPairs<T> pairs, T factor,
+                           T row_grad, const T* __restrict__ col_grad, int n) {
+  double product = 0;
+#pragma omp simd reduction(+ : product)
   for (int j = 0; j < n; ++j) {
     const T slope = Function::slope(pair_score<kShifted>(s[j], score, pairs, j));
     T g = factor * slope * (row_grad + col_grad[j]);
     if constexpr (kMasked) g = keep_if(pairs.keep[j], g);
+    product += static_cast<double>(product_if<kMasked>(g, s[j], pairs.keep, j));
     out[j] = g;
   }
+  return product;
 }
 
 template <class T>
@@ -105,16 +108,22 @@ struct TermWeights {
   void prepare(int64_t j0, int width, Scratch<T>& scratch) const {
     for (int j = 0; j < width; ++j) scratch.column_grad[j] = cols ? term.col_grad[j0 + j] : T(0);
   }
-  void row(const T* s, T* out, int64_t i, int64_t j0, int width, Scratch<T>& scratch) const {
-    if (!rows && !cols) return fill(out, width, T(0));
+  double row(const T* s, T* out, int64_t i, int64_t j0, int width,
+                    Scratch<T>& scratch) const {
+    double product = 0;
+    if (!rows && !cols) {
+      fill(out, width, T(0));
+      return product;
+    }
     const RowPairs<T> pairs = row_pairs(term.pairs, i, j0, width, scratch);
     with_phi(term.phi, [&](auto phi) {
       with_pairs(pairs, [&](auto masked, auto shifted) {
-        pair_weights<decltype(phi), decltype(masked)::value, decltype(shifted)::value>(
+        product = pair_weights<decltype(phi), decltype(masked)::value, decltype(shifted)::value>(
             s, out, affine_row(term, i), pairs, term.factor, rows ? term.row_grad[i] : T(0),
             scratch.column_grad, width);
       });
     });
+    return product;
   }
 };
 

@@ -97,6 +97,10 @@ struct Tile {
   int64_t out_ld;
   int64_t row0, rows, col0, cols;
   bool want_rows, want_cols;
+  // Weights only, may be null: share * sum_j G_ij dot_ij is added here. It is summed in double; in
+  // fp32 lanes it was off by 1e-7, the same way in all rows.
+  double* row_product = nullptr;
+  double share = 1;
 };
 
 // One thread's share of the column statistics of a tile, [cols] each.

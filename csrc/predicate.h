@@ -22,6 +22,13 @@ CONTRASTILE_HD double keep_if(int64_t lane, double x) {
   return x;
 }
 
+// g * s, where a pair that is left out counts 0 even if its s is infinite.
+template <bool kMasked, class T>
+CONTRASTILE_HD T product_if(T g, T s, const Lane<T>* keep, int j) {
+  if constexpr (kMasked) return keep_if(keep[j], g * s);
+  else return g * s;
+}
+
 template <class L>
 void evaluate_index(int64_t target, int64_t j0, int n, L* __restrict__ out) {
   for (int j = 0; j < n; ++j) out[j] = 0;

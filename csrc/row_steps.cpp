@@ -8,27 +8,18 @@
 #include <sys/mman.h>
 #endif
 
-#include "widen.h"
-
 namespace contrastile {
 namespace {
 
 constexpr double kLn2 = 0.69314718055994530942;
 
-// These two inner loops are long enough to be worth an instruction set of their own, and simple
-// enough for the compiler to choose among clones when the library is loaded.
+// This inner loop is long enough to be worth an instruction set of its own, and simple enough
+// for the compiler to choose among clones when the library is loaded.
 #if defined(CONTRASTILE_X86_LEVELS) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define CONTRASTILE_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define CONTRASTILE_CLONES
 #endif
-
-CONTRASTILE_CLONES double dot(const float* a, const float* b, int64_t n) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) sum += static_cast<double>(a[j]) * static_cast<double>(b[j]);
-  return sum;
-}
 
 // As integers, magnitudes are ordered like the numbers, with infinity above all and NaN above that.
 CONTRASTILE_CLONES int32_t max_magnitude_bits(const float* data, int64_t n, int32_t largest) {
@@ -52,16 +43,6 @@ int64_t max_magnitude_bits(const double* data, int64_t n, int64_t largest) {
   return largest;
 }
 
-// <g, x> in double for any element type and stride of x.
-template <class T, class X>
-double dot_any(const T* g, const X* x, int64_t n, int64_t stride) {
-  if constexpr (std::is_same_v<T, float> && std::is_same_v<X, float>)
-    if (stride == 1) return dot(g, x, n);
-  double sum = 0;
-  for (int64_t j = 0; j < n; ++j) sum += static_cast<double>(g[j]) * widen(x[j * stride]);
-  return sum;
-}
-
 bool within(int64_t at, int64_t start, int64_t count) { return at >= start && at < start + count; }
 
 }  // namespace
@@ -80,18 +61,23 @@ void take_positives(const Block<T>& block, const int64_t* columns, T* out) {
 }
 
 template <class T>
-void put_positives(const Block<T>& block, const int64_t* columns, const T* grad) {
+void put_positives(const Block<T>& block, const int64_t* columns, const T* grad, const T* dots,
+                   double* product) {
   const bool diagonal = block.triangle && !block.mirrored;
+  const auto put = [&](int64_t i, T& weight) {
+    weight += grad[i];
+    if (product) product[i] += static_cast<double>(grad[i]) * static_cast<double>(dots[i]);
+  };
   for (int64_t r = 0; r < block.rows; ++r) {
     const int64_t i = block.row0 + r, t = columns[i];
     if (!within(t, block.col0, block.cols)) continue;
-    block.data[r * block.ld + t - block.col0] += grad[i];
+    put(i, block.data[r * block.ld + t - block.col0]);
     if (diagonal) block.data[(t - block.row0) * block.ld + r] += grad[i];
   }
   if (!block.mirrored) return;
   for (int64_t c = 0; c < block.cols; ++c) {
     const int64_t j = block.col0 + c, t = columns[j];
-    if (within(t, block.row0, block.rows)) block.data[(t - block.row0) * block.ld + c] += grad[j];
+    if (within(t, block.row0, block.rows)) put(j, block.data[(t - block.row0) * block.ld + c]);
   }
 }
 
@@ -117,16 +103,6 @@ void channel_gradients(const double* lse, const T* grad, int64_t n, double facto
 }
 
 template <class T>
-void row_products(const T* gradient, const void* x, Dtype dtype, int64_t rows, int64_t cols,
-                  int64_t stride0, int64_t stride1, double* out, int threads) {
-  with_elements(x, dtype, [&](auto* typed) {
-#pragma omp parallel for num_threads(threads) if (rows * cols > 131072) schedule(static)
-    for (int64_t i = 0; i < rows; ++i)
-      out[i] = dot_any(gradient + i * cols, typed + i * stride0, cols, stride1);
-  });
-}
-
-template <class T>
 T max_magnitude(const T* data, int64_t ld, int64_t rows, int64_t cols) {
   std::conditional_t<sizeof(T) == 4, int32_t, int64_t> largest = 0;
   for (int64_t r = 0; r < rows; ++r) largest = max_magnitude_bits(data + r * ld, cols, largest);
@@ -149,12 +125,10 @@ void advise_huge_pages(void* data, int64_t bytes) {
 
 #define CONTRASTILE_INSTANTIATE(T)                                                                 \
   template void take_positives<T>(const Block<T>&, const int64_t*, T*);                            \
-  template void put_positives<T>(const Block<T>&, const int64_t*, const T*);                       \
+  template void put_positives<T>(const Block<T>&, const int64_t*, const T*, const T*, double*);    \
   template void log_sums<T>(RowValue<T>, const double*, double*, T*, int64_t);                     \
   template void channel_gradients<T>(const double*, const T*, int64_t, double, bool, double, T*,   \
                                      T*);                                                          \
-  template void row_products<T>(const T*, const void*, Dtype, int64_t, int64_t, int64_t, int64_t,  \
-                                double*, int);                                                     \
   template T max_magnitude<T>(const T*, int64_t, int64_t, int64_t);
 
 CONTRASTILE_INSTANTIATE(float)

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 
-#include "norms.h"
 #include "pass_api.h"
 
 namespace contrastile {
@@ -21,9 +20,11 @@ struct Block {
 template <class T>
 void take_positives(const Block<T>& block, const int64_t* columns, T* out);
 
-// Adds grad[i] at (i, columns[i]); on the diagonal of a triangle at its mirror image too.
+// Adds grad[i] at (i, columns[i]); on the diagonal of a triangle at its mirror image too. And, unless
+// `product` is null, grad[i] dots[i] to product[i].
 template <class T>
-void put_positives(const Block<T>& block, const int64_t* columns, const T* grad);
+void put_positives(const Block<T>& block, const int64_t* columns, const T* grad, const T* dots,
+                   double* product);
 
 // bits = log2(2^shift sum) and out = the same in nats: -inf where the sum is 0.
 template <class T>
@@ -36,11 +37,6 @@ void log_sums(RowValue<T> shift, const double* sum, double* bits, T* out, int64_
 template <class T>
 void channel_gradients(const double* lse, const T* grad, int64_t n, double factor, bool bounded,
                        double shift, T* lse_out, T* grad_out);
-
-// out[i] = <gradient_i, x_i>.
-template <class T>
-void row_products(const T* gradient, const void* x, Dtype dtype, int64_t rows, int64_t cols,
-                  int64_t stride0, int64_t stride1, double* out, int threads);
 
 // Asks the system for huge pages under a large buffer: touching it costs far fewer page faults then.
 // Does nothing where the system has no such call.

@@ -6,10 +6,11 @@
 namespace contrastile::CONTRASTILE_LEVEL {
 
 template <bool kRows, bool kCols, bool kMasked, bool kShifted, class T>
-void bounded_weights(const T* s, T* out, BoundedScore<T> score, RowPairs<T> pairs, T row_grad,
-                     const T* __restrict__ col_grad, int n) {
+double bounded_weights(const T* s, T* out, BoundedScore<T> score, RowPairs<T> pairs,
+                              T row_grad, const T* __restrict__ col_grad, int n) {
   row_grad *= score.factor;
-#pragma omp simd
+  double product = 0;
+#pragma omp simd reduction(+ : product)
   for (int j = 0; j < n; ++j) {
     T p;
     if constexpr (kShifted) p = score(s[j], pairs.offset[j]);
@@ -18,14 +19,18 @@ void bounded_weights(const T* s, T* out, BoundedScore<T> score, RowPairs<T> pair
     else if constexpr (kRows) p *= row_grad;
     else p *= col_grad[j] * score.factor;
     if constexpr (kMasked) p = keep_if(pairs.keep[j], p);
+    product += static_cast<double>(product_if<kMasked>(p, s[j], pairs.keep, j));
     out[j] = p;
   }
+  return product;
 }
 
 template <bool kRows, bool kCols, bool kMasked, bool kShifted, class T>
-void general_weights(const T* s, T* out, Affine<T> score, RowPairs<T> pairs, T row_lse, T row_grad,
-                     const T* __restrict__ col_lse, const T* __restrict__ col_grad, int n) {
-#pragma omp simd
+double general_weights(const T* s, T* out, Affine<T> score, RowPairs<T> pairs, T row_lse,
+                              T row_grad, const T* __restrict__ col_lse,
+                              const T* __restrict__ col_grad, int n) {
+  double product = 0;
+#pragma omp simd reduction(+ : product)
   for (int j = 0; j < n; ++j) {
     T tail;
     if constexpr (kShifted) tail = score.tail(s[j], pairs.offset[j]);
@@ -35,8 +40,10 @@ void general_weights(const T* s, T* out, Affine<T> score, RowPairs<T> pairs, T r
     if constexpr (kCols)
       g = fma_fast(col_grad[j], exp2_full(score.above(s[j], tail, col_lse[j])), g);
     if constexpr (kMasked) g = keep_if(pairs.keep[j], g);
+    product += static_cast<double>(product_if<kMasked>(g, s[j], pairs.keep, j));
     out[j] = g;
   }
+  return product;
 }
 
 // A gradient of exactly 0 belongs to an lse of any kind, -inf included: 2^(y - huge) is 0 for every
@@ -48,8 +55,8 @@ CONTRASTILE_HD T usable_lse(T lse, T grad) {
 }
 
 template <bool kRows, bool kCols, class T>
-void channel_weights_row(const Channel<T>& channel, const T* s, T* out, int64_t i, int64_t j0,
-                         int width, Scratch<T>& scratch) {
+double channel_weights_row(const Channel<T>& channel, const T* s, T* out, int64_t i,
+                                  int64_t j0, int width, Scratch<T>& scratch) {
   const RowPairs<T> pairs = row_pairs(channel.pairs, i, j0, width, scratch);
   T row_grad = 0, row_lse = 0;
   const T* col_grad = nullptr;
@@ -57,16 +64,18 @@ void channel_weights_row(const Channel<T>& channel, const T* s, T* out, int64_t 
   if constexpr (kRows)
     if (!channel.bounded) row_lse = usable_lse(channel.row_lse[i], row_grad);
   if constexpr (kCols) col_grad = channel.col_grad + j0;
+  double product = 0;
   with_pairs(pairs, [&](auto masked, auto shifted) {
     constexpr bool kMasked = decltype(masked)::value, kShifted = decltype(shifted)::value;
     if (channel.bounded)
-      bounded_weights<kRows, kCols, kMasked, kShifted>(s, out, bounded_row(channel, i), pairs,
-                                                       row_grad, col_grad, width);
+      product = bounded_weights<kRows, kCols, kMasked, kShifted>(s, out, bounded_row(channel, i), pairs,
+                                                              row_grad, col_grad, width);
     else
-      general_weights<kRows, kCols, kMasked, kShifted>(s, out, affine_row(channel, i), pairs,
-                                                       row_lse, row_grad, scratch.column_shift,
-                                                       col_grad, width);
+      product = general_weights<kRows, kCols, kMasked, kShifted>(s, out, affine_row(channel, i), pairs,
+                                                              row_lse, row_grad,
+                                                              scratch.column_shift, col_grad, width);
   });
+  return product;
 }
 
 template <class T>
@@ -82,12 +91,15 @@ struct ChannelWeights {
     for (int j = 0; j < width; ++j)
       scratch.column_shift[j] = usable_lse(channel.col_lse[j0 + j], channel.col_grad[j0 + j]);
   }
-  void row(const T* s, T* out, int64_t i, int64_t j0, int width, Scratch<T>& scratch) const {
+  double row(const T* s, T* out, int64_t i, int64_t j0, int width,
+                    Scratch<T>& scratch) const {
+    double product = 0;
     if (!rows && !cols) fill(out, width, T(0));
     with_sides(rows, cols, [&](auto r, auto c) {
-      channel_weights_row<decltype(r)::value, decltype(c)::value>(channel, s, out, i, j0, width,
-                                                                  scratch);
+      product = channel_weights_row<decltype(r)::value, decltype(c)::value>(channel, s, out, i, j0,
+                                                                         width, scratch);
     });
+    return product;
   }
 };
 

@@ -5,6 +5,11 @@
 
 namespace contrastile::CONTRASTILE_LEVEL {
 
+template <class T>
+void add_product(const Tile<T>& tile, int64_t i, double product) {
+  if (tile.row_product) tile.row_product[i] += tile.share * product;
+}
+
 // Weights<Item> writes one row of one item. A second item needs the scores again after the first
 // has written G over them, so they are kept aside, one block at a time.
 template <template <class> class Weights, class T, class Item>
@@ -16,8 +21,9 @@ void weights_walk(const Tile<T>& tile, const Item* items, int count, int64_t beg
       const Weights<T> weights(tile, items[0]);
       weights.prepare(j0, width, scratch);
       for (int64_t r = row; r < row_end; ++r)
-        weights.row(scores_at(tile, r, col), tile.out + r * tile.out_ld + col, tile.row0 + r, j0,
-                    width, scratch);
+        add_product(tile, tile.row0 + r,
+                 weights.row(scores_at(tile, r, col), tile.out + r * tile.out_ld + col,
+                             tile.row0 + r, j0, width, scratch));
       return;
     }
     for (int64_t r = row; r < row_end; ++r) {
@@ -28,7 +34,8 @@ void weights_walk(const Tile<T>& tile, const Item* items, int count, int64_t beg
       for (int k = 0; k < count; ++k) {
         const Weights<T> weights(tile, items[k]);
         weights.prepare(j0, width, scratch);
-        weights.row(scratch.source, scratch.addend, tile.row0 + r, j0, width, scratch);
+        add_product(tile, tile.row0 + r,
+                 weights.row(scratch.source, scratch.addend, tile.row0 + r, j0, width, scratch));
         for (int j = 0; j < width; ++j) out[j] += scratch.addend[j];
       }
     }

@@ -28,6 +28,10 @@ from helpers import (
 
 DRAWS = 3
 ORDERS = 5
+# S is symmetric there: the gradient of a row is one sum, where the plain formula has two of half
+# the size. The errors of two sums partly cancel.
+SELF_MODE = {"nt_xent", "dcl_loss", "dclw_loss", "supcon_loss"}
+ONE_SUM_FOR_TWO = 2**0.5
 SCALES = [1.0, 14.3, 50.0, 100.0]
 DTYPES = [torch.float32, torch.bfloat16]
 # Rows and sizes that no tile divides; two views double the rows.
@@ -94,7 +98,9 @@ def assert_rule(
     got = together([evaluate(function, arguments, backend=backend) for arguments in draws])
     for name, value in got.items():
         eager = [results[name] for results in plain]
-        assert_within_error_budget(value, exact[name], *eager, what=f"{loss} {name}")
+        embedding = loss in SELF_MODE and value.dim() == 3
+        share = ONE_SUM_FOR_TWO if embedding else 1.0
+        assert_within_error_budget(value, exact[name], *eager, what=f"{loss} {name}", share=share)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

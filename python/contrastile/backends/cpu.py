@@ -77,7 +77,7 @@ class NativeKernel:
         place = dots.data_ptr(), dots.stride(0), *_extent(block)
         self._tile_pass.reduce(*place, problem.rows, with_cols, self.threads)
 
-    def weights(self, block: Block) -> Tensor:
+    def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """G of the block, in place of its dots unless those are kept."""
         run = self.run
         problem = run.problem
@@ -85,6 +85,7 @@ class NativeKernel:
         dots = block.kept if block.kept is not None else run.dot_products(block, out)
         if self._tile_pass is None:
             self._tile_pass = self._describe()
+        products = 0 if row_products is None else row_products.data_ptr()
         self._tile_pass.weights(
             dots.data_ptr(),
             dots.stride(0),
@@ -94,11 +95,19 @@ class NativeKernel:
             problem.rows,
             problem.triangle or problem.columns,
             self.threads,
+            products,
+            block.share(problem.triangle),
         )
         if run.positive_grad is not None:
-            assert problem.positives is not None
-            columns, grad = problem.positives.data_ptr(), run.positive_grad.data_ptr()
-            self.module.put_positives(self.double, *self._place(block, out), columns, grad)
+            assert problem.positives is not None and run.positive_dots is not None
+            self.module.put_positives(
+                self.double,
+                *self._place(block, out),
+                problem.positives.data_ptr(),
+                run.positive_grad.data_ptr(),
+                run.positive_dots.data_ptr(),
+                products,
+            )
         return out
 
     def _place(self, block: Block, data: Tensor) -> tuple[int, int, int, int, int, int, bool, bool]:

@@ -44,7 +44,7 @@ class TorchKernel:
             else:
                 _add_phi(vectors, argument, keep, block, run.problem.rows, with_cols)
 
-    def weights(self, block: Block) -> Tensor:
+    def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """G of the block."""
         run = self.run
         out = run.scratch(block)
@@ -60,11 +60,15 @@ class TorchKernel:
                 part = torch.where(keep, part, 0.0)
             total = part if total is None else total + part
         assert total is not None
+        if row_products is not None:
+            product = torch.where(total != 0, total * dots, 0.0).sum(1)
+            row_products[block.rows] += block.share(run.problem.triangle) * product
         out.copy_(total)
         if run.positive_grad is not None:
             columns = run.problem.positives
-            assert columns is not None
-            put(block, out, columns, run.positive_grad, run.problem.triangle)
+            taken = run.positive_dots
+            assert columns is not None and taken is not None
+            put(block, out, columns, run.positive_grad, taken, row_products, run.problem.triangle)
         return out
 
     def _count(self, argument: Tensor, keep: Tensor | None, block: Block, cols: bool) -> None:

@@ -14,7 +14,7 @@ from .one_pass import Expected, fits_one_pass, one_pass
 from .operands import Operand
 from .positives import add_gradients, dots
 from .run import Backend, Run
-from .vectors import ScaledScores
+from .vectors import WHOLE, ScaledScores
 
 Grads = tuple[Tensor | None, ...]
 
@@ -52,7 +52,7 @@ class ReduceScores(torch.autograd.Function):
                     kernel.reduce(block)
         stats = _stats(run)
         counts = [c for c in _counted(run) if c is not None]
-        score = run.positives(slice(None))
+        score = run.positives(WHOLE)
         positive = [] if score is None else [score]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*counts)
@@ -77,8 +77,10 @@ class ReduceScores(torch.autograd.Function):
         gradients = None if ctx.one_pass is None else ctx.one_pass.take(run, stat_grads)
         ctx.one_pass = None
         if gradients is None:
-            gradients = Gradients(run, _with_own_key(needs, key, run.problem))
-            if run.plan and any(grad is not None for grad in stat_grads):
+            reduced = bool(run.plan) and any(grad is not None for grad in stat_grads)
+            single = reduced and len(run.plan) == 1 and len(run.plan[0]) == 1
+            gradients = Gradients(run, _with_own_key(needs, key, run.problem), overwrite=single)
+            if reduced:
                 _set_gradients(run, stat_grads)
                 if positive_grad is not None:
                     run.positive_grad = positive_grad.to(run.problem.dtype).contiguous()
@@ -148,9 +150,8 @@ def _sides(problem: Problem) -> list[str]:
 
 
 def _stats(run: Run) -> list[Tensor]:
-    whole = slice(None)
     return [
-        vectors.row_stats(whole) if side == "rows" else vectors.col_stats(whole)
+        vectors.row_stats(WHOLE) if side == "rows" else vectors.col_stats(WHOLE)
         for vectors in run.vectors
         for side in _sides(run.problem)
     ]
@@ -164,7 +165,7 @@ def _set_gradients(run: Run, upstream: tuple[Tensor | None, ...]) -> None:
         vectors.allot_gradients(run.problem, rows is not None, cols is not None)
         for side, grad in (("rows", rows), ("cols", cols)):
             if grad is not None:
-                vectors.set_gradients(side, slice(None), grad)
+                vectors.set_gradients(side, WHOLE, grad)
 
 
 def _counted(run: Run) -> tuple[Tensor | None, Tensor | None]:
@@ -197,7 +198,8 @@ def _outputs(
         assert dquery is not None
         dquery = dquery.add_(dkey)
     out_scale = None
-    if scale is not None and gradients.scale is not None:
+    if scale is not None and needs.scale:
+        assert gradients.scale is not None
         out_scale = gradients.scale.to(scale.dtype).view(scale.shape)
     return (
         _cast(dquery, query) if needs.query else None,

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from .blocks import Block
 from .positives import add_gradients, safe_upstream
-from .row_steps import row_products
 from .run import Kernel, Run
+
+# dK^T = Q^T G against dK = G^T Q
+NARROW = 128
 
 
 @dataclass(frozen=True)
@@ -30,32 +32,41 @@ class Needs:
 
 
 class Gradients:
-    """Accumulators of one backward pass, in the compute dtype.
+    """Accumulators of one backward pass: of the embeddings in the compute dtype, else fp64.
 
-    ``query`` and ``key`` hold ``sum_j G_ij k_j`` and ``sum_i s_i G_ij q_i``; the scalar scale is
-    applied once at the end, so that the scale's own gradient, ``<query, q>``, needs no pass.
+    ``query`` and ``key`` hold ``s sum_j G_ij k_j`` and ``sum_i s_i G_ij q_i``; a scale per row is
+    applied to the former at the end. The scale takes the row sums of ``G_ij <q_i, k_j>`` from the
+    pass that makes G: 3 to 7 times more accurate in fp32 than ``<query, q>``, which inherits the
+    roundings of a matrix product.
     """
 
-    def __init__(self, run: Run, needs: Needs) -> None:
+    def __init__(self, run: Run, needs: Needs, overwrite: bool = False) -> None:
+        """``overwrite``: a single block is going to be added, once, so nothing need be zeroed."""
         problem, scale = run.problem, run.scores.scale
         self.run = run
-        self.needs = needs
+        self.kept = 0 if overwrite else 1
+        self._new = torch.empty if overwrite else torch.zeros
         self.row_scale = scale if isinstance(scale, Tensor) else None
-        through_key = needs.key and not needs.query and self.row_scale is None
-        self.scale_from_key = needs.scale and through_key and not problem.triangle
-        want_query = needs.query or (needs.scale and not self.scale_from_key)
-        self.query = self._zeros(problem.n) if want_query else None
+        self.factor = 1.0 if isinstance(scale, Tensor) else scale
+        self.query = self._matrix(problem.n) if needs.query else None
         if problem.triangle:
             self.key = self.query
         else:
-            self.key = self._zeros(problem.m) if needs.key else None
+            self.key = self._columns() if needs.key else None
+        self.row_products = self._vector(problem.n) if needs.scale else None
         self.row_bias = self._vector(problem.n) if needs.row_bias else None
         self.col_bias = self._vector(problem.m) if needs.col_bias else None
-        self.scale: Tensor | None = None
 
-    def _zeros(self, count: int) -> Tensor:
+    def _matrix(self, count: int) -> Tensor:
         problem = self.run.problem
-        return torch.zeros(count, problem.d, dtype=problem.dtype, device=problem.device)
+        return self._new((count, problem.d), dtype=problem.dtype, device=problem.device)
+
+    def _columns(self) -> Tensor:
+        """The keys' gradients; transposed in memory where that is the faster product."""
+        problem = self.run.problem
+        if problem.d > NARROW:
+            return self._matrix(problem.m)
+        return self._new((problem.d, problem.m), dtype=problem.dtype, device=problem.device).t()
 
     def _vector(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.float64, device=self.run.problem.device)
@@ -71,56 +82,55 @@ class Gradients:
         """A strip's weights and both products of each of its blocks."""
         query = self.scaled_query(strip[0].rows)
         for block in strip:
-            self.add_block(block, kernel.weights(block), query)
+            weights = kernel.weights(block, self.row_products)
+            self.add_block(block, weights, query)
 
     def add_block(self, block: Block, weights: Tensor, query: Tensor) -> None:
         """Both products of one block: dQ += G K and dK += G^T Q."""
         if self.query is not None:
-            self.query[block.rows].addmm_(weights, self.run.key.rows(block.cols))
+            keys = self.run.key.rows(block.cols)
+            self.query[block.rows].addmm_(weights, keys, beta=self.kept, alpha=self.factor)
         if self.key is not None and (block.mirrored or not self.run.problem.triangle):
-            self.key[block.cols].addmm_(weights.t(), query)
+            self.key[block.cols].addmm_(weights.t(), query, beta=self.kept, alpha=self.factor)
         if self.row_bias is not None:
-            self.row_bias[block.rows] += weights.sum(1)
+            self.row_bias[block.rows] += weights.sum(1, dtype=torch.float64)
         if self.col_bias is not None:
-            self.col_bias[block.cols] += weights.sum(0)
+            self.col_bias[block.cols] += weights.sum(0, dtype=torch.float64)
 
     def add_positives(self, upstream: Tensor) -> None:
-        """The indexed pairs, whose weight is their upstream gradient: never in G."""
+        """The indexed pairs, whose weight is their upstream gradient, if they are not in G."""
         columns = self.run.problem.positives
         assert columns is not None
         weight = safe_upstream(upstream, columns)
-        key_weight = weight if self.row_scale is None else weight * self.row_scale.to(weight.dtype)
-        add_gradients(
-            self.run.query, self.run.key, None, columns, weight, self.query, self.key, key_weight
-        )
+        if self.row_products is not None:
+            assert self.run.positive_dots is not None
+            self.row_products += weight.double() * self.run.positive_dots
         if self.row_bias is not None:
             self.row_bias += weight
         if self.col_bias is not None:
             self.col_bias.index_add_(0, columns.clamp(min=0), weight.double())
+        weight = weight * self.factor
+        key_weight = weight if self.row_scale is None else weight * self.row_scale.to(weight.dtype)
+        add_gradients(
+            self.run.query, self.run.key, None, columns, weight, self.query, self.key, key_weight
+        )
 
     def multiply(self, factor: float) -> None:
         """Multiply everything gathered so far."""
-        for part in (self.query, self.key, self.row_bias, self.col_bias):
+        for part in (self.query, self.key, self.row_products, self.row_bias, self.col_bias):
             if part is not None:
                 part.mul_(factor)
 
     def finish(self) -> None:
-        """The scale's gradient, then the scale on the embeddings' gradients."""
-        scale = self.run.scores.scale
-        if self.needs.scale:
-            if self.scale_from_key:
-                assert self.key is not None
-                self.scale = row_products(self.key, self.run.key).sum()
-            else:
-                assert self.query is not None
-                per_row = row_products(self.query, self.run.query)
-                halves = 0.5 if self.run.problem.triangle else 1.0
-                self.scale = per_row if self.row_scale is not None else per_row.sum() * halves
-        if isinstance(scale, Tensor):
-            if self.query is not None:
-                self.query.mul_(scale[:, None].to(self.query.dtype))
-            return
-        if self.query is not None:
-            self.query.mul_(scale)
-        if self.key is not None and self.key is not self.query:
-            self.key.mul_(scale)
+        """What is left to do once all blocks are in."""
+        if self.row_scale is not None and self.query is not None:
+            self.query.mul_(self.row_scale[:, None].to(self.query.dtype))
+        if self.key is not None:
+            self.key = self.key.contiguous()
+
+    @property
+    def scale(self) -> Tensor | None:
+        """The gradient of the scale: one number, or one a row."""
+        if self.row_products is None or self.row_scale is not None:
+            return self.row_products
+        return self.row_products.sum()

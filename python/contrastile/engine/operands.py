@@ -23,7 +23,8 @@ class Operand:
     def rows(self, span: slice) -> Tensor:
         """Rows ``span`` in the compute dtype; valid until the next call."""
         if self.tensor.dtype == self.dtype:
-            return self.tensor[span]
+            whole = span.stop - span.start == len(self.tensor)
+            return self.tensor if whole else self.tensor[span]
         if span != self._span:
             count = span.stop - span.start
             if self._scratch is None or len(self._scratch) < count:

@@ -63,14 +63,27 @@ def take(block: Block, dots: Tensor, columns: Tensor, out: Tensor) -> None:
         out[rows.start + own] = side[own, at]
 
 
-def put(block: Block, weights: Tensor, columns: Tensor, grad: Tensor, triangle: bool) -> None:
-    """Add grad[i] to G at (i, columns[i]); on a triangle's diagonal at its mirror image too."""
+def put(
+    block: Block,
+    weights: Tensor,
+    columns: Tensor,
+    grad: Tensor,
+    dots: Tensor,
+    products: Tensor | None,
+    triangle: bool,
+) -> None:
+    """Add grad[i] to G at (i, columns[i]); on a triangle's diagonal at its mirror image too.
+
+    And, where they are wanted, grad[i] dots[i] to products[i].
+    """
     for side, rows, cols in _orientations(block, weights):
         own, at = _inside(columns, rows, cols)
         upstream = grad[rows][own]
         side.index_put_((own, at), upstream, accumulate=True)
         if triangle and not block.mirrored:
             side.index_put_((at, own), upstream, accumulate=True)
+        if products is not None:
+            products[rows.start + own] += upstream.double() * dots[rows][own]
 
 
 def _orientations(block: Block, values: Tensor) -> list[tuple[Tensor, slice, slice]]:

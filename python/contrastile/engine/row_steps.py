@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .. import native
-from .blocks import spans
 from .operands import Operand
 
 LOG2E = math.log2(math.e)
@@ -70,28 +69,6 @@ def channel_gradients(
         lse_out.data_ptr(),
         grad_out.data_ptr(),
     )
-
-
-def row_products(gradient: Tensor, operand: Operand) -> Tensor:
-    """<gradient_i, x_i> for each row, in fp64, without a copy of either."""
-    out = torch.empty(len(gradient), dtype=torch.float64, device=gradient.device)
-    module = native.load_for(gradient)
-    if module is None:
-        for span in spans(0, len(gradient), chunk_rows(operand)):
-            out[span] = (gradient[span] * operand.rows(span)).sum(1)
-        return out
-    x = operand.tensor
-    module.row_products(
-        native.is_double(gradient),
-        gradient.data_ptr(),
-        x.data_ptr(),
-        native.DTYPES[x.dtype],
-        *x.shape,
-        *x.stride(),
-        out.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return out
 
 
 def chunk_rows(operand: Operand) -> int:

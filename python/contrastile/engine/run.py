@@ -12,7 +12,7 @@ from ..problem import Problem
 from .blocks import Block, Tile, keep_scores, strips, within_workspace
 from .operands import Operand
 from .positives import dots
-from .vectors import Counts, ScaledScores, Vectors, make_counts, make_vectors
+from .vectors import WHOLE, Counts, ScaledScores, Vectors, make_counts, make_vectors, part
 
 
 class Kernel(Protocol):
@@ -21,10 +21,12 @@ class Kernel(Protocol):
     def reduce(self, block: Block) -> None:
         """Add the block to the run's sums (and counts), and take its positives."""
 
-    def weights(self, block: Block) -> Tensor:
+    def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """G = dL/dS of the block, in the GEMM's dtype; valid until the next call.
 
-        With the run's ``positive_grad`` at the positives, if it is set.
+        With the run's ``positive_grad`` at the positives, if it is set. The row sums of
+        G_ij <q_i, k_j> are added to ``row_products`` (fp64 [N]): from the diagonal of a triangle,
+        where each pair stands twice, half of them; positives count once.
         """
 
 
@@ -65,7 +67,7 @@ class Run:
         self.positive_grad: Tensor | None = None
         self.positive_dots = self._positive_dots()
         self.vectors: list[Vectors] = make_vectors(problem, scores)
-        threshold = self.positives(slice(None)) if problem.ranks else None
+        threshold = self.positives(WHOLE) if problem.ranks else None
         self.counts: Counts = make_counts(problem, self.vectors[0], threshold)
         self.plan = strips(problem, self._tile())
         self._scratch: Tensor | None = None
@@ -124,7 +126,7 @@ class Run:
         scores, columns = self.scores, self.problem.positives
         assert columns is not None
         own = scores.scale[rows] if isinstance(scores.scale, Tensor) else scores.scale
-        score = self.positive_dots[rows] * own
+        score = part(self.positive_dots, rows) * own
         if scores.row_bias is not None:
             score = score + scores.row_bias[rows]
         if scores.col_bias is not None:

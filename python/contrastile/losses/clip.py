@@ -98,7 +98,7 @@ def clip_loss(
         col_bias=bias,
         channels=[Channel(kept)],
         columns=True,
-        positives=own.columns,
+        positives=own,
         ranks=opts.return_stats,
         **opts.engine,
     )

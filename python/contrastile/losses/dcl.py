@@ -108,7 +108,7 @@ def dclw_loss(
         omega = (2.0 - n * likeness.softmax(0)).repeat(2)
     losses = views.negatives - omega * views.positive
     if views.bias is not None:
-        losses = losses + (1.0 - omega) * views.bias
+        losses = losses + (1.0 - omega) * views.bias.to(omega.dtype)
     return reduce_rows(
         opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives)
     )

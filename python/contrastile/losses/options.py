@@ -137,7 +137,8 @@ class Options:
             )
         if bias.dim() == 0 or bias.shape == (1,):
             check_scale(self.caller, "logit_bias", bias, m, device)
-            return bias.reshape(()).expand(m)
+            # Its gradient is summed over rows: in fp64, to be rounded once.
+            return bias.reshape(()).double().expand(m)
         if not per_key:
             raise InputError(
                 f"{self.caller}: logit_bias must be a float or a 0-d tensor, got {shape(bias)}"

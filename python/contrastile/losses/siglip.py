@@ -79,7 +79,7 @@ def siglip_loss(
         terms=terms,
         scale=scale,
         col_bias=bias,
-        positives=own.columns,
+        positives=own,
         ranks=opts.return_stats,
         row_thresholds=thresholds,
         expected=_expect(weights, len(terms)),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..engine.functions import ScoreLogSumExp
 from ..engine.one_pass import Expected
-from ..problem import Channel, Problem, Scores
+from ..problem import Channel, Index, Problem, Scores
 from .stats import ScoreStats, reduce_scores
 
 NAME = "log_sum_exp"
@@ -24,7 +24,7 @@ def log_sum_exp(
     channels: Sequence[Channel] = (Channel(),),
     rows: bool = True,
     columns: bool = False,
-    positives: Tensor | None = None,
+    positives: Tensor | Index | None = None,
     ranks: bool = False,
     row_thresholds: Tensor | None = None,
     col_thresholds: Tensor | None = None,
@@ -50,7 +50,8 @@ def log_sum_exp(
         channels: one to three :class:`~contrastile.problem.Channel`.
         rows: reduce over j, one number a row.
         columns: reduce over i, one number a column.
-        positives: [N] int64, a column for each row or -1: also return those scores. They are not
+        positives: [N] int64, a column for each row or -1, or an ``Index`` of it (whose diagonal is
+            not searched for columns out of range): also return those scores. They are not
             taken out of the channels; a channel with ``~Index(positives)`` does that.
         ranks: also count the kept scores above the positive (or the thresholds), no gradient.
             Leave the positive out of the first channel: its score in the channel and the one it

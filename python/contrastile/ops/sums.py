@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..engine.functions import PairSum
 from ..engine.one_pass import Expected
-from ..problem import Problem, Scores, Term
+from ..problem import Index, Problem, Scores, Term
 from .stats import ScoreStats, reduce_scores
 
 NAME = "pair_sum"
@@ -24,7 +24,7 @@ def pair_sum(
     col_bias: Tensor | None = None,
     rows: bool = True,
     columns: bool = False,
-    positives: Tensor | None = None,
+    positives: Tensor | Index | None = None,
     ranks: bool = False,
     row_thresholds: Tensor | None = None,
     col_thresholds: Tensor | None = None,

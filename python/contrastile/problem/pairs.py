@@ -66,10 +66,14 @@ class Index(Pairs):
 
     columns: Tensor
 
-    @classmethod
-    def diagonal(cls, n: int, offset: int = 0, device: torch.device | None = None) -> Index:
+    @staticmethod
+    def diagonal(n: int, offset: int = 0, device: torch.device | None = None) -> Diagonal:
         """Row i with column ``i + offset``: the item itself, or its place after gathering."""
-        return cls(torch.arange(offset, n + offset, device=device))
+        return Diagonal(torch.arange(offset, n + offset, device=device), offset)
+
+    def within(self, m: int) -> bool:
+        """Whether every column is known, without a look at the values, to be one of ``m``."""
+        return False
 
     def block(self, rows: slice, cols: slice) -> Tensor:
         span = torch.arange(cols.start, cols.stop, device=self.columns.device)
@@ -86,6 +90,16 @@ class Index(Pairs):
         own = torch.arange(len(self.columns), device=self.columns.device)
         paired = self.columns >= 0
         return bool((self.columns[self.columns.clamp(min=0)] == own)[paired].all())
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(Index):
+    """Row i is paired with column ``i + offset``."""
+
+    offset: int
+
+    def within(self, m: int) -> bool:
+        return 0 <= self.offset <= m - len(self.columns)
 
 
 @dataclass(frozen=True, eq=False)

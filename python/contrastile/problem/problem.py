@@ -52,7 +52,7 @@ class Problem:
         *,
         rows: bool = True,
         columns: bool = False,
-        positives: Tensor | None = None,
+        positives: Tensor | Index | None = None,
         ranks: bool = False,
         row_thresholds: Tensor | None = None,
         col_thresholds: Tensor | None = None,
@@ -77,7 +77,7 @@ class Problem:
         for reduction in reductions:
             _check_reduction(caller, reduction, n, m, device)
         if positives is not None:
-            positives = check_index(caller, "positives", positives, n, m, device)
+            positives = _check_positives(caller, positives, n, m, device)
         problem = cls(
             caller=caller,
             n=n,
@@ -121,6 +121,18 @@ def check_workspace(caller: str, workspace: object) -> int:
     if workspace is None:
         return DEFAULT_WORKSPACE
     return int(check_number(caller, "workspace (bytes)", workspace, 1, 2**62))
+
+
+def _check_positives(
+    caller: str, positives: Tensor | Index, n: int, m: int, device: torch.device
+) -> Tensor:
+    """The column of each row; only those that are not known to exist are looked at."""
+    if isinstance(positives, Index):
+        _check_pairs(caller, positives, n, m, device)
+        if positives.within(m):
+            return positives.columns
+        positives = positives.columns
+    return check_index(caller, "positives", positives, n, m, device)
 
 
 def _threshold(
