@@ -128,13 +128,25 @@ class Problem:
     ) -> np.ndarray:
         source = self.dots.copy()
         out = source if in_place else np.full((self.n, self.m + 2), np.nan, self.dtype)
+        product = np.full(self.n, 3.0)
         for r, rows, c, cols in self.tiles():
             places = address(source[r:, c:]), source.shape[1], address(out[r:, c:]), out.shape[1]
-            run.weights(*places, r, rows, c, cols, *sides, threads)
+            run.weights(*places, r, rows, c, cols, *sides, threads, address(product), 0.5)
         if not in_place:
             assert np.isnan(out[:, self.m :]).all()
             np.testing.assert_array_equal(source, self.dots)
-        return out[:, : self.m].astype(np.float64)
+        weights = out[:, : self.m].astype(np.float64)
+        self.assert_product(product, weights)
+        return weights
+
+    def assert_product(self, product: np.ndarray, weights: np.ndarray) -> None:
+        """Half the row sums of G o dots were added to 3; a pair left out counts 0 whatever it is."""
+        dots = np.where(self.keep, self.dots[:, : self.m].astype(np.float64), 0.0)
+        finite = np.isfinite(dots).all(axis=1)
+        terms = weights[finite] * dots[finite]
+        roundings = np.finfo(self.dtype).eps + self.m * np.finfo(np.float64).eps
+        limit = 1e-12 + 2 * roundings * np.abs(terms).sum(1)
+        assert (np.abs(product[finite] - 3.0 - 0.5 * terms.sum(1)) <= limit).all()
 
 
 class Outputs:
