@@ -11,8 +11,8 @@ from torch import Tensor
 from ..problem import Problem
 from .memory import use_huge_pages
 
-# Measured at N = 8192 in 1024 x 2048 tiles: kept scores made a step 1.11 x slower at D = 64, 1.02 x
-# faster at 128, 1.12 x at 256, 1.20 x at 512.
+# Measured at N = 8192 in 1024 x 2048 tiles: kept scores made a step 1.1 to 1.3 times slower at
+# D = 64, as fast at 128, 1.05 to 1.15 times faster at 256, 1.05 to 1.2 times at 512.
 KEEP_FROM = 192
 CACHED_SCORES = 2**20
 

@@ -7,31 +7,29 @@ from torch import Tensor
 
 
 class Operand:
-    """Row blocks of an embedding; half-precision blocks are widened on the way, never all at once.
+    """Row blocks of an embedding; half precision is widened, the rows asked for or all at once.
 
     torch.mm on half precision rounds its products to that precision, which the scores may not
-    suffer. Widening a block costs O(rows x D) against O(rows x columns x D) of the product.
+    suffer. The blocks of a strip share their rows, but each strip meets all columns again: widened
+    anew each time, bf16 took 1.05 to 1.2 times as long as fp32 (N = 8192).
     """
 
-    def __init__(self, tensor: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, tensor: Tensor, dtype: torch.dtype, at_once: bool = False) -> None:
         self.tensor = tensor
         self.dtype = dtype
-        self._span: slice | None = None
-        self._block = tensor
-        self._scratch: Tensor | None = None
+        self.at_once = at_once
+        self._span = slice(0, 0)
+        self._block: Tensor | None = tensor if tensor.dtype == dtype else None
 
     def rows(self, span: slice) -> Tensor:
         """Rows ``span`` in the compute dtype; valid until the next call."""
-        if self.tensor.dtype == self.dtype:
+        if self._block is not None and len(self._block) == len(self.tensor):
             whole = span.stop - span.start == len(self.tensor)
-            return self.tensor if whole else self.tensor[span]
-        if span != self._span:
-            count = span.stop - span.start
-            if self._scratch is None or len(self._scratch) < count:
-                self._scratch = self.tensor.new_empty(
-                    (count, self.tensor.shape[1]), dtype=self.dtype
-                )
-            self._block = self._scratch[:count]
-            self._block.copy_(self.tensor[span])
+            return self._block if whole else self._block[span]
+        if self.at_once:
+            self._block = self.tensor.to(self.dtype)
+            return self._block[span]
+        if self._block is None or span != self._span:
+            self._block = self.tensor[span].to(self.dtype)
             self._span = span
         return self._block

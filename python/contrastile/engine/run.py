@@ -90,7 +90,7 @@ class Run:
         """Use these embeddings (after :meth:`release`, the ones autograd saved)."""
         dtype = self.problem.dtype
         self.query = Operand(query, dtype)
-        self.key = Operand(query if key is None else key, dtype)
+        self.key = Operand(query if key is None else key, dtype, at_once=True)
 
     def release(self) -> None:
         """Drop the embeddings and the scratch: autograd keeps what the backward pass needs."""
