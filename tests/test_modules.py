@@ -119,3 +119,12 @@ def test_gradients_flow_through_a_module() -> None:
     _, tensors = split(arguments)
     module_of("clip_loss", temperature=0.5)(**tensors).backward()
     assert all(tensor.grad is not None for tensor in floats(tensors).values())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_signature_shows_the_options(loss: str) -> None:
+    shown = inspect.signature(getattr(contrastile, MODULES[loss])).parameters
+    function = inspect.signature(getattr(losses, loss)).parameters
+    options = [n for n, p in function.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert list(shown) == options
+    assert "temperature" in shown

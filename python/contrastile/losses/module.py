@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -20,13 +20,14 @@ class Loss(nn.Module):
 
     function: ClassVar[Callable[..., LossOutput]]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the options of the loss as those of the module, in ``help`` and in editors."""
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = Signature(list(_options(cls.function).values()))  # type: ignore[attr-defined]
+
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        allowed = {
-            p.name: p
-            for p in signature(self.function).parameters.values()
-            if p.kind is Parameter.KEYWORD_ONLY
-        }
+        allowed = _options(self.function)
         self.options: dict[str, Any] = {}
         for name, value in options.items():
             if name not in allowed:
@@ -52,3 +53,8 @@ class Loss(nn.Module):
     def extra_repr(self) -> str:
         """The options, as they would be typed."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+def _options(function: Callable[..., LossOutput]) -> dict[str, Parameter]:
+    parameters = signature(function).parameters
+    return {n: p for n, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
