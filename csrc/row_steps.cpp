@@ -11,6 +11,7 @@
 namespace contrastile {
 namespace {
 
+constexpr double kCoarse = 1 << 28;
 constexpr double kLn2 = 0.69314718055994530942;
 
 // This inner loop is long enough to be worth an instruction set of its own, and simple enough
@@ -97,7 +98,9 @@ void channel_gradients(const double* lse, const T* grad, int64_t n, double facto
     const double bits = empty ? 0.0 : lse[i];
     lse_out[i] = static_cast<T>(bits);
     const double from = bounded ? shift : static_cast<double>(lse_out[i]);
-    const double weight = static_cast<double>(grad[i]) * factor * std::exp2(from - bits);
+    // Of huge scores only rounded differences are meant, see Affine::above.
+    const double gap = std::abs(from) > kCoarse ? 0.0 : from - bits;
+    const double weight = static_cast<double>(grad[i]) * factor * std::exp2(gap);
     grad_out[i] = empty ? T(0) : static_cast<T>(weight);
   }
 }

@@ -148,13 +148,20 @@ struct Square {
 // An affine score y = s * hi + s * lo + offset + c, c being the column's own offset.
 template <class T>
 struct Affine {
+  static constexpr T kCoarse = sizeof(T) == sizeof(float) ? T(1 << 28) : T(1LL << 57);
   T hi, lo, offset;
 
   // Everything but s * hi. Infinities become NaN here: a kept infinite score must never look
   // finite.
   CONTRASTILE_HD T tail(T s) const { return loud(fma_fast(s, lo, offset)); }
   CONTRASTILE_HD T tail(T s, T c) const { return loud(fma_fast(s, lo, offset + c)); }
-  CONTRASTILE_HD T above(T s, T tail, T shift) const { return fma_fast(s, hi, -shift) + tail; }
+  // How far the score lies above a shift. From kCoarse on half an ulp of the shift may be more than
+  // the exponents' range, and the difference of rounded numbers, at most 0, is what makes sense.
+  CONTRASTILE_HD T above(T s, T tail, T shift) const {
+    const T exact = fma_fast(s, hi, -shift) + tail;
+    const T rounded = value(s, tail) - shift;
+    return shift > kCoarse || shift < -kCoarse ? rounded : exact;
+  }
   CONTRASTILE_HD T value(T s, T tail) const { return fma_fast(s, hi, tail); }
 
   CONTRASTILE_HD static T loud(T x) { return fma_fast(x, T(0), x); }

@@ -237,3 +237,14 @@ def test_weights_and_ids_of_any_kind(backend: str) -> None:
             given = {**arguments, "ids": strided, "weights": weights}
             got = evaluate(losses.clip_loss, given, backend=backend)
             assert_results_close(got, expected)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e5, 1e8, 1e18])
+def test_huge_scores_stay_finite(size: float, backend: str) -> None:
+    """Half an ulp of such a score is more than the whole range of 2^y."""
+    rng = torch.Generator().manual_seed(1)
+    x, y = (size * torch.randn(6, 4, generator=rng) for _ in range(2))
+    arguments = {"x": x.requires_grad_(), "y": y.requires_grad_()}
+    arguments["logit_scale"] = torch.tensor(1.0, requires_grad=True)
+    got = evaluate(losses.clip_loss, arguments, backend=backend)
+    assert_results_close(got, truth(oracles.clip_loss, arguments), rtol=1e-6, atol=0.0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine.blocks import Block
 from ..engine.positives import put, take
-from ..engine.row_steps import LOG2E
+from ..engine.row_steps import COARSE, LOG2E
 from ..engine.run import Run
 from ..engine.vectors import ChannelVectors, TermVectors
 from ..problem import Phi
@@ -138,23 +138,29 @@ def _add_exponentials(
         old = shifts[span]
         new = torch.maximum(old, exponent.amax(axis).to(old.dtype))
         finite = torch.where(torch.isneginf(new), 0.0, new)
-        part = torch.exp2(exponent - finite.unsqueeze(axis)).sum(axis)
+        part = torch.exp2(_above(exponent, finite.unsqueeze(axis))).sum(axis)
         sums[span] = sums[span] * torch.exp2(old.double() - finite.double()) + part
         shifts[span] = new
+
+
+def _above(exponent: Tensor, shift: Tensor) -> Tensor:
+    """How far exponents lie above a shift; rounded like the shift where that is coarse."""
+    rounded = exponent.to(shift.dtype) - shift
+    return torch.where(shift.abs() > COARSE, rounded, exponent - shift)
 
 
 def _exponential_weights(vectors: ChannelVectors, exponent: Tensor, block: Block) -> Tensor:
     total = torch.zeros_like(exponent)
     if vectors.grads.rows is not None and vectors.lse.rows is not None:
         at = block.rows
-        power = torch.exp2(exponent - vectors.lse.rows[at, None])
+        power = torch.exp2(_above(exponent, vectors.lse.rows[at, None]))
         total += (
             torch.where(vectors.grads.rows[at, None] != 0, power, 0.0)
             * vectors.grads.rows[at, None]
         )
     if vectors.grads.cols is not None and vectors.lse.cols is not None:
         at = block.cols
-        power = torch.exp2(exponent - vectors.lse.cols[at])
+        power = torch.exp2(_above(exponent, vectors.lse.cols[at]))
         total += torch.where(vectors.grads.cols[at] != 0, power, 0.0) * vectors.grads.cols[at]
     return total
 

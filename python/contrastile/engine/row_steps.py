@@ -18,6 +18,10 @@ LN2 = math.log(2.0)
 
 CHUNK_BYTES = 2**20
 
+# From here on half an ulp of an fp32 exponent nears the range of 2^y: of such scores only rounded
+# differences are meant, as in the dense formula.
+COARSE = 2.0**28
+
 
 def log_sums(shift: Tensor | float, total: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:
     """ln(2^shift total) of fp64 totals, and in ``bits`` its log2; -inf where the total is 0."""
@@ -54,7 +58,8 @@ def channel_gradients(
         bits = torch.where(kept, lse, 0.0)
         lse_out.copy_(bits)
         start = lse_out.double() if shift is None else shift
-        weight = grad.double() * factor * torch.exp2(start - bits)
+        gap = torch.where(bits.abs() > COARSE, 0.0, start - bits)
+        weight = grad.double() * factor * torch.exp2(gap)
         grad_out.copy_(torch.where(kept, weight, 0.0))
         return
     grad = grad.to(lse_out.dtype).contiguous()
