@@ -236,7 +236,8 @@ void bind_pass(py::module_& m, const char* name, const char* items, const char* 
       .def("reduce", &Pass<Item>::reduce, "s"_a, "ld"_a, "row0"_a, "rows"_a, "col0"_a, "cols"_a,
            "want_rows"_a, "want_cols"_a, "threads"_a)
       .def("weights", &Pass<Item>::weights, "s"_a, "ld"_a, "out"_a, "out_ld"_a, "row0"_a, "rows"_a,
-           "col0"_a, "cols"_a, "want_rows"_a, "want_cols"_a, "threads"_a, "row_product"_a = 0, "share"_a = 1.0);
+           "col0"_a, "cols"_a, "want_rows"_a, "want_cols"_a, "threads"_a,
+           "row_product"_a = 0, "share"_a = 1.0);
 }
 
 std::vector<std::string> level_names() {

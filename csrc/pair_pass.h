@@ -84,7 +84,7 @@ void pair_merge(const Tile<T>& tile, const Term<T>& term, int64_t begin, int64_t
 
 template <class Function, bool kMasked, bool kShifted, class T>
 double pair_weights(const T* s, T* out, Affine<T> score, RowPairs<T> pairs, T factor,
-                           T row_grad, const T* __restrict__ col_grad, int n) {
+                    T row_grad, const T* __restrict__ col_grad, int n) {
   double product = 0;
 #pragma omp simd reduction(+ : product)
   for (int j = 0; j < n; ++j) {
@@ -109,7 +109,7 @@ struct TermWeights {
     for (int j = 0; j < width; ++j) scratch.column_grad[j] = cols ? term.col_grad[j0 + j] : T(0);
   }
   double row(const T* s, T* out, int64_t i, int64_t j0, int width,
-                    Scratch<T>& scratch) const {
+             Scratch<T>& scratch) const {
     double product = 0;
     if (!rows && !cols) {
       fill(out, width, T(0));

@@ -7,7 +7,7 @@ namespace contrastile::CONTRASTILE_LEVEL {
 
 template <bool kRows, bool kCols, bool kMasked, bool kShifted, class T>
 double bounded_weights(const T* s, T* out, BoundedScore<T> score, RowPairs<T> pairs,
-                              T row_grad, const T* __restrict__ col_grad, int n) {
+                       T row_grad, const T* __restrict__ col_grad, int n) {
   row_grad *= score.factor;
   double product = 0;
 #pragma omp simd reduction(+ : product)
@@ -92,7 +92,7 @@ struct ChannelWeights {
       scratch.column_shift[j] = usable_lse(channel.col_lse[j0 + j], channel.col_grad[j0 + j]);
   }
   double row(const T* s, T* out, int64_t i, int64_t j0, int width,
-                    Scratch<T>& scratch) const {
+             Scratch<T>& scratch) const {
     double product = 0;
     if (!rows && !cols) fill(out, width, T(0));
     with_sides(rows, cols, [&](auto r, auto c) {
