@@ -19,7 +19,7 @@ from .targets import TARGET_PROVIDERS, target_table
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     new = argparse.ArgumentParser(
-        prog="python -m contrastile.benches",
+        prog="contrastile bench",
         description="Times contrastive losses, after checking that they are right.",
     )
     new.add_argument("--suite", choices=SUITES, default="default", help="a list of cases")

@@ -56,8 +56,6 @@ def main(steps: int = 200, batch: int = 512) -> float:
     nearest = (german @ english.T).argmax(1)
     right = (nearest == torch.arange(len(test))).float().mean().item()
     print(f"{len(test)} unseen emoji, German to English: {right:.0%} right after {steps} steps")
-    for i in range(0, len(test), len(test) // 4):
-        print(f"  {names[1][test[i]]} -> {names[0][test[nearest[i]]]}")
     return right
 
 

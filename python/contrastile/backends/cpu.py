@@ -31,6 +31,9 @@ class CpuBackend:
 
     name = "cpu"
 
+    reads_scale = True
+    keeps_dots = True
+
     def available(self) -> str | None:
         return None
 
@@ -43,6 +46,9 @@ class CpuBackend:
         # Measured at N = 8192, D = 64 to 512: 1024 x 2048 is within 3 % of the best of nine shapes.
         # In a triangle, D = 256, 1024 x 1024 took 0.85 times as long as 512 x 2048.
         return Tile(1024, 1024 if problem.triangle else 2048)
+
+    def operand_dtype(self, problem: Problem) -> torch.dtype:
+        return problem.dtype
 
     def bind(self, run: Run) -> Kernel:
         module = native.load()
@@ -76,6 +82,9 @@ class NativeKernel:
         with_cols = block.mirrored if problem.triangle else problem.columns
         place = dots.data_ptr(), dots.stride(0), *_extent(block)
         self._tile_pass.reduce(*place, problem.rows, with_cols, self.threads)
+
+    def finish(self) -> None:
+        """Nothing waits: every block was added in full."""
 
     def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """G of the block, in place of its dots unless those are kept."""
@@ -232,9 +241,16 @@ def _max_norm(module: Any, x: Tensor, threads: int) -> float:
     return norm
 
 
+def _largest_coef(vectors: ChannelVectors) -> float:
+    coef = vectors.coef_hi
+    if isinstance(coef, Tensor):
+        return float(coef.abs().max()) if coef.numel() else 0.0
+    return abs(coef)
+
+
 def _exponent_range(vectors: ChannelVectors, largest_dot: float) -> tuple[float, float]:
     """Bounds of a channel's exponents in bits; the slack covers the rounding of the dots."""
-    reach = vectors.largest_coef * largest_dot * (1 + 1e-3)
+    reach = _largest_coef(vectors) * largest_dot * (1 + 1e-3)
     if not math.isfinite(reach):
         return -math.inf, math.inf
     low, high = -reach, reach

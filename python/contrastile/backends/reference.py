@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..engine.blocks import Tile
 from ..engine.run import Kernel, Run
 from ..problem import Problem
@@ -13,6 +15,9 @@ class ReferenceBackend:
 
     name = "reference"
 
+    reads_scale = True
+    keeps_dots = True
+
     def available(self) -> str | None:
         return None
 
@@ -21,6 +26,9 @@ class ReferenceBackend:
 
     def tile(self, problem: Problem) -> Tile:
         return Tile(max(problem.n, 1), max(problem.m, 1))
+
+    def operand_dtype(self, problem: Problem) -> torch.dtype:
+        return problem.dtype
 
     def bind(self, run: Run) -> Kernel:
         return TorchKernel(run)

@@ -44,6 +44,9 @@ class TorchKernel:
             else:
                 _add_phi(vectors, argument, keep, block, run.problem.rows, with_cols)
 
+    def finish(self) -> None:
+        """Nothing waits: every block was added in full."""
+
     def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """G of the block."""
         run = self.run

@@ -19,10 +19,11 @@ CACHED_SCORES = 2**20
 
 @dataclass(frozen=True)
 class Tile:
-    """The block shape a backend works best with."""
+    """The block shape a backend works best with, and the bytes it spends on a pair."""
 
     rows: int
     cols: int
+    itemsize: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,8 @@ def spans(start: int, stop: int, step: int) -> Iterator[slice]:
 def within_workspace(problem: Problem, tile: Tile) -> Tile:
     """The tile, halved along its longer side until a block of it fits the workspace."""
     rows, cols = min(tile.rows, max(problem.n, 1)), min(tile.cols, max(problem.m, 1))
-    while rows * cols * problem.dtype.itemsize > problem.workspace and rows * cols > 1:
+    itemsize = tile.itemsize or problem.dtype.itemsize
+    while rows * cols * itemsize > problem.workspace and rows * cols > 1:
         if rows > cols:
             rows = -(-rows // 2)
         else:

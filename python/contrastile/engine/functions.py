@@ -37,7 +37,7 @@ class ReduceScores(torch.autograd.Function):
         row_bias: Tensor | None,
         col_bias: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        scores = ScaledScores.of(scale, row_bias, col_bias)
+        scores = ScaledScores.of(scale, row_bias, col_bias, backend.reads_scale)
         needs = _with_own_key(Needs(*ctx.needs_input_grad[3:]), key, problem)
         run = Run(problem, backend, query, key, scores)
         ctx.one_pass = None
@@ -50,6 +50,7 @@ class ReduceScores(torch.autograd.Function):
             for strip in run.plan:
                 for block in strip:
                     kernel.reduce(block)
+            kernel.finish()
         stats = _stats(run)
         counts = [c for c in _counted(run) if c is not None]
         score = run.positives(WHOLE)
@@ -88,6 +89,7 @@ class ReduceScores(torch.autograd.Function):
                 kernel = run.backend.bind(run)
                 for strip in run.plan:
                     gradients.add_strip(kernel, strip)
+                gradients.divide_by(run.unit)
         if positive_grad is not None:
             gradients.add_positives(positive_grad)
         gradients.finish()
@@ -119,7 +121,7 @@ class GatherDot(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(query, key, rows, columns)
         left, right = _operands(query, key)
-        return dots(left, right, rows, columns)
+        return dots(left, right, rows, columns, left.dtype)
 
     @staticmethod
     @first_order

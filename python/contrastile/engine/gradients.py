@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .blocks import Block
 from .positives import add_gradients, safe_upstream
+from .products import add_product
 from .run import Kernel, Run
 
 # dK^T = Q^T G against dK = G^T Q
@@ -35,18 +36,19 @@ class Gradients:
     """Accumulators of one backward pass: of the embeddings in the compute dtype, else fp64.
 
     ``query`` and ``key`` hold ``s sum_j G_ij k_j`` and ``sum_i s_i G_ij q_i``; a scale per row is
-    applied to the former at the end. The scale takes the row sums of ``G_ij <q_i, k_j>`` from the
-    pass that makes G: 3 to 7 times more accurate in fp32 than ``<query, q>``, which inherits the
-    roundings of a matrix product.
+    applied to the former at the end, and one that only the device knows to both. The scale takes
+    the row sums of ``G_ij <q_i, k_j>`` from the pass that makes G: 3 to 7 times more accurate in
+    fp32 than ``<query, q>``, which inherits the roundings of a matrix product.
     """
 
     def __init__(self, run: Run, needs: Needs, overwrite: bool = False) -> None:
         """``overwrite``: a single block is going to be added, once, so nothing need be zeroed."""
         problem, scale = run.problem, run.scores.scale
+        self.row_scale = run.scores.row_scale
+        self.device_scale = scale if isinstance(scale, Tensor) and not scale.dim() else None
         self.run = run
         self.kept = 0 if overwrite else 1
         self._new = torch.empty if overwrite else torch.zeros
-        self.row_scale = scale if isinstance(scale, Tensor) else None
         self.factor = 1.0 if isinstance(scale, Tensor) else scale
         self.query = self._matrix(problem.n) if needs.query else None
         if problem.triangle:
@@ -89,9 +91,9 @@ class Gradients:
         """Both products of one block: dQ += G K and dK += G^T Q."""
         if self.query is not None:
             keys = self.run.key.rows(block.cols)
-            self.query[block.rows].addmm_(weights, keys, beta=self.kept, alpha=self.factor)
+            add_product(self.query[block.rows], weights, keys, self.kept, self.factor)
         if self.key is not None and (block.mirrored or not self.run.problem.triangle):
-            self.key[block.cols].addmm_(weights.t(), query, beta=self.kept, alpha=self.factor)
+            add_product(self.key[block.cols], weights.t(), query, self.kept, self.factor)
         if self.row_bias is not None:
             self.row_bias[block.rows] += weights.sum(1, dtype=torch.float64)
         if self.col_bias is not None:
@@ -121,8 +123,25 @@ class Gradients:
             if part is not None:
                 part.mul_(factor)
 
+    def divide_by(self, unit: Tensor | None) -> None:
+        """Take back the unit of the weights."""
+        if unit is None:
+            return
+        for part in (self.query, self.own_key, self.row_bias, self.col_bias):
+            if part is not None:
+                part.div_(unit)
+
+    @property
+    def own_key(self) -> Tensor | None:
+        """The keys' gradients, unless they are the queries'."""
+        return None if self.key is self.query else self.key
+
     def finish(self) -> None:
         """What is left to do once all blocks are in."""
+        if self.device_scale is not None:
+            for part in (self.query, self.own_key):
+                if part is not None:
+                    part.mul_(self.device_scale)
         if self.row_scale is not None and self.query is not None:
             self.query.mul_(self.row_scale[:, None].to(self.query.dtype))
         if self.key is not None:

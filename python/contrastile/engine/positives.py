@@ -12,15 +12,17 @@ from .operands import Operand
 from .row_steps import chunk_rows
 
 
-def _take(operand: Operand, index: Tensor) -> Tensor:
-    return operand.tensor.index_select(0, index).to(operand.dtype)
+def _take(operand: Operand, index: Tensor, dtype: torch.dtype) -> Tensor:
+    return operand.tensor.index_select(0, index).to(dtype)
 
 
-def dots(query: Operand, key: Operand, rows: Tensor | None, columns: Tensor) -> Tensor:
+def dots(
+    query: Operand, key: Operand, rows: Tensor | None, columns: Tensor, dtype: torch.dtype
+) -> Tensor:
     """<q_rows[e], k_columns[e]> for each entry e; 0 where the column is -1."""
-    out = columns.new_zeros(columns.shape, dtype=query.dtype)
+    out = columns.new_zeros(columns.shape, dtype=dtype)
     for own, row, column in _entries(query, rows, columns):
-        out[own] = (_take(query, row) * _take(key, column)).sum(1)
+        out[own] = (_take(query, row, dtype) * _take(key, column, dtype)).sum(1)
     return out
 
 
@@ -37,9 +39,11 @@ def add_gradients(
     """dq[rows[e]] += weight[e] k[columns[e]] and dk[columns[e]] += key_weight[e] q[rows[e]]."""
     for own, row, column in _entries(query, rows, columns):
         if dquery is not None:
-            dquery.index_add_(0, row, _take(key, column).mul_(weight[own, None]))
+            own_keys = _take(key, column, dquery.dtype)
+            dquery.index_add_(0, row, own_keys.mul_(weight[own, None]))
         if dkey is not None:
-            dkey.index_add_(0, column, _take(query, row) * key_weight[own, None])
+            own_queries = _take(query, row, dkey.dtype)
+            dkey.index_add_(0, column, own_queries * key_weight[own, None])
 
 
 def _entries(

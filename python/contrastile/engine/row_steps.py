@@ -29,7 +29,7 @@ def log_sums(shift: Tensor | float, total: Tensor, bits: Tensor, dtype: torch.dt
     if module is None:
         bits.copy_(total.log2() + shift)
         return (bits * LN2).to(dtype)
-    out = torch.empty(total.shape, dtype=dtype)
+    out = torch.empty_like(total, dtype=dtype)
     each, same = (shift.data_ptr(), 0.0) if isinstance(shift, Tensor) else (0, shift)
     module.log_sums(
         dtype == torch.float64,
@@ -44,15 +44,25 @@ def log_sums(shift: Tensor | float, total: Tensor, bits: Tensor, dtype: torch.dt
 
 
 def channel_gradients(
-    lse: Tensor, grad: Tensor, factor: float, shift: float | None, lse_out: Tensor, grad_out: Tensor
+    lse: Tensor,
+    grad: Tensor,
+    factor: float,
+    shift: float | Tensor | None,
+    lse_out: Tensor,
+    grad_out: Tensor,
 ) -> None:
     """The coefficients of G that the upstream gradient of an lse (fp64, bits) asks for.
 
-    They are a shift for the exponents (the rounded lse, or the fixed shift) and a weight that makes
+    They are a shift for the exponents (the rounded lse, or the given shift) and a weight that makes
     up for the difference: rounding the lse alone would change the sum of a row's weights, which the
     positive's weight must cancel. An empty row has no weight.
     """
     module = native.load_for(lse)
+    if isinstance(shift, Tensor):
+        lse_out.copy_(shift)
+        weight = grad.double() * factor * torch.exp2(shift - lse)
+        grad_out.copy_(torch.where(torch.isneginf(lse), 0.0, weight))
+        return
     if module is None:
         kept = ~torch.isneginf(lse)
         bits = torch.where(kept, lse, 0.0)
@@ -62,7 +72,7 @@ def channel_gradients(
         weight = grad.double() * factor * torch.exp2(gap)
         grad_out.copy_(torch.where(kept, weight, 0.0))
         return
-    grad = grad.to(lse_out.dtype).contiguous()
+    grad = grad.to(lse_out.dtype).contiguous().resolve_neg()
     module.channel_gradients(
         native.is_double(lse_out),
         lse.data_ptr(),

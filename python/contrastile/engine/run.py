@@ -21,8 +21,11 @@ class Kernel(Protocol):
     def reduce(self, block: Block) -> None:
         """Add the block to the run's sums (and counts), and take its positives."""
 
+    def finish(self) -> None:
+        """All blocks are in the sums: settle what had to wait for them."""
+
     def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
-        """G = dL/dS of the block, in the GEMM's dtype; valid until the next call.
+        """``run.unit`` times G = dL/dS of the block, in the operands' dtype; valid until the next.
 
         With the run's ``positive_grad`` at the positives, if it is set. The row sums of
         G_ij <q_i, k_j> are added to ``row_products`` (fp64 [N]): from the diagonal of a triangle,
@@ -34,6 +37,10 @@ class Backend(Protocol):
     """A way to compute blocks. It never sees a loss."""
 
     name: str
+    # Whether a scale given as a tensor may be read by the host.
+    reads_scale: bool
+    # Whether reduce() leaves dot products in Block.kept, for weights() to find.
+    keeps_dots: bool
 
     def available(self) -> str | None:
         """None, or why it cannot run on this machine."""
@@ -43,6 +50,9 @@ class Backend(Protocol):
 
     def tile(self, problem: Problem) -> Tile:
         """The block shape it works best with."""
+
+    def operand_dtype(self, problem: Problem) -> torch.dtype:
+        """What embeddings and G are multiplied in; the products are accumulated in fp32 or fp64."""
 
     def bind(self, run: Run) -> Kernel:
         """A kernel for this run; called once the vectors it reads are in place."""
@@ -62,8 +72,13 @@ class Run:
         self.problem = problem
         self.backend = backend
         self.scores = scores
+        self.operand_dtype = backend.operand_dtype(problem)
         self.attach(query, key)
         self.finite = False
+        # What a kernel leaves for the kernel of the backward pass.
+        self.carry: object = None
+        # The power of two in the weights of the last bound kernel; None is one.
+        self.unit: Tensor | None = None
         self.positive_grad: Tensor | None = None
         self.positive_dots = self._positive_dots()
         self.vectors: list[Vectors] = make_vectors(problem, scores)
@@ -79,6 +94,8 @@ class Run:
 
     def keep_scores(self) -> None:
         """Let the dot products of blocks outlive the forward pass, as far as the workspace goes."""
+        if not self.backend.keeps_dots:
+            return
         self.plan = keep_scores(self.problem, self.plan)
 
     def forget_scores(self) -> None:
@@ -88,7 +105,7 @@ class Run:
 
     def attach(self, query: Tensor, key: Tensor | None) -> None:
         """Use these embeddings (after :meth:`release`, the ones autograd saved)."""
-        dtype = self.problem.dtype
+        dtype = self.operand_dtype
         self.query = Operand(query, dtype)
         self.key = Operand(query if key is None else key, dtype, at_once=True)
 
@@ -125,7 +142,7 @@ class Run:
             return None
         scores, columns = self.scores, self.problem.positives
         assert columns is not None
-        own = scores.scale[rows] if isinstance(scores.scale, Tensor) else scores.scale
+        own = scores.scale if scores.row_scale is None else scores.row_scale[rows]
         score = part(self.positive_dots, rows) * own
         if scores.row_bias is not None:
             score = score + scores.row_bias[rows]
@@ -142,5 +159,5 @@ class Run:
         if problem.positives is None:
             return None
         if problem.ranks:
-            return dots(self.query, self.key, None, problem.positives)
+            return dots(self.query, self.key, None, problem.positives, problem.dtype)
         return torch.zeros(problem.n, dtype=problem.dtype, device=problem.device)

@@ -35,7 +35,10 @@ class Sides:
 
 @dataclass
 class ScaledScores:
-    """Detached numbers that turn a dot product into a score: scale and biases."""
+    """Detached numbers that turn a dot product into a score: scale and biases.
+
+    A scale for all rows is a float, or a 0-d tensor where reading it would halt the device.
+    """
 
     scale: float | Tensor
     row_bias: Tensor | None
@@ -43,18 +46,35 @@ class ScaledScores:
 
     @classmethod
     def of(
-        cls, scale: float | Tensor, row_bias: Tensor | None, col_bias: Tensor | None
+        cls,
+        scale: float | Tensor,
+        row_bias: Tensor | None,
+        col_bias: Tensor | None,
+        on_host: bool = True,
     ) -> ScaledScores:
-        """A scalar scale becomes a float; all else fp64 vectors."""
-        if isinstance(scale, Tensor):
-            scale = float(scale) if scale.numel() == 1 else scale.detach().double()
-        else:
+        """A scale for all rows becomes a float, if it may be read; all else fp64 tensors."""
+        if not isinstance(scale, Tensor):
             scale = float(scale)
+        elif scale.numel() != 1:
+            scale = scale.detach().double()
+        else:
+            scale = float(scale) if on_host else scale.detach().double().view(())
         return cls(
             scale,
             None if row_bias is None else row_bias.detach().double(),
             None if col_bias is None else col_bias.detach().double(),
         )
+
+    @property
+    def row_scale(self) -> Tensor | None:
+        """The scale of each row, if they have one each."""
+        return self.scale if isinstance(self.scale, Tensor) and self.scale.dim() else None
+
+
+def _rounded(value: float) -> float:
+    """To fp32; infinite beyond its range."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 def _offset(dtype: torch.dtype, *parts: tuple[float, Tensor | None]) -> Tensor | None:
@@ -75,7 +95,7 @@ class ChannelVectors:
     """
 
     def __init__(self, problem: Problem, channel: Channel, scores: ScaledScores) -> None:
-        n, dtype = problem.n, problem.dtype
+        dtype = problem.dtype
         self.reduction = channel
         self.dtype = dtype
         self.unit = channel.factor * LOG2E
@@ -83,14 +103,12 @@ class ChannelVectors:
         self.coef_lo: float | Tensor
         if isinstance(scores.scale, float):
             exact = scores.scale * self.unit
-            self.coef_hi = exact if dtype == torch.float64 else float(np.float32(exact))
+            self.coef_hi = exact if dtype == torch.float64 else _rounded(exact)
             self.coef_lo = exact - self.coef_hi
-            self.largest_coef = abs(exact)
         else:
             coef = scores.scale * self.unit
             self.coef_hi = coef.to(dtype)
             self.coef_lo = (coef - self.coef_hi).to(dtype)
-            self.largest_coef = float(coef.abs().max()) if n else 0.0
         self.row_offset = _offset(
             dtype, (self.unit, scores.row_bias), (LOG2E, channel.row_log_weight)
         )
@@ -99,6 +117,8 @@ class ChannelVectors:
         )
         self.shift: float | None = None
         self.shifts = Sides()
+        # Whether G is to be formed with the shifts of the sums, not with the lse for a shift.
+        self.keeps_shifts = False
         self.sums = _sides(problem, 0.0, torch.float64)
         self.bits = Sides()
         self.lse = Sides()
@@ -138,7 +158,10 @@ class ChannelVectors:
         lse, lse_out, grad_out = (
             part(getattr(vectors, side), span) for vectors in (self.bits, self.lse, self.grads)
         )
-        channel_gradients(lse, grad, self.reduction.factor, self.shift, lse_out, grad_out)
+        shift: float | Tensor | None = self.shift
+        if self.keeps_shifts:
+            shift = part(getattr(self.shifts, side), span)
+        channel_gradients(lse, grad, self.reduction.factor, shift, lse_out, grad_out)
 
 
 class TermVectors:

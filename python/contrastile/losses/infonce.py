@@ -62,7 +62,7 @@ def info_nce(
         query_ids: [N] integers; with ``key_ids`` [M]: a key with the query's id that is not its
             positive is no negative (duplicates, other captions).
         key_ids: see ``query_ids``.
-        label_smoothing: e in [0, 1), spread over the included keys.
+        label_smoothing: e in [0, 1], spread over the included keys.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. ``temperature``/``logit_scale``
             may be one value a row, ``logit_bias`` one value a key.
@@ -168,12 +168,13 @@ def _expect(
 ) -> Expected:
     """dL_i/dlse_i = w_i sigmoid(lse_i - p_i): the probability that is not the positive's."""
     fixed = scale.detach() if isinstance(scale, Tensor) else scale
+    per_row = isinstance(fixed, Tensor) and fixed.numel() != 1
 
     def expected(
         rows: slice, stats: tuple[Tensor, ...], positive: Tensor | None
     ) -> tuple[Tensor, ...]:
         assert positive is not None
-        own = fixed[rows] if isinstance(fixed, Tensor) and fixed.dim() else fixed
+        own = fixed[rows] if isinstance(fixed, Tensor) and per_row else fixed
         upstream = torch.sigmoid(stats[0] - with_margin(positive, own, margin))
         if weights is not None:
             upstream = upstream * weights[rows].detach()

@@ -44,11 +44,18 @@ class Loss(nn.Module):
 
     def forward(self, *args: Tensor, **overrides: Any) -> LossOutput:
         """The loss of these tensors, with the module's options and these on top."""
-        options = {**self.options, **dict(self.named_parameters()), **dict(self.named_buffers())}
+        options = {**self.options, **self._tensors()}
         if overrides.keys() & {"temperature", "logit_scale"}:
             options.pop("temperature", None)
             options.pop("logit_scale", None)
         return type(self).function(*args, **{**options, **overrides})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Options that are tensors; one that serves twice counts twice."""
+        return {
+            **dict(self.named_parameters(remove_duplicate=False)),
+            **dict(self.named_buffers(remove_duplicate=False)),
+        }
 
     def extra_repr(self) -> str:
         """The options, as they would be typed."""

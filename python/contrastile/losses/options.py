@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -22,7 +21,7 @@ from ..problem.checks import (
     shape,
 )
 from ..problem.problem import check_workspace
-from ..problem.scores import check_scale
+from ..problem.scores import LARGEST_SCALE, check_scale
 
 P = ParamSpec("P")
 
@@ -53,6 +52,7 @@ class Options:
 
     Args:
         temperature: divides the dot products: a positive float, a 0-d tensor or one value a row.
+            The values of a tensor are not looked at.
         logit_scale: multiplies them instead (already exponentiated). Exactly one of the two.
         logit_bias: added to every score: a float or a 0-d tensor.
         weights: one weight a row; the mean still divides by the number of rows.
@@ -103,8 +103,6 @@ class Options:
             )
         if self.logit_scale is not None:
             check_scale(caller, "logit_scale", self.logit_scale, n, device)
-            if not isinstance(self.logit_scale, Tensor):
-                check_number(caller, "logit_scale", self.logit_scale, -math.inf, math.inf)
             return self.logit_scale
         assert self.temperature is not None
         check_scale(caller, "temperature", self.temperature, n, device)
@@ -112,7 +110,8 @@ class Options:
             return widen(self.temperature).reciprocal()
         if self.temperature <= 0:
             raise InputError(f"{caller}: temperature must be positive, got {self.temperature}")
-        return 1.0 / check_number(caller, "temperature", self.temperature, 0.0, math.inf)
+        smallest = 1.0 / LARGEST_SCALE
+        return 1.0 / check_number(caller, "temperature", self.temperature, smallest, LARGEST_SCALE)
 
     def scalar_scale(self, n: int, device: torch.device) -> float | Tensor:
         """The scale of a loss in which one row's scale would have to be another's too."""
@@ -131,7 +130,7 @@ class Options:
         if bias is None:
             return None
         if not isinstance(bias, Tensor):
-            number = check_number(self.caller, "logit_bias", bias, -math.inf, math.inf)
+            number = check_number(self.caller, "logit_bias", bias, -LARGEST_SCALE, LARGEST_SCALE)
             return (
                 torch.full((m,), number, dtype=wide_dtype(key), device=device) if number else None
             )

@@ -105,8 +105,8 @@ def reduce_rows(
             count = kept.sum().clamp(min=1)
     if weights is not None:
         losses = losses * weights
-    if cancelled is not None and cancelled.numel():
-        losses = losses + 0.0 * cancelled[0].to(losses.dtype)
+    if cancelled is not None:
+        losses = losses + 0.0 * cancelled[:1].sum().to(losses.dtype)
     if options.reduction == "sum":
         losses = losses.sum()
     elif options.reduction == "mean":

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from ..engine.functions import GatherDot
+from ..problem import Scores
 from ..problem.checks import (
     InputError,
     check_embedding,
     check_index,
     check_integers,
-    check_same_size,
     check_tensor,
     shape,
 )
@@ -20,13 +20,22 @@ NAME = "gather_dot"
 
 
 def gather_dot(
-    query: Tensor, key: Tensor, columns: Tensor, row_starts: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    columns: Tensor,
+    row_starts: Tensor | None = None,
+    *,
+    scale: float | Tensor = 1.0,
+    row_bias: Tensor | None = None,
+    col_bias: Tensor | None = None,
 ) -> Tensor:
-    r"""Dot products of listed pairs, one pair a row or a CSR list of pairs.
+    r"""Scores of listed pairs, one pair a row or a CSR list of pairs.
 
-    .. math:: d_e = \langle q_{row(e)}, k_{columns(e)} \rangle
+    .. math:: d_e = scale_{row(e)} \langle q_{row(e)}, k_{columns(e)} \rangle
+                  + a_{row(e)} + b_{columns(e)}
 
-    Differentiable once in query and key, in O(E D) work and O((N + M) D + E) memory.
+    Differentiable once in query and key, in O(E D) work and O((N + M) D + E) memory; in scale and
+    biases any number of times.
 
     Args:
         query: [N, D].
@@ -34,6 +43,9 @@ def gather_dot(
         columns: int64 [N] without ``row_starts``: the column of each row, -1 for none (gives 0).
             With ``row_starts``: [E], the columns of all rows, row after row.
         row_starts: int64 [N + 1]: row i owns ``columns[row_starts[i]:row_starts[i + 1]]``.
+        scale: float, 0-d tensor or [N].
+        row_bias: a [N].
+        col_bias: b [M].
 
     Returns:
         [E] (or [N]) in fp32, fp64 if an embedding is fp64.
@@ -49,13 +61,12 @@ def gather_dot(
     >>> gather_dot(x, x, torch.tensor([0, 1, 1]), row_starts=torch.tensor([0, 2, 3]))
     tensor([1., 1., 5.])
     """
-    check_embedding(NAME, "query", query)
     check_embedding(NAME, "key", key)
-    check_same_size(NAME, query=query, key=key)
+    given = Scores.of(NAME, query, key, scale, row_bias, col_bias)
     n, device = len(query), query.device
     if row_starts is None:
         columns = check_index(NAME, "columns", columns, n, len(key), device)
-        return _apply(query, key, None, columns)
+        return _scores(given, _apply(query, key, None, columns), None, columns)
     check_tensor(NAME, "columns", columns)
     starts = check_integers(NAME, "row_starts", row_starts, n + 1, device)
     lengths = starts.diff()
@@ -66,7 +77,25 @@ def gather_dot(
         )
     columns = check_index(NAME, "columns", columns, len(columns), len(key), device)
     rows = torch.arange(n, device=device).repeat_interleave(lengths)
-    return _apply(query, key, rows, columns)
+    return _scores(given, _apply(query, key, rows, columns), rows, columns)
+
+
+def _scores(given: Scores, dots: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
+    """Scale and biases, at the pairs that exist."""
+
+    def of_rows(vector: Tensor) -> Tensor:
+        return vector if rows is None else vector[rows]
+
+    scores, scale = dots, given.scale
+    if isinstance(scale, Tensor):
+        scores = scores * (scale.view(()) if scale.numel() == 1 else of_rows(scale))
+    elif scale != 1.0:
+        scores = scores * scale
+    if given.row_bias is not None:
+        scores = scores + of_rows(given.row_bias)
+    if given.col_bias is not None and len(given.col_bias):
+        scores = scores + given.col_bias[columns.clamp(min=0)]
+    return torch.where(columns >= 0, scores, 0.0).to(dots.dtype)
 
 
 def _apply(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:

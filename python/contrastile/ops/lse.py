@@ -80,7 +80,7 @@ def log_sum_exp(
     problem = Problem.of(
         NAME,
         scores,
-        tuple(channels),
+        channels,
         Channel,
         rows=rows,
         columns=columns,

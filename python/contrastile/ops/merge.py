@@ -38,6 +38,10 @@ def merge_log_sum_exp(*blocks: Tensor) -> Tensor:
             raise InputError(
                 f"{NAME}: blocks need one shape, got {shape(blocks[0])} and {shape(block)}"
             )
+        if block.device != blocks[0].device:
+            raise InputError(
+                f"{NAME}: blocks must be on one device, got {blocks[0].device} and {block.device}"
+            )
     stacked = torch.stack(blocks)
     empty = torch.isneginf(stacked).all(0)
     # logsumexp of a row of zeros has a gradient; masking its input first keeps NaN out of it.

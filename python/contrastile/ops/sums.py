@@ -56,7 +56,7 @@ def pair_sum(
     problem = Problem.of(
         NAME,
         scores,
-        tuple(terms),
+        terms,
         Term,
         rows=rows,
         columns=columns,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from numbers import Real
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -37,6 +38,10 @@ def check_embedding(caller: str, name: str, value: object) -> Tensor:
     if tensor.dtype not in FLOATS:
         raise InputError(
             f"{caller}: {name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
+        )
+    if tensor.layout != torch.strided:
+        raise InputError(
+            f"{caller}: {name} must be a dense tensor, got {tensor.layout}; use .to_dense()"
         )
     return tensor
 
@@ -101,7 +106,7 @@ def check_integers(
             f"{caller}: {name} must be integers, got {tensor.dtype}; "
             "encode labels as int64, one number a class"
         )
-    return _on(caller, name, tensor, device).to(torch.int64).contiguous()
+    return _on(caller, name, tensor, device).to(torch.int64).contiguous().resolve_neg()
 
 
 def check_index(
@@ -118,11 +123,16 @@ def check_index(
     return index
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """A real number, numpy's too, but no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_number(caller: str, name: str, value: object, low: float, high: float) -> float:
     """``value`` is a finite number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise TypeError(f"{caller}: {name} must be a number, got {type(value).__name__}")
-    if not low <= value <= high or not math.isfinite(value):
+    if not low <= value <= high:
         raise InputError(
             f"{caller}: {name} must be a finite number in [{low}, {high}], got {value}"
         )

@@ -34,10 +34,10 @@ class Pairs:
     """
 
     def __and__(self, other: Pairs) -> Pairs:
-        return And(self, other)
+        return And(self, other) if isinstance(other, Pairs) else NotImplemented
 
     def __or__(self, other: Pairs) -> Pairs:
-        return Or(self, other)
+        return Or(self, other) if isinstance(other, Pairs) else NotImplemented
 
     def __invert__(self) -> Pairs:
         return Not(self)
@@ -87,6 +87,8 @@ class Index(Pairs):
 
     @cached_property
     def symmetric(self) -> bool:
+        if len(self.columns) and int(self.columns.max()) >= len(self.columns):
+            return False
         own = torch.arange(len(self.columns), device=self.columns.device)
         paired = self.columns >= 0
         return bool((self.columns[self.columns.clamp(min=0)] == own)[paired].all())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .channels import Channel, Phi, Term
-from .checks import InputError, check_index, check_number, check_vector, shape
+from .checks import InputError, check_index, check_number, check_switch, check_vector, shape
 from .pairs import Index, Pairs
 from .scores import Scores
 
@@ -21,6 +21,7 @@ MAX_CHANNELS = 3
 class Problem:
     """What to reduce, over which pairs, to which sides. Holds no embedding.
 
+    ``dtype`` is what is computed in, ``embedding_dtype`` what both embeddings are exact in.
     ``channels`` are log-sum-exps, ``terms`` are pair sums; a problem has one kind.
     ``triangle`` says that S is symmetric and only its upper triangle is computed.
     """
@@ -30,9 +31,10 @@ class Problem:
     m: int
     d: int
     dtype: torch.dtype
+    embedding_dtype: torch.dtype
     device: torch.device
     triangle: bool
-    reductions: tuple[Channel, ...] | tuple[Term, ...]
+    reductions: Sequence[Channel] | Sequence[Term]
     rows: bool
     columns: bool
     positives: Tensor | None
@@ -47,7 +49,7 @@ class Problem:
         cls,
         caller: str,
         scores: Scores,
-        reductions: tuple[Channel, ...] | tuple[Term, ...],
+        reductions: Sequence[Channel] | Sequence[Term],
         kind: type[Channel] | type[Term],
         *,
         rows: bool = True,
@@ -64,6 +66,9 @@ class Problem:
         m = n if scores.key is None else scores.key.shape[0]
         device = scores.query.device
         plural = {Channel: "channels", Term: "terms"}[kind]
+        if not hasattr(reductions, "__len__"):
+            got = type(reductions).__name__
+            raise TypeError(f"{caller}: {plural} must be a list of {kind.__name__}, got {got}")
         if not 1 <= len(reductions) <= MAX_CHANNELS:
             raise InputError(
                 f"{caller}: between 1 and {MAX_CHANNELS} {plural}, got {len(reductions)}"
@@ -72,6 +77,9 @@ class Problem:
             if not isinstance(reduction, kind):
                 got = type(reduction).__name__
                 raise TypeError(f"{caller}: {plural} must be {kind.__name__}, got {got}")
+        check_switch(caller, "rows", rows)
+        check_switch(caller, "columns", columns)
+        check_switch(caller, "ranks", ranks)
         if not (rows or columns):
             raise InputError(f"{caller}: nothing to reduce, ask for rows or columns")
         for reduction in reductions:
@@ -84,6 +92,7 @@ class Problem:
             m=m,
             d=d,
             dtype=scores.dtype,
+            embedding_dtype=scores.embedding_dtype,
             device=device,
             triangle=_is_triangle(scores, reductions, rows, columns),
             reductions=reductions,
@@ -195,7 +204,7 @@ def _check_pairs(caller: str, pairs: Pairs, n: int, m: int, device: torch.device
 
 
 def _is_triangle(
-    scores: Scores, reductions: tuple[Channel, ...] | tuple[Term, ...], rows: bool, columns: bool
+    scores: Scores, reductions: Sequence[Channel] | Sequence[Term], rows: bool, columns: bool
 ) -> bool:
     """A symmetric S: one embedding set, one scale, no biases, symmetric pairs and weights."""
     if scores.key is not None or not rows or columns:

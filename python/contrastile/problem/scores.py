@@ -7,7 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import InputError, check_embedding, check_same_size, check_values, check_vector, shape
+from .checks import (
+    InputError,
+    check_embedding,
+    check_number,
+    check_same_size,
+    check_values,
+    check_vector,
+    is_number,
+    shape,
+)
+
+# Products of larger scales with ordinary dot products overflow fp32.
+LARGEST_SCALE = 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +73,12 @@ class Scores:
         double = torch.float64 in (self.query.dtype, key.dtype)
         return torch.float64 if double else torch.float32
 
+    @property
+    def embedding_dtype(self) -> torch.dtype:
+        """The narrowest dtype that both embeddings are exact in."""
+        key = self.query if self.key is None else self.key
+        return torch.promote_types(self.query.dtype, key.dtype)
+
 
 def check_scale(caller: str, name: str, scale: object, n: int, device: torch.device) -> None:
     """``scale`` is a float, a 0-d tensor or a tensor of one value a row."""
@@ -80,5 +98,7 @@ def check_scale(caller: str, name: str, scale: object, n: int, device: torch.dev
                 f"{caller}: {name} must be a float, a 0-d tensor or one value a row ({n},), "
                 f"got {shape(scale)}"
             )
-    elif isinstance(scale, bool) or not isinstance(scale, (int, float)):
+    elif not is_number(scale):
         raise TypeError(f"{caller}: {name} must be a float or a tensor, got {type(scale).__name__}")
+    else:
+        check_number(caller, name, scale, -LARGEST_SCALE, LARGEST_SCALE)
