@@ -150,6 +150,15 @@ def test_ctrl_c_before_the_first_step(
     assert "0 of 4 steps" in capsys.readouterr().out
 
 
+@pytest.fixture
+def sigint_raises() -> Iterator[None]:
+    """A background job starts with SIGINT ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("sigint_raises")
 def test_second_ctrl_c_stops() -> None:
     with Interrupt() as interrupt:
         signal.raise_signal(signal.SIGINT)
