@@ -6,8 +6,9 @@ from ..engine.run import Backend
 from ..problem import InputError, Problem
 from .cpu import CpuBackend
 from .reference import ReferenceBackend
+from .triton import TritonBackend
 
-BACKENDS: tuple[Backend, ...] = (CpuBackend(), ReferenceBackend())
+BACKENDS: tuple[Backend, ...] = (CpuBackend(), TritonBackend(), ReferenceBackend())
 
 # The reference materialises S: "auto" never takes it, whoever wants it names it.
 AUTO: tuple[Backend, ...] = BACKENDS[:-1]

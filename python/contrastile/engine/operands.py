@@ -21,6 +21,10 @@ class Operand:
         self._span = slice(0, 0)
         self._block: Tensor | None = tensor if tensor.dtype == dtype else None
 
+    def whole(self) -> Tensor:
+        """All rows in the compute dtype."""
+        return self.rows(slice(0, len(self.tensor)))
+
     def rows(self, span: slice) -> Tensor:
         """Rows ``span`` in the compute dtype; valid until the next call."""
         if self._block is not None and len(self._block) == len(self.tensor):

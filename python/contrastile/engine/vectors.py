@@ -123,6 +123,7 @@ class ChannelVectors:
         self.bits = Sides()
         self.lse = Sides()
         self.grads = Sides()
+        self.upstream: list[Tensor] = []
 
     def use_running_shift(self, problem: Problem) -> None:
         """Each row and column has its own shift, the largest exponent so far."""
@@ -152,9 +153,11 @@ class ChannelVectors:
         """Memory for the coefficients of G = sum over sides of grad 2^(y - lse)."""
         self.lse = _allot(problem, rows, cols)
         self.grads = _allot(problem, rows, cols)
+        self.upstream = []
 
     def set_gradients(self, side: str, span: slice, grad: Tensor) -> None:
         """Coefficients of G from the stats' upstream gradients."""
+        self.upstream.append(grad)
         lse, lse_out, grad_out = (
             part(getattr(vectors, side), span) for vectors in (self.bits, self.lse, self.grads)
         )
@@ -181,6 +184,7 @@ class TermVectors:
         self.col_offset = _offset(dtype, (term.factor, scores.col_bias))
         self.sums = _sides(problem, 0.0, torch.float64)
         self.grads = Sides()
+        self.upstream: list[Tensor] = []
 
     def row_stats(self, span: slice) -> Tensor:
         """The sums of the rows ``span``."""
@@ -195,9 +199,11 @@ class TermVectors:
     def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
         """Memory for the coefficients of G = factor phi'(x) (row_grad + col_grad)."""
         self.grads = _allot(problem, rows, cols)
+        self.upstream = []
 
     def set_gradients(self, side: str, span: slice, grad: Tensor) -> None:
         """Coefficients of G from the upstream gradients of the sums."""
+        self.upstream.append(grad)
         part(getattr(self.grads, side), span).copy_(grad)
 
 

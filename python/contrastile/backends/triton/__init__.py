@@ -1,0 +1,10 @@
+"""The Triton backend: tiles of S stay in registers, only O(N + M) partial sums and strips of G leave.
+
+Triton itself is imported when the first kernel is bound, not before.
+"""
+
+from __future__ import annotations
+
+from .backend import TritonBackend
+
+__all__ = ["TritonBackend"]

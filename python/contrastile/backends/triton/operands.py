@@ -1,0 +1,81 @@
+"""Embeddings as kernels read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .launch import Launch
+
+# Of a tensor descriptor's base address and row stride, in bytes.
+ALIGNMENT = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """[rows, D] in the operands' dtype, its rows contiguous and aligned for descriptors."""
+
+    tensor: Tensor
+
+    @staticmethod
+    def of(tensor: Tensor) -> Embedding:
+        """``tensor`` itself, or a padded copy: N D work beside N M D, and no slow path for it."""
+        if _aligned(tensor):
+            return Embedding(tensor)
+        step = ALIGNMENT // tensor.element_size()
+        rows, size = tensor.shape
+        padded = tensor.new_empty((rows, max(-(-size // step), 1) * step))
+        padded[:, :size] = tensor
+        return Embedding(padded[:, :size])
+
+    def argument(self, launch: Launch, height: int) -> Any:
+        """A descriptor of ``height`` rows of it, or the pointer."""
+        if launch.descriptors:
+            return TensorDescriptor.from_tensor(self.tensor, [height, launch.depth])
+        return self.tensor
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Elements from a row to the next and from a feature to the next."""
+        row, feature = self.tensor.stride()
+        return row, feature
+
+
+def _aligned(tensor: Tensor) -> bool:
+    size = tensor.element_size()
+    row, feature = tensor.stride()
+    return (
+        feature == 1
+        and tensor.data_ptr() % ALIGNMENT == 0
+        and row * size % ALIGNMENT == 0
+        and row >= tensor.shape[1]
+    )
+
+
+def strip_argument(strip: Tensor, launch: Launch) -> Any:
+    """A descriptor of a strip of G to store tiles through, or the pointer."""
+    if launch.descriptors:
+        return TensorDescriptor.from_tensor(strip, [launch.rows, launch.cols])
+    return strip
+
+
+def as_triton(dtype: torch.dtype) -> Any:
+    """Triton's name of a dtype."""
+    return {
+        torch.float16: tl.float16,
+        torch.bfloat16: tl.bfloat16,
+        torch.float32: tl.float32,
+        torch.float64: tl.float64,
+    }[dtype]
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How fp32 operands are multiplied: as torch.mm would, by torch's own switches."""
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    return "tf32" if allowed else "ieee"

@@ -1,0 +1,123 @@
+"""The fixed shift of a channel: bounds that prove it right, and the certificate afterwards.
+
+Exponents lie within [low, high] bits by Cauchy and Schwarz. Where high - low is at most 2 REACH
+every power is a normal number. Beyond, the shift leaves the top REACH bits exact and powers may
+vanish at the bottom; ``settle`` then proves that none of them mattered, or calls the general form.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# 2^REACH times 2^27 terms is within fp32.
+REACH = tl.constexpr(100.0)
+# Powers below 2^-126 may be flushed: M of them are 2^-24 of a sum of M 2^-102.
+SMALLEST = tl.constexpr(2.0**-102)
+
+
+@triton.jit
+def _largest(vector, count, WANTED: tl.constexpr, BLOCK: tl.constexpr):
+    """Largest entry, NaN if any is; 0 if there is no vector."""
+    best = tl.full([BLOCK], float("-inf"), tl.float64)
+    spoilt = tl.zeros([BLOCK], tl.float64)
+    if WANTED:
+        for start in range(0, count, BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            value = tl.load(vector + i, mask=i < count, other=float("-inf")).to(tl.float64)
+            best = tl.maximum(best, value)
+            spoilt += tl.where(value == value, 0.0, value)
+        result = tl.max(best, 0) + tl.sum(spoilt, 0)
+    else:
+        result = tl.sum(spoilt, 0)
+    return result
+
+
+@triton.jit
+def _smallest(vector, count, WANTED: tl.constexpr, BLOCK: tl.constexpr):
+    """Smallest entry; 0 if there is no vector."""
+    best = tl.full([BLOCK], float("inf"), tl.float64)
+    if WANTED:
+        for start in range(0, count, BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            value = tl.load(vector + i, mask=i < count, other=float("inf")).to(tl.float64)
+            best = tl.minimum(best, value)
+        result = tl.min(best, 0)
+    else:
+        result = tl.sum(tl.zeros([BLOCK], tl.float64), 0)
+    return result
+
+
+@triton.jit
+def choose_shifts(
+    query_norms,
+    query_parts,
+    key_norms,
+    key_parts,
+    n,
+    m,
+    channels,
+    class_range,
+    shifts,
+    spans,
+    flag,
+    CODE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """shifts[c], and spans[c] = high - low in bits, of every channel; one program."""
+    product = _largest(query_norms, query_parts, True, BLOCK)
+    product *= _largest(key_norms, key_parts, True, BLOCK)
+    # The slack covers the rounding of the dot products.
+    longest = tl.sqrt(product) * 1.001
+    for c in tl.static_range(len(channels)):
+        AT: tl.constexpr = CODE[c]
+        own = channels[c]
+        rows = n if CODE[AT] else 1
+        top = _largest(own[0], rows, True, BLOCK)
+        reach = longest * tl.maximum(top, -_smallest(own[0], rows, True, BLOCK))
+        reach += 0.0 * top
+        high = reach + _largest(own[2], n, CODE[AT + 1], BLOCK)
+        high += _largest(own[3], m, CODE[AT + 2], BLOCK) + tl.load(class_range + 2 * c + 1)
+        low = _smallest(own[2], n, CODE[AT + 1], BLOCK) - reach
+        low += _smallest(own[3], m, CODE[AT + 2], BLOCK) + tl.load(class_range + 2 * c)
+        shift = tl.minimum(tl.maximum(high * 0.5, high - REACH), low + REACH)
+        span = high - low
+        shift = tl.where(span <= 2 * REACH, shift, high - REACH)
+        tl.store(shifts + c, shift.to(shifts.dtype.element_ty))
+        tl.store(spans + c, span)
+    tl.store(flag, 0)
+
+
+@triton.jit
+def settle(
+    sides, shifts, spans, flag, CHANNELS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Set ``flag`` if the fixed shift of any channel cost precision; one program.
+
+    ``sides``: (channel, its sums, their shifts, their number, terms in each) of every side. Writes
+    the shifts: the fixed one, or -inf with sums of 0 for the general form to begin with.
+    """
+    failed = False
+    for c in tl.static_range(CHANNELS):
+        span = tl.load(spans + c)
+        # Also for a span that is no number.
+        failed = failed | ((span < float("inf")) == 0)
+    for s in tl.static_range(len(sides)):
+        own = sides[s]
+        span = tl.load(spans + own[0])
+        limit = own[4] * SMALLEST
+        for start in range(0, own[3], BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            total = tl.load(own[1] + i, mask=i < own[3], other=float("inf"))
+            few = tl.min(total, 0) < limit
+            failed = failed | (few & (span > 2 * REACH))
+    tl.store(flag, tl.where(failed, 1, 0))
+    for s in tl.static_range(len(sides)):
+        own = sides[s]
+        fixed = tl.load(shifts + own[0])
+        value = tl.where(failed, float("-inf"), fixed)
+        for start in range(0, own[3], BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            tl.store(own[2] + i, tl.zeros([BLOCK], fixed.dtype) + value, mask=i < own[3])
+            total = tl.load(own[1] + i, mask=i < own[3], other=0.0)
+            tl.store(own[1] + i, tl.where(failed, 0.0, total), mask=i < own[3])

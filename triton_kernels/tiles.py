@@ -1,0 +1,86 @@
+"""Tiles of a block of S: the order they are visited in, and their dot products."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def place(tile, row_tiles, col_tiles, GROUP: tl.constexpr):
+    """(tile row, tile column) of the ``tile``-th visit: GROUP tile rows at a time, so that the
+    programs that run together share their keys and queries in the L2 cache.
+    """
+    in_group = GROUP * col_tiles
+    first = (tile // in_group) * GROUP
+    height = tl.minimum(row_tiles - first, GROUP)
+    return first + tile % height, (tile % in_group) // height
+
+
+@triton.jit
+def dot_products(
+    query,
+    key,
+    query_stride,
+    query_step,
+    key_stride,
+    key_step,
+    row,
+    col,
+    row_end,
+    col_end,
+    D: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """<q_i, k_j> of the tile at (row, col). ``query`` and ``key`` are tensor descriptors, or
+    pointers with strides of a row and of a feature; beyond the ends they count as zero or not at
+    all: whoever uses the result masks it.
+    """
+    dots = tl.zeros([ROWS, COLS], ACC)
+    for depth in range(0, D, DEPTH):
+        if DESCRIPTORS:
+            q = query.load([row, depth])
+            k = key.load([col, depth])
+        else:
+            q = _slab(query, query_stride, query_step, row, row_end, depth, D, ROWS, DEPTH)
+            k = _slab(key, key_stride, key_step, col, col_end, depth, D, COLS, DEPTH)
+        dots = tl.dot(q, k.T, dots, input_precision=PRECISION, out_dtype=ACC)
+    return dots
+
+
+@triton.jit
+def _slab(
+    pointer,
+    stride,
+    step,
+    first,
+    end,
+    depth,
+    D: tl.constexpr,
+    COUNT: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    # 64-bit offsets: rows times stride passes 2^31 long before memory ends.
+    rows = (first + tl.arange(0, COUNT)).to(tl.int64)
+    features = (depth + tl.arange(0, DEPTH)).to(tl.int64)
+    inside = (rows < end)[:, None] & (features < D)[None, :]
+    places = pointer + rows[:, None] * stride + features[None, :] * step
+    return tl.load(places, mask=inside, other=0.0)
+
+
+@triton.jit
+def side_of_diagonal(row, col, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """-1, 0 or 1: the tile is below the diagonal of a square block, on it, or above it.
+
+    On it are all tiles of the squares, as large as the longer side of a tile, that the diagonal
+    crosses: together they hold every pair of such a square both ways.
+    """
+    LONGER: tl.constexpr = max(ROWS, COLS)
+    across = col // LONGER
+    down = row // LONGER
+    return tl.where(across > down, 1, tl.where(across == down, 0, -1))

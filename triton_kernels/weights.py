@@ -1,0 +1,165 @@
+"""A strip of the weights G = dL/dS, and the indexed positives put into it."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .pairs import term_weights
+from .softmax import channel_weights
+from .tiles import dot_products, place, side_of_diagonal
+
+
+@triton.jit
+def weigh(
+    query,
+    key,
+    query_stride,
+    query_step,
+    key_stride,
+    key_step,
+    first_row,
+    row_end,
+    first_col,
+    col_end,
+    reductions,
+    gradients,
+    data,
+    flag,
+    shifts,
+    unit,
+    out,
+    mirror,
+    out_stride,
+    row_products,
+    CODE: tl.constexpr,
+    D: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    FROM_ROWS: tl.constexpr,
+    FROM_COLS: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    DIAGONAL: tl.constexpr,
+    GENERAL: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    OUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
+    FLATTEN: tl.constexpr,
+    SPECIALIZE: tl.constexpr,
+):
+    """out[i, j] = unit G_ij of a block, as OUT. ``out`` is a descriptor or a pointer, ``mirror`` the
+    pointer.
+
+    ``unit`` is a power of two that fits G into half precision. PRODUCTS: also
+    row_products[tile column, i], the sums of G_ij <q_i, k_j> over a tile. Of a DIAGONAL block the
+    tiles above the diagonal are written to their mirror images too.
+    """
+    if (tl.load(flag) != 0) != GENERAL:
+        return
+    height = row_end - first_row
+    row_tiles = tl.cdiv(height, ROWS)
+    col_tiles = tl.cdiv(col_end - first_col, COLS)
+    scale = tl.load(unit)
+    for visit in tl.range(
+        tl.program_id(0),
+        row_tiles * col_tiles,
+        tl.num_programs(0),
+        flatten=FLATTEN,
+        warp_specialize=SPECIALIZE,
+    ):
+        tile_row, tile_col = place(visit, row_tiles, col_tiles, GROUP)
+        row = first_row + tile_row * ROWS
+        col = first_col + tile_col * COLS
+        side = side_of_diagonal(tile_row * ROWS, tile_col * COLS, ROWS, COLS) if DIAGONAL else 1
+        if side >= 0:
+            dots = dot_products(
+                query, key, query_stride, query_step, key_stride, key_step,
+                row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
+            )  # fmt: skip
+            rows = row + tl.arange(0, ROWS)
+            cols = col + tl.arange(0, COLS)
+            inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
+            if CHANNELS:
+                g = channel_weights(
+                    dots, inside, reductions, gradients, data, shifts, CODE,
+                    rows, cols, row_end, col_end, FROM_ROWS, FROM_COLS, GENERAL,
+                )  # fmt: skip
+            else:
+                g = term_weights(
+                    dots, inside, reductions, gradients, data, CODE,
+                    rows, cols, row_end, col_end, FROM_ROWS, FROM_COLS,
+                )  # fmt: skip
+            if PRODUCTS:
+                # 0 times a dot product that is no number stays 0.
+                product = tl.where(inside & (g != 0), g * dots, 0.0)
+                # In the square on the diagonal each pair stands twice, and one with itself once.
+                product = product * tl.where(side == 0, 0.5, 1.0)
+                own_rows = tile_row * ROWS + tl.arange(0, ROWS)
+                at = tile_col.to(tl.int64) * height + own_rows
+                tl.store(row_products + at, tl.sum(product, 1), mask=rows < row_end)
+            weights = (g * scale).to(OUT)
+            if DESCRIPTORS:
+                out.store([tile_row * ROWS, tile_col * COLS], weights)
+            else:
+                own_rows = (rows - first_row).to(tl.int64)
+                own_cols = (cols - first_col).to(tl.int64)
+                places = out + own_rows[:, None] * out_stride + own_cols[None, :]
+                tl.store(places, weights, mask=inside)
+            if DIAGONAL:
+                own_rows = (rows - first_row).to(tl.int64)
+                own_cols = (cols - first_col).to(tl.int64)
+                places = mirror + own_cols[None, :] * out_stride + own_rows[:, None]
+                tl.store(places, weights, mask=inside & (side > 0))
+
+
+@triton.jit
+def put_positives(
+    out,
+    out_stride,
+    first_row,
+    row_end,
+    first_col,
+    col_end,
+    columns,
+    grad,
+    dots,
+    unit,
+    products,
+    count,
+    TRIANGLE: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Add unit grad[i] to G at (i, columns[i]), and grad[i] dots[i] to products[i].
+
+    In a TRIANGLE a pair may lie in the block as (columns[i], i); on its DIAGONAL it lies there both
+    ways. Where two rows are each other's positive, each adds both gradients to its own element.
+    """
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.load(columns + i, mask=i < count, other=-1)
+    paired = column >= 0
+    own = tl.load(grad + i, mask=paired, other=0.0)
+    scale = tl.load(unit)
+    straight = paired & (i >= first_row) & (i < row_end)
+    straight = straight & (column >= first_col) & (column < col_end)
+    value = own
+    found = straight
+    if TRIANGLE:
+        mutual = paired & (tl.load(columns + column, mask=paired, other=-1) == i)
+        value = own + tl.load(grad + column, mask=mutual, other=0.0)
+        turned = paired & (column >= first_row) & (column < row_end)
+        turned = turned & (i >= first_col) & (i < col_end)
+        found = straight | turned
+        # A mutual pair off the diagonal blocks is written by the row that lies straight.
+        turned = turned & (mutual == 0)
+        at = out + (column - first_row).to(tl.int64) * out_stride + (i - first_col)
+        tl.store(at, (tl.load(at, mask=turned, other=0.0) + own * scale), mask=turned)
+    at = out + (i - first_row).to(tl.int64) * out_stride + (column - first_col)
+    tl.store(at, (tl.load(at, mask=straight, other=0.0) + value * scale), mask=straight)
+    if PRODUCTS:
+        more = own.to(tl.float64) * tl.load(dots + i, mask=found, other=0.0).to(tl.float64)
+        tl.store(products + i, tl.load(products + i, mask=found, other=0.0) + more, mask=found)
