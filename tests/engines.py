@@ -16,6 +16,9 @@ ONE_TILE = RAGGED.rows * RAGGED.cols * 8
 NOTHING_KEPT = {"workspace": ONE_TILE}
 SOME_KEPT = {"workspace": 6 * ONE_TILE}
 
+# Rows of all columns, a few at a time.
+STRIPS = {"workspace": 800}
+
 ENGINES: dict[str, dict[str, Any]] = {
     "reference": {"backend": "reference"},
     "cpu, one tile": {"backend": "cpu"},
@@ -28,6 +31,8 @@ ENGINES: dict[str, dict[str, Any]] = {
         "native": False,
         **NOTHING_KEPT,
     },
+    "triton": {"backend": "triton"},
+    "triton, strips": {"backend": "triton", **STRIPS},
 }
 
 

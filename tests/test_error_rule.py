@@ -16,6 +16,8 @@ import pytest
 import torch
 from cases import LOSSES, arguments_for, default_choice
 from helpers import (
+    ONE_SUM_FOR_TWO,
+    SELF_MODE,
     Arguments,
     Results,
     assert_within_error_budget,
@@ -28,10 +30,6 @@ from helpers import (
 
 DRAWS = 3
 ORDERS = 5
-# S is symmetric there: the gradient of a row is one sum, where the plain formula has two of half
-# the size. The errors of two sums partly cancel.
-SELF_MODE = {"nt_xent", "dcl_loss", "dclw_loss", "supcon_loss"}
-ONE_SUM_FOR_TWO = 2**0.5
 SCALES = [1.0, 14.3, 50.0, 100.0]
 DTYPES = [torch.float32, torch.bfloat16]
 # Rows and sizes that no tile divides; two views double the rows.

@@ -10,7 +10,7 @@ import triton.language as tl
 def add_partials(
     partials, totals, first, length, tiles, flag, FLAG: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """totals[first + i] += sum over t of partials[t, i], t in order; unless the flag is not FLAG."""
+    """totals[first + i] += sum over t of partials[t, i], t in order, where the flag is FLAG."""
     if (tl.load(flag) != 0) != FLAG:
         return
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -25,9 +25,7 @@ def add_partials(
 
 
 @triton.jit
-def merge_partials(
-    sums, tops, totals, shifts, first, length, tiles, flag, BLOCK: tl.constexpr
-):
+def merge_partials(sums, tops, totals, shifts, first, length, tiles, flag, BLOCK: tl.constexpr):
     """Log-sum-exps with a shift of their own: 2^shifts totals += 2^tops sums, tile by tile."""
     if tl.load(flag) == 0:
         return

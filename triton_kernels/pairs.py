@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from .exponents import PHI, affine, included, phi, slope
-from .softmax import count_above
+from .softmax import count_above, side_factors
 from .tiles import dot_products, place, side_of_diagonal
 
 
@@ -74,22 +74,47 @@ def reduce_terms(
             mirrored = (cols < col_end) & (side > 0)
             inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
             for t in tl.static_range(len(terms)):
-                AT: tl.constexpr = CODE[t]
-                mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
-                x = affine(dots, terms[t], data, 0.0, CODE, AT, rows, cols, row_end, col_end)
-                value = tl.where(mask, phi(x, CODE[AT + PHI]), 0.0)
-                if SUMS_ROWS:
-                    at = (t * col_tiles + tile_col).to(tl.int64) * height + own_rows
-                    tl.store(row_sums + at, tl.sum(value, 1), mask=rows < row_end)
-                if SUMS_COLS:
-                    at = (t * row_tiles + tile_row).to(tl.int64) * width + own_cols
-                    tl.store(col_sums + at, tl.sum(value, 0), mask=mirrored)
+                row_place = (t * col_tiles + tile_col).to(tl.int64) * height + own_rows
+                col_place = (t * row_tiles + tile_row).to(tl.int64) * width + own_cols
+                store_term(
+                    dots, inside, terms[t], data, CODE, CODE[t],
+                    rows, cols, row_end, col_end, mirrored,
+                    row_sums + row_place, col_sums + col_place, SUMS_ROWS, SUMS_COLS,
+                )  # fmt: skip
             if COUNTS_ROWS or COUNTS_COLS:
                 count_above(
                     dots, inside, terms[0], data, CODE, rows, cols, row_end, col_end,
                     thresholds, row_counts, col_counts, own_rows, own_cols, tile_row, tile_col,
                     height, width, mirrored, COUNTS_ROWS, COUNTS_COLS,
                 )  # fmt: skip
+
+
+@triton.jit
+def store_term(
+    dots,
+    inside,
+    vectors,
+    data,
+    CODE: tl.constexpr,
+    AT: tl.constexpr,
+    rows,
+    cols,
+    row_end,
+    col_end,
+    mirrored,
+    row_sums,
+    col_sums,
+    SUMS_ROWS: tl.constexpr,
+    SUMS_COLS: tl.constexpr,
+):
+    """Sums of phi over a tile's columns and rows."""
+    mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
+    x = affine(dots, vectors, data, 0.0, CODE, AT, rows, cols, row_end, col_end)
+    value = tl.where(mask, phi(x, CODE[AT + PHI]), 0.0)
+    if SUMS_ROWS:
+        tl.store(row_sums, tl.sum(value, 1), mask=rows < row_end)
+    if SUMS_COLS:
+        tl.store(col_sums, tl.sum(value, 0), mask=mirrored)
 
 
 @triton.jit
@@ -104,23 +129,37 @@ def term_weights(
     cols,
     row_end,
     col_end,
-    FROM_ROWS: tl.constexpr,
-    FROM_COLS: tl.constexpr,
+    SIDES: tl.constexpr,
 ):
     """G of a tile: sum over terms of phi'(x) (a_i + b_j); ``gradients``: a and b of each term."""
     weights = tl.zeros(dots.shape, dots.dtype)
     for t in tl.static_range(len(terms)):
-        AT: tl.constexpr = CODE[t]
-        mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
-        x = affine(dots, terms[t], data, 0.0, CODE, AT, rows, cols, row_end, col_end)
-        own = gradients[t]
-        if FROM_ROWS and FROM_COLS:
-            a = tl.load(own[0] + rows, mask=rows < row_end, other=0.0)[:, None]
-            b = tl.load(own[1] + cols, mask=cols < col_end, other=0.0)[None, :]
-            factor = a + b
-        elif FROM_ROWS:
-            factor = tl.load(own[0] + rows, mask=rows < row_end, other=0.0)[:, None]
-        else:
-            factor = tl.load(own[1] + cols, mask=cols < col_end, other=0.0)[None, :]
-        weights += tl.where(mask, slope(x, CODE[AT + PHI]) * factor, 0.0)
+        if SIDES[2 * t] or SIDES[2 * t + 1]:
+            weights += term_weight(
+                dots, inside, terms[t], gradients[t], data, CODE, CODE[t],
+                rows, cols, row_end, col_end, SIDES[2 * t], SIDES[2 * t + 1],
+            )  # fmt: skip
     return weights
+
+
+@triton.jit
+def term_weight(
+    dots,
+    inside,
+    vectors,
+    own,
+    data,
+    CODE: tl.constexpr,
+    AT: tl.constexpr,
+    rows,
+    cols,
+    row_end,
+    col_end,
+    FROM_ROWS: tl.constexpr,
+    FROM_COLS: tl.constexpr,
+):
+    """One term's share of G."""
+    mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
+    x = affine(dots, vectors, data, 0.0, CODE, AT, rows, cols, row_end, col_end)
+    factor = side_factors(own[0], own[1], rows, cols, row_end, col_end, FROM_ROWS, FROM_COLS)
+    return tl.where(mask, slope(x, CODE[AT + PHI]) * factor, 0.0)

@@ -70,28 +70,40 @@ def choose_shifts(
     # The slack covers the rounding of the dot products.
     longest = tl.sqrt(product) * 1.001
     for c in tl.static_range(len(channels)):
-        AT: tl.constexpr = CODE[c]
-        own = channels[c]
-        rows = n if CODE[AT] else 1
-        top = _largest(own[0], rows, True, BLOCK)
-        reach = longest * tl.maximum(top, -_smallest(own[0], rows, True, BLOCK))
-        reach += 0.0 * top
-        high = reach + _largest(own[2], n, CODE[AT + 1], BLOCK)
-        high += _largest(own[3], m, CODE[AT + 2], BLOCK) + tl.load(class_range + 2 * c + 1)
-        low = _smallest(own[2], n, CODE[AT + 1], BLOCK) - reach
-        low += _smallest(own[3], m, CODE[AT + 2], BLOCK) + tl.load(class_range + 2 * c)
-        shift = tl.minimum(tl.maximum(high * 0.5, high - REACH), low + REACH)
-        span = high - low
-        shift = tl.where(span <= 2 * REACH, shift, high - REACH)
-        tl.store(shifts + c, shift.to(shifts.dtype.element_ty))
-        tl.store(spans + c, span)
+        _choose(longest, n, m, channels[c], class_range, shifts, spans, c, CODE, CODE[c], BLOCK)
     tl.store(flag, 0)
 
 
 @triton.jit
-def settle(
-    sides, shifts, spans, flag, CHANNELS: tl.constexpr, BLOCK: tl.constexpr
+def _choose(
+    longest,
+    n,
+    m,
+    own,
+    class_range,
+    shifts,
+    spans,
+    c: tl.constexpr,
+    CODE: tl.constexpr,
+    AT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
+    rows = n if CODE[AT] else 1
+    top = _largest(own[0], rows, True, BLOCK)
+    reach = longest * tl.maximum(top, -_smallest(own[0], rows, True, BLOCK)) + 0.0 * top
+    high = reach + _largest(own[2], n, CODE[AT + 1], BLOCK)
+    high += _largest(own[3], m, CODE[AT + 2], BLOCK) + tl.load(class_range + 2 * c + 1)
+    low = _smallest(own[2], n, CODE[AT + 1], BLOCK) - reach
+    low += _smallest(own[3], m, CODE[AT + 2], BLOCK) + tl.load(class_range + 2 * c)
+    span = high - low
+    middle = tl.minimum(tl.maximum(high * 0.5, high - REACH), low + REACH)
+    shift = tl.where(span <= 2 * REACH, middle, high - REACH)
+    tl.store(shifts + c, shift.to(shifts.dtype.element_ty))
+    tl.store(spans + c, span)
+
+
+@triton.jit
+def settle(sides, shifts, spans, flag, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
     """Set ``flag`` if the fixed shift of any channel cost precision; one program.
 
     ``sides``: (channel, its sums, their shifts, their number, terms in each) of every side. Writes

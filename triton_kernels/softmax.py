@@ -89,49 +89,97 @@ def reduce_channels(
             cols = col + tl.arange(0, COLS)
             own_rows = tile_row * ROWS + tl.arange(0, ROWS)
             own_cols = tile_col * COLS + tl.arange(0, COLS)
-            in_rows = rows < row_end
             # On the diagonal the columns' sums are the rows' sums of the mirrored tiles.
             mirrored = (cols < col_end) & (side > 0)
             inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
             for c in tl.static_range(len(channels)):
-                AT: tl.constexpr = CODE[c]
-                mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
                 row_place = (c * col_tiles + tile_col).to(tl.int64) * height + own_rows
                 col_place = (c * row_tiles + tile_row).to(tl.int64) * width + own_cols
                 if GENERAL:
-                    y = affine(
-                        dots, channels[c], data, 0.0, CODE, AT, rows, cols, row_end, col_end
-                    )
-                    # An infinite exponent is NaN, not a vanished or a dominant term.
-                    y = tl.where(mask, y + (y - y), float("-inf"))
-                    if SUMS_ROWS:
-                        top = tl.max(y, 1)
-                        base = tl.where(top == float("-inf"), 0.0, top)
-                        total = tl.sum(tl.exp2(y - base[:, None]), 1)
-                        tl.store(row_tops + row_place, top, mask=in_rows)
-                        tl.store(row_sums + row_place, total, mask=in_rows)
-                    if SUMS_COLS:
-                        top = tl.max(y, 0)
-                        base = tl.where(top == float("-inf"), 0.0, top)
-                        total = tl.sum(tl.exp2(y - base[None, :]), 0)
-                        tl.store(col_tops + col_place, top, mask=mirrored)
-                        tl.store(col_sums + col_place, total, mask=mirrored)
+                    store_tops_and_sums(
+                        dots, inside, channels[c], data, CODE, CODE[c],
+                        rows, cols, row_end, col_end, mirrored,
+                        row_tops + row_place, row_sums + row_place,
+                        col_tops + col_place, col_sums + col_place, SUMS_ROWS, SUMS_COLS,
+                    )  # fmt: skip
                 else:
-                    shift = tl.load(shifts + c)
-                    y = affine(
-                        dots, channels[c], data, shift, CODE, AT, rows, cols, row_end, col_end
-                    )
-                    power = tl.where(mask, tl.exp2(y), 0.0)
-                    if SUMS_ROWS:
-                        tl.store(row_sums + row_place, tl.sum(power, 1), mask=in_rows)
-                    if SUMS_COLS:
-                        tl.store(col_sums + col_place, tl.sum(power, 0), mask=mirrored)
+                    store_sums(
+                        dots, inside, channels[c], data, tl.load(shifts + c), CODE, CODE[c],
+                        rows, cols, row_end, col_end, mirrored,
+                        row_sums + row_place, col_sums + col_place, SUMS_ROWS, SUMS_COLS,
+                    )  # fmt: skip
             if COUNTS_ROWS or COUNTS_COLS:
                 count_above(
                     dots, inside, channels[0], data, CODE, rows, cols, row_end, col_end,
                     thresholds, row_counts, col_counts, own_rows, own_cols, tile_row, tile_col,
                     height, width, mirrored, COUNTS_ROWS, COUNTS_COLS,
                 )  # fmt: skip
+
+
+@triton.jit
+def store_sums(
+    dots,
+    inside,
+    vectors,
+    data,
+    shift,
+    CODE: tl.constexpr,
+    AT: tl.constexpr,
+    rows,
+    cols,
+    row_end,
+    col_end,
+    mirrored,
+    row_sums,
+    col_sums,
+    SUMS_ROWS: tl.constexpr,
+    SUMS_COLS: tl.constexpr,
+):
+    """Sums of 2^(y - shift) over a tile's columns and rows; one power serves both."""
+    mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
+    y = affine(dots, vectors, data, shift, CODE, AT, rows, cols, row_end, col_end)
+    power = tl.where(mask, tl.exp2(y), 0.0)
+    if SUMS_ROWS:
+        tl.store(row_sums, tl.sum(power, 1), mask=rows < row_end)
+    if SUMS_COLS:
+        tl.store(col_sums, tl.sum(power, 0), mask=mirrored)
+
+
+@triton.jit
+def store_tops_and_sums(
+    dots,
+    inside,
+    vectors,
+    data,
+    CODE: tl.constexpr,
+    AT: tl.constexpr,
+    rows,
+    cols,
+    row_end,
+    col_end,
+    mirrored,
+    row_tops,
+    row_sums,
+    col_tops,
+    col_sums,
+    SUMS_ROWS: tl.constexpr,
+    SUMS_COLS: tl.constexpr,
+):
+    """The largest exponents of a tile's rows and columns, and sums of powers above them."""
+    mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
+    y = affine(dots, vectors, data, 0.0, CODE, AT, rows, cols, row_end, col_end)
+    # An infinite exponent is NaN, not a vanished or a dominant term.
+    y = tl.where(mask, y + (y - y), float("-inf"))
+    if SUMS_ROWS:
+        top = tl.max(y, 1)
+        base = tl.where(top == float("-inf"), 0.0, top)
+        tl.store(row_tops, top, mask=rows < row_end)
+        tl.store(row_sums, tl.sum(tl.exp2(y - base[:, None]), 1), mask=rows < row_end)
+    if SUMS_COLS:
+        top = tl.max(y, 0)
+        base = tl.where(top == float("-inf"), 0.0, top)
+        tl.store(col_tops, top, mask=mirrored)
+        tl.store(col_sums, tl.sum(tl.exp2(y - base[None, :]), 0), mask=mirrored)
 
 
 @triton.jit
@@ -189,8 +237,7 @@ def channel_weights(
     cols,
     row_end,
     col_end,
-    FROM_ROWS: tl.constexpr,
-    FROM_COLS: tl.constexpr,
+    SIDES: tl.constexpr,
     GENERAL: tl.constexpr,
 ):
     """G of a tile: sum over channels of 2^(y - shift_i) a_i + 2^(y - shift_j) b_j.
@@ -199,28 +246,70 @@ def channel_weights(
     """
     weights = tl.zeros(dots.shape, dots.dtype)
     for c in tl.static_range(len(channels)):
-        AT: tl.constexpr = CODE[c]
-        mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
-        shift = tl.load(shifts + c) if not GENERAL else 0.0
-        y = affine(dots, channels[c], data, shift, CODE, AT, rows, cols, row_end, col_end)
-        own = gradients[c]
-        if GENERAL:
-            if FROM_ROWS:
-                a = tl.load(own[1] + rows, mask=rows < row_end, other=0.0)[:, None]
-                top = tl.load(own[0] + rows, mask=rows < row_end, other=0.0)[:, None]
-                weights += tl.where(mask & (a != 0), tl.exp2(y - top) * a, 0.0)
-            if FROM_COLS:
-                b = tl.load(own[3] + cols, mask=cols < col_end, other=0.0)[None, :]
-                top = tl.load(own[2] + cols, mask=cols < col_end, other=0.0)[None, :]
-                weights += tl.where(mask & (b != 0), tl.exp2(y - top) * b, 0.0)
-        else:
-            if FROM_ROWS and FROM_COLS:
-                a = tl.load(own[1] + rows, mask=rows < row_end, other=0.0)[:, None]
-                b = tl.load(own[3] + cols, mask=cols < col_end, other=0.0)[None, :]
-                factor = a + b
-            elif FROM_ROWS:
-                factor = tl.load(own[1] + rows, mask=rows < row_end, other=0.0)[:, None]
-            else:
-                factor = tl.load(own[3] + cols, mask=cols < col_end, other=0.0)[None, :]
-            weights += tl.where(mask, tl.exp2(y) * factor, 0.0)
+        if SIDES[2 * c] or SIDES[2 * c + 1]:
+            shift = tl.load(shifts + c) if not GENERAL else 0.0
+            weights += channel_weight(
+                dots, inside, channels[c], gradients[c], data, shift, CODE, CODE[c],
+                rows, cols, row_end, col_end, SIDES[2 * c], SIDES[2 * c + 1], GENERAL,
+            )  # fmt: skip
     return weights
+
+
+@triton.jit
+def channel_weight(
+    dots,
+    inside,
+    vectors,
+    own,
+    data,
+    shift,
+    CODE: tl.constexpr,
+    AT: tl.constexpr,
+    rows,
+    cols,
+    row_end,
+    col_end,
+    FROM_ROWS: tl.constexpr,
+    FROM_COLS: tl.constexpr,
+    GENERAL: tl.constexpr,
+):
+    """One channel's share of G."""
+    mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
+    y = affine(dots, vectors, data, shift, CODE, AT, rows, cols, row_end, col_end)
+    if GENERAL:
+        weight = tl.zeros(dots.shape, dots.dtype)
+        if FROM_ROWS:
+            a = tl.load(own[1] + rows, mask=rows < row_end, other=0.0)[:, None]
+            top = tl.load(own[0] + rows, mask=rows < row_end, other=0.0)[:, None]
+            weight += tl.where(mask & (a != 0), tl.exp2(y - top) * a, 0.0)
+        if FROM_COLS:
+            b = tl.load(own[3] + cols, mask=cols < col_end, other=0.0)[None, :]
+            top = tl.load(own[2] + cols, mask=cols < col_end, other=0.0)[None, :]
+            weight += tl.where(mask & (b != 0), tl.exp2(y - top) * b, 0.0)
+    else:
+        factor = side_factors(own[1], own[3], rows, cols, row_end, col_end, FROM_ROWS, FROM_COLS)
+        weight = tl.where(mask, tl.exp2(y) * factor, 0.0)
+    return weight
+
+
+@triton.jit
+def side_factors(
+    of_rows,
+    of_cols,
+    rows,
+    cols,
+    row_end,
+    col_end,
+    FROM_ROWS: tl.constexpr,
+    FROM_COLS: tl.constexpr,
+):
+    """a_i + b_j of those that there are."""
+    if FROM_ROWS and FROM_COLS:
+        a = tl.load(of_rows + rows, mask=rows < row_end, other=0.0)[:, None]
+        b = tl.load(of_cols + cols, mask=cols < col_end, other=0.0)[None, :]
+        factor = a + b
+    elif FROM_ROWS:
+        factor = tl.load(of_rows + rows, mask=rows < row_end, other=0.0)[:, None]
+    else:
+        factor = tl.load(of_cols + cols, mask=cols < col_end, other=0.0)[None, :]
+    return factor

@@ -35,8 +35,7 @@ def weigh(
     CODE: tl.constexpr,
     D: tl.constexpr,
     CHANNELS: tl.constexpr,
-    FROM_ROWS: tl.constexpr,
-    FROM_COLS: tl.constexpr,
+    SIDES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -51,8 +50,8 @@ def weigh(
     FLATTEN: tl.constexpr,
     SPECIALIZE: tl.constexpr,
 ):
-    """out[i, j] = unit G_ij of a block, as OUT. ``out`` is a descriptor or a pointer, ``mirror`` the
-    pointer.
+    """out[i, j] = unit G_ij of a block, as OUT; ``out`` and ``mirror`` (in tiles of COLS x ROWS)
+    are descriptors or pointers to it.
 
     ``unit`` is a power of two that fits G into half precision. PRODUCTS: also
     row_products[tile column, i], the sums of G_ij <q_i, k_j> over a tile. Of a DIAGONAL block the
@@ -86,12 +85,12 @@ def weigh(
             if CHANNELS:
                 g = channel_weights(
                     dots, inside, reductions, gradients, data, shifts, CODE,
-                    rows, cols, row_end, col_end, FROM_ROWS, FROM_COLS, GENERAL,
+                    rows, cols, row_end, col_end, SIDES, GENERAL,
                 )  # fmt: skip
             else:
                 g = term_weights(
                     dots, inside, reductions, gradients, data, CODE,
-                    rows, cols, row_end, col_end, FROM_ROWS, FROM_COLS,
+                    rows, cols, row_end, col_end, SIDES,
                 )  # fmt: skip
             if PRODUCTS:
                 # 0 times a dot product that is no number stays 0.
@@ -109,11 +108,16 @@ def weigh(
                 own_cols = (cols - first_col).to(tl.int64)
                 places = out + own_rows[:, None] * out_stride + own_cols[None, :]
                 tl.store(places, weights, mask=inside)
-            if DIAGONAL:
-                own_rows = (rows - first_row).to(tl.int64)
-                own_cols = (cols - first_col).to(tl.int64)
-                places = mirror + own_cols[None, :] * out_stride + own_rows[:, None]
-                tl.store(places, weights, mask=inside & (side > 0))
+            if DIAGONAL:  # noqa: SIM102
+                # Unlike DIAGONAL, known on the device only.
+                if side > 0:
+                    if DESCRIPTORS:
+                        mirror.store([tile_col * COLS, tile_row * ROWS], weights.T)
+                    else:
+                        own_rows = (rows - first_row).to(tl.int64)
+                        own_cols = (cols - first_col).to(tl.int64)
+                        places = mirror + own_cols[None, :] * out_stride + own_rows[:, None]
+                        tl.store(places, weights, mask=inside)
 
 
 @triton.jit

@@ -23,7 +23,7 @@ class Tile:
 
     rows: int
     cols: int
-    itemsize: int | None = None
+    itemsize: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,7 +92,8 @@ def info_nce(
     n, m, device = len(query), len(key), query.device
     smoothing = check_number(NAME, "label_smoothing", label_smoothing, 0.0, 1.0)
     check_number(NAME, "margin", margin, -1e6, 1e6)
-    columns = _positives(positives, n, m, query, key)
+    own = _positives(positives, n, m, query, key)
+    columns = own.columns
     groups = _groups(query_ids, key_ids, n, m, device)
     scale, bias = opts.scale(n, device), opts.bias(key, per_key=True)
     weights = opts.row_weights(n, device)
@@ -100,7 +101,7 @@ def info_nce(
     query = opts.embeddings(query)
     key = query if own_key else opts.embeddings(key)
 
-    kept: Pairs = ~Index(columns)
+    kept: Pairs = ~own
     if groups is not None:
         kept &= ~Equal(groups.query, groups.key)
     stats = log_sum_exp(
@@ -109,7 +110,7 @@ def info_nce(
         scale=scale,
         col_bias=bias,
         channels=[Channel(kept)],
-        positives=columns,
+        positives=own,
         ranks=opts.return_stats,
         expected=None if negatives is not None else _expect(columns, scale, margin, weights),
         **opts.engine,
@@ -183,15 +184,15 @@ def _expect(
     return expected
 
 
-def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Tensor) -> Tensor:
+def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Tensor) -> Index:
     if positives is not None:
-        return check_index(NAME, "positives", positives, n, m, query.device)
+        return Index(check_index(NAME, "positives", positives, n, m, query.device))
     if m < n:
         raise InputError(
             f"{NAME}: without positives row i belongs to key i, so there must be at least as many "
             f"keys as queries, got query {shape(query)} and key {shape(key)}; pass positives="
         )
-    return Index.diagonal(n, device=query.device).columns
+    return Index.diagonal(n, device=query.device)
 
 
 def _groups(

@@ -52,7 +52,7 @@ class TwoViews:
         weights = opts.row_weights(n, device)
         z = opts.embeddings(torch.cat([z0, z1]))
         own = Index.diagonal(2 * n, device=device)
-        partners = Index(own.columns.roll(n))
+        partners = Index.other_view(n, device=device)
         kept: Pairs = ~own & ~partners
         groups = None
         if ids is not None:
@@ -63,7 +63,7 @@ class TwoViews:
             z,
             scale=scale,
             channels=[Channel(kept)],
-            positives=partners.columns,
+            positives=partners,
             ranks=opts.return_stats,
             **opts.engine,
         )

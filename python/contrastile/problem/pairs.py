@@ -71,6 +71,11 @@ class Index(Pairs):
         """Row i with column ``i + offset``: the item itself, or its place after gathering."""
         return Diagonal(torch.arange(offset, n + offset, device=device), offset)
 
+    @staticmethod
+    def other_view(n: int, device: torch.device | None = None) -> OtherView:
+        """Rows i and n + i with each other, of 2 n rows."""
+        return OtherView(torch.arange(2 * n, device=device).roll(n))
+
     def within(self, m: int) -> bool:
         """Whether every column is known, without a look at the values, to be one of ``m``."""
         return False
@@ -102,6 +107,22 @@ class Diagonal(Index):
 
     def within(self, m: int) -> bool:
         return 0 <= self.offset <= m - len(self.columns)
+
+    @cached_property
+    def symmetric(self) -> bool:
+        return self.offset == 0 or len(self.columns) == 0
+
+
+@dataclass(frozen=True, eq=False)
+class OtherView(Index):
+    """Of two stacked views of the same items: row i is paired with the item's other view."""
+
+    def within(self, m: int) -> bool:
+        return m == len(self.columns)
+
+    @cached_property
+    def symmetric(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The Triton backend: tiles of S stay in registers, only O(N + M) partial sums and strips of G leave.
+"""The Triton backend: tiles of S stay in registers, only partial sums and strips of G leave.
 
 Triton itself is imported when the first kernel is bound, not before.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 
 import torch
 
@@ -18,7 +17,9 @@ PARTIALS = 8 / 128
 
 def interpreting() -> bool:
     """Whether Triton was told to run kernels in its interpreter, on the CPU."""
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
 
 
 class TritonBackend:

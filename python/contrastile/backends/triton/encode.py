@@ -21,7 +21,7 @@ class Encoded:
     code: tuple[int, ...]
     data: tuple[Tensor, ...]
     vectors: tuple[tuple[Tensor, ...], ...]
-    # Smallest and largest sum of class weights of each channel, [channels, 2], fp64.
+    # Smallest and largest sum of class weights of each channel, one after the other, fp64.
     class_range: Tensor
 
 
@@ -68,7 +68,7 @@ def encode(problem: Problem, vectors: Sequence[Vectors]) -> Encoded:
         bits = [weight * LOG2E for _, weight in classes]
         ranges.append((sum(min(w, 0.0) for w in bits), sum(max(w, 0.0) for w in bits)))
     data = tuple(slots.tensors) or (_any_index(problem),)
-    class_range = torch.tensor(ranges, dtype=torch.float64, device=problem.device)
+    class_range = _vector([end for pair in ranges for end in pair], torch.float64, problem)
     return Encoded(tuple(code), data, tuple(_tensors(problem, own) for own in vectors), class_range)
 
 
@@ -103,7 +103,7 @@ def _tensors(problem: Problem, own: Vectors) -> tuple[Tensor, ...]:
     weights = high
     if classes:
         bits = [weight * LOG2E for _, weight in classes]
-        weights = torch.tensor(bits, dtype=problem.dtype, device=problem.device)
+        weights = _vector(bits, problem.dtype, problem)
     absent = high
     row = absent if own.row_offset is None else own.row_offset.contiguous()
     col = absent if own.col_offset is None else own.col_offset.contiguous()
@@ -114,6 +114,15 @@ def _tensor(problem: Problem, value: float | Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.contiguous()
     return torch.full((), value, dtype=problem.dtype, device=problem.device)
+
+
+def _vector(values: list[float], dtype: torch.dtype, problem: Problem) -> Tensor:
+    """Filled on the device: a copy from the host would wait, and cannot be captured in a graph."""
+    vector = torch.zeros(len(values), dtype=dtype, device=problem.device)
+    for place, value in enumerate(values):
+        if value:
+            vector[place].fill_(value)
+    return vector
 
 
 def _any_index(problem: Problem) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -11,10 +11,18 @@ from .device import Device
 
 
 class Purpose(Enum):
-    """Which of the two questions a kernel answers."""
+    """Which kernel is launched. The general forms need more registers and hardly ever run; the
+    weights of a diagonal block are written twice.
+    """
 
     REDUCE = "reduce"
+    REDUCE_GENERAL = "reduce, general form"
+    REDUCE_TERMS = "reduce pair sums"
     WEIGH = "weigh"
+    WEIGH_TERMS = "weigh pair sums"
+    WEIGH_GENERAL = "weigh, general form"
+    WEIGH_DIAGONAL = "weigh diagonal"
+    WEIGH_DIAGONAL_GENERAL = "weigh diagonal, general form"
 
 
 @dataclass(frozen=True)
@@ -56,21 +64,53 @@ INTERPRETED = Launch(16, 32, 16, 4, 1, descriptors=True)
 # fp32 products outside the tensor cores: limited by registers, not by loads.
 EXACT = Launch(64, 64, 32, 4, 2, descriptors=False, per_processor=2)
 DOUBLE = Launch(32, 32, 16, 4, 2, descriptors=False, per_processor=2)
-HALF = Launch(128, 128, 32, 8, 3, descriptors=False, per_processor=1)
+HALF = Launch(128, 128, 32, 8, 3, descriptors=False)
+WIDE = Launch(128, 256, 64, 8, 3, descriptors=True)
+SQUARE = Launch(128, 128, 64, 8, 3, descriptors=True)
+NARROW = Launch(128, 64, 64, 8, 3, descriptors=True)
+NARROWEST = 32
+# Registers and shared memory decide: each is the largest that compiles without spills with Triton
+# 3.6 and 3.7 (tests/test_ahead_of_time.py). Of sm_90's weights on the diagonal, 128 x 256 would not
+# fit in shared memory twice, as they are and transposed.
 HALF_BY_ARCH = {
-    ("sm_90", Purpose.REDUCE): Launch(128, 256, 64, 8, 3, descriptors=True),
-    ("sm_90", Purpose.WEIGH): Launch(128, 256, 64, 8, 3, descriptors=True),
-    ("sm_100", Purpose.REDUCE): Launch(128, 256, 64, 8, 3, descriptors=True),
-    ("sm_100", Purpose.WEIGH): Launch(128, 128, 64, 8, 3, descriptors=True),
+    "sm_80": {Purpose.REDUCE_TERMS: Launch(128, 64, 32, 8, 3, descriptors=False)},
+    "sm_90": {
+        Purpose.REDUCE: WIDE,
+        Purpose.REDUCE_GENERAL: WIDE,
+        Purpose.REDUCE_TERMS: WIDE,
+        Purpose.WEIGH: WIDE,
+        Purpose.WEIGH_TERMS: WIDE,
+        Purpose.WEIGH_GENERAL: SQUARE,
+        Purpose.WEIGH_DIAGONAL: SQUARE,
+        Purpose.WEIGH_DIAGONAL_GENERAL: SQUARE,
+    },
+    "sm_100": {
+        Purpose.REDUCE: SQUARE,
+        Purpose.REDUCE_GENERAL: NARROW,
+        Purpose.REDUCE_TERMS: NARROW,
+        Purpose.WEIGH: SQUARE,
+        Purpose.WEIGH_TERMS: SQUARE,
+        Purpose.WEIGH_GENERAL: NARROW,
+        Purpose.WEIGH_DIAGONAL: SQUARE,
+        Purpose.WEIGH_DIAGONAL_GENERAL: NARROW,
+    },
 }
 
 
-def pick(device: Device, dtype: torch.dtype, purpose: Purpose) -> Launch:
-    """The configuration for operands of ``dtype``."""
+def pick(device: Device, dtype: torch.dtype, purpose: Purpose, reductions: int = 1) -> Launch:
+    """The configuration for operands of ``dtype``.
+
+    Several reductions of one tile take registers each, those of pair sums the most: the tile is
+    narrower then.
+    """
     if device.arch == "interpreter":
         return INTERPRETED
     if dtype == torch.float64:
         return DOUBLE
     if dtype == torch.float32:
         return EXACT
-    return HALF_BY_ARCH.get((device.arch, purpose), HALF)
+    launch = HALF_BY_ARCH.get(device.arch, {}).get(purpose, HALF)
+    if reductions == 1:
+        return launch
+    terms = purpose in (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS)
+    return replace(launch, cols=max(launch.cols // (4 if terms else 2), NARROWEST))

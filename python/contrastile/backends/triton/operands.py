@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
 import triton.language as tl
+from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .launch import Launch
@@ -30,7 +29,9 @@ class Embedding:
             return Embedding(tensor)
         step = ALIGNMENT // tensor.element_size()
         rows, size = tensor.shape
-        padded = tensor.new_empty((rows, max(-(-size // step), 1) * step))
+        if size == 0:
+            return Embedding(tensor.new_zeros((rows, step)))
+        padded = tensor.new_empty((rows, -(-size // step) * step))
         padded[:, :size] = tensor
         return Embedding(padded[:, :size])
 
@@ -58,10 +59,10 @@ def _aligned(tensor: Tensor) -> bool:
     )
 
 
-def strip_argument(strip: Tensor, launch: Launch) -> Any:
-    """A descriptor of a strip of G to store tiles through, or the pointer."""
+def strip_argument(strip: Tensor, launch: Launch, height: int, width: int) -> Any:
+    """A descriptor of a strip of G to store tiles of that shape through, or the pointer."""
     if launch.descriptors:
-        return TensorDescriptor.from_tensor(strip, [launch.rows, launch.cols])
+        return TensorDescriptor.from_tensor(strip, [height, width])
     return strip
 
 

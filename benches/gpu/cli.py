@@ -1,0 +1,96 @@
+"""The command line of the GPU check."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .host import probe
+from .record import FAIL, MERGED, Part, load_parts, merge, part_file, sources, unpack
+from .report import show_parts
+from .sections import SECTIONS
+from .settings import Settings
+from .supervise import supervise
+from .work import serve
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    new = argparse.ArgumentParser(prog="gpu_check.py", description="All that only a GPU can show.")
+    new.add_argument("--out", type=Path, default=Path("gpu-out"), help="folder for " + MERGED)
+    new.add_argument("--parts", type=Path, help="folder for one file a section; OUT/parts")
+    new.add_argument("--resume", type=Path, help=f"a {MERGED} whose sections count as done")
+    new.add_argument("--sections", type=_names, default=list(SECTIONS), help="a,b,c; all of them")
+    new.add_argument("--again", action="store_true", help="also the sections that are done")
+    new.add_argument("--quick", action="store_true", help="fewer and smaller cases")
+    new.add_argument("--device", type=torch.device, default=torch.device("cuda", 0))
+    new.add_argument("--backend", default="triton", help="of contrastile")
+    new.add_argument("--limit", type=float, default=540.0, help="seconds for everything")
+    new.add_argument("--list", action="store_true", help="show the sections, run nothing")
+    new.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    new.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+    return new
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; 1 if a section failed or could not be begun."""
+    options = parser().parse_args(argv)
+    if options.list:
+        for section in SECTIONS.values():
+            print(f"{section.name:12} {section.seconds:4.0f} s  {section.what}")
+        return 0
+    if options.probe:
+        probe(options.device, options.backend)
+        return 0
+    folder: Path = options.parts or options.out / "parts"
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.worker:
+        return serve(folder, Settings(options.device, options.backend, options.quick))
+    options.out.mkdir(parents=True, exist_ok=True)
+    return check(options, folder)
+
+
+def check(options: argparse.Namespace, folder: Path) -> int:
+    """Runs what is not done, and shows all that is."""
+    if options.resume is not None:
+        unpack(options.resume, folder)
+    todo = [n for n in options.sections if options.again or not part_file(folder, n).exists()]
+
+    def gather() -> tuple[list[Part], list[str]]:
+        parts = load_parts(folder, SECTIONS)
+        missing = [n for n in options.sections if n not in {p.section for p in parts}]
+        merge(parts, missing, options.out / MERGED)
+        return parts, missing
+
+    def told(part: Part) -> None:
+        print(f"{part.section}: {part.verdict}, {part.seconds} s", file=sys.stderr, flush=True)
+        # After every section: what a limit from outside cuts off is not lost.
+        gather()
+
+    given = ["--device", str(options.device), "--backend", options.backend]
+    if todo:
+        supervise(
+            todo,
+            lambda name: SECTIONS[name].seconds,
+            folder,
+            [*given, *(["--quick"] if options.quick else [])],
+            options.limit,
+            told,
+        )
+    parts, missing = gather()
+    show_parts(parts, missing, sources())
+    return 1 if missing or any(part.verdict == FAIL for part in parts) else 0
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in SECTIONS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}"
+        )
+    return names

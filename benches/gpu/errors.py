@@ -1,0 +1,202 @@
+"""The section ``errors``: the rule of tests/test_error_rule.py, on the device.
+
+Its draws, formulas and slack are those of the tests, which lie beside the benches in a checkout.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from contrastile import functional
+from torch import Tensor
+
+from ..cases import DTYPES, LOSSES
+from .pool import each
+from .record import ROOT, Outcome, Row
+from .settings import Settings
+
+Results = dict[str, Tensor]
+SELF_MODE = {"nt_xent", "dcl_loss", "dclw_loss", "supcon_loss"}
+ONE_SUM_FOR_TWO = 2**0.5
+SCALES = (1.0, 14.3, 50.0, 100.0)
+# Nothing a tile or a vector divides; the last in several strips. Few sizes of embeddings: each
+# is compiled anew.
+SHAPES = ((307, 136, None), (77, 33, None), (1021, 136, 2**19))
+DRAWS, ORDERS = 3, 5
+GPU = torch.device("cuda", 0)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One loss at one dtype, over shapes (rows, features, workspace) and scales."""
+
+    loss: str
+    dtype: str
+    shapes: tuple[tuple[int, int, int | None], ...] = SHAPES
+    scales: tuple[float, ...] = SCALES
+    draws: int = DRAWS
+    orders: int = ORDERS
+    device: torch.device = GPU
+    backend: str = "triton"
+
+
+def errors_section(settings: Settings, rules: Sequence[Rule] | None = None) -> Outcome:
+    """Every loss at every dtype."""
+    if rules is None:
+        rules = all_rules(settings)
+    wrong: list[str] = []
+    worst: dict[str, float] = dict.fromkeys((rule.dtype for rule in rules), 0.0)
+    for rule, found in each(judge, rules, settings):
+        name = f"{rule.loss} {rule.dtype}"
+        if isinstance(found, str):
+            settings.row({"loss": rule.loss, "dtype": rule.dtype, "error": found})
+            wrong.append(f"{name}: {found.splitlines()[0]}")
+            continue
+        top = max(found, key=lambda row: row["share"])
+        worst[rule.dtype] = max(worst[rule.dtype], top["share"])
+        beyond = [row for row in found if row["share"] > 1]
+        settings.row({"loss": rule.loss, "dtype": rule.dtype, "compared": len(found), **top})
+        for row in beyond:
+            settings.row({"beyond": name, **row})
+        if beyond:
+            where = f"{top['what']} at {top['shape']}, scale {top['scale']}"
+            wrong.append(f"{name}: {len(beyond)} of {len(found)}, {top['share']:.3g}x for {where}")
+    numbers = {f"worst share {dtype}": share for dtype, share in worst.items()}
+    return Outcome.of(wrong, {"settings": len(rules), **numbers})
+
+
+def all_rules(settings: Settings) -> list[Rule]:
+    """Half precision first: what the device is for."""
+    rules = [
+        Rule(loss, dtype, device=settings.device, backend=settings.backend)
+        for dtype in ("bf16", "fp32", "fp16")
+        for loss in LOSSES
+    ]
+    if settings.quick:
+        rules = [replace(r, shapes=SHAPES[:1], scales=(14.3, 100.0), draws=1) for r in rules]
+    return rules
+
+
+def judge(rule: Rule) -> list[Row]:
+    """For each output the share of its budget that the error takes: beyond 1 the rule is broken."""
+    return [
+        {**row, "shape": [rows, size], "scale": scale}
+        for rows, size, workspace in rule.shapes
+        for scale in rule.scales
+        for row in compare(rule, rows, size, scale, workspace)
+    ]
+
+
+def compare(rule: Rule, rows: int, size: int, scale: float, workspace: int | None) -> list[Row]:
+    """One setting: all draws as one tensor, the worst order of features of the plain formula."""
+    oracle = getattr(tests("oracles"), rule.loss)
+    draws = [draw(rule, rows, size, scale, seed) for seed in range(rule.draws)]
+    options = {"backend": rule.backend, "workspace": workspace}
+    got = together([evaluate(getattr(functional, rule.loss), d, options) for d in draws])
+    # The oracles make their index tensors on the default device.
+    with rule.device:
+        exact = together([evaluate(oracle, cast(d, torch.float64), {}) for d in draws])
+        plain = [
+            together([in_order(oracle, d, seed) for d in draws]) for seed in range(rule.orders)
+        ]
+    found = []
+    for name, value in got.items():
+        embedding = rule.loss in SELF_MODE and value.dim() == 3
+        allowed = ONE_SUM_FOR_TWO if embedding else 1.0
+        shares = budget_shares(value, exact[name], [p[name] for p in plain], allowed)
+        found.append({"what": name, **shares})
+    return found
+
+
+def draw(rule: Rule, rows: int, size: int, scale: float, seed: int) -> dict[str, Any]:
+    """Arguments at the rule's dtype on its device; the scale and the bias stay fp32."""
+    cases = tests("cases")
+    choice = cases.default_choice(
+        rule.loss, shape=(rows, size), scale="logit_scale tensor", value=scale, crowded=True
+    )
+    made = cases.arguments_for(rule.loss, choice, seed)
+    arguments = {
+        name: value.to(rule.device) if isinstance(value, Tensor) else value
+        for name, value in cast(made, DTYPES[rule.dtype]).items()
+    }
+    arguments["logit_scale"] = made["logit_scale"].detach().float().to(rule.device)
+    if rule.loss == "siglip_loss":
+        arguments["logit_bias"] = torch.tensor(-0.9 * scale, device=rule.device)
+    return {
+        name: value.detach().requires_grad_() if is_float(value) else value
+        for name, value in arguments.items()
+    }
+
+
+def in_order(oracle: Any, arguments: dict[str, Any], seed: int) -> Results:
+    """The plain formula on permuted features, its gradients back in the order of the inputs."""
+    embeddings = [n for n, value in arguments.items() if is_float(value) and value.dim() == 2]
+    first = arguments[embeddings[0]]
+    order = torch.arange(first.shape[1], device=first.device)
+    if seed:
+        random = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(order), generator=random, device="cpu").to(first.device)
+    moved = {n: arguments[n].detach()[:, order].requires_grad_() for n in embeddings}
+    back = order.argsort()
+    results = evaluate(oracle, {**arguments, **moved}, {})
+    return {n: t[:, back] if n in embeddings else t for n, t in results.items()}
+
+
+def evaluate(function: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Results:
+    """The loss and the gradient of every floating tensor."""
+    leaves = {name: value for name, value in arguments.items() if is_float(value)}
+    loss = function(**arguments, **options)
+    # Neither one nor a power of two, and the same for every dtype.
+    upstream = torch.full_like(loss, 0.6875)
+    gradients = torch.autograd.grad(loss, list(leaves.values()), upstream)
+    return {"loss": loss.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def cast(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        name: value.detach().to(dtype).requires_grad_() if is_float(value) else value
+        for name, value in arguments.items()
+    }
+
+
+def is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def together(results: list[Results]) -> Results:
+    """Draws as one tensor: a scalar's error is a matter of luck."""
+    return {name: torch.stack([result[name] for result in results]) for name in results[0]}
+
+
+def budget_shares(got: Tensor, exact: Tensor, plain: list[Tensor], allowed: float) -> Row:
+    """Largest and root mean square error over what is allowed; NaN and infinity are all of it."""
+    slack = 2 * tests("helpers").ulp(exact.abs().max().item(), got.dtype)
+    shares: Row = {}
+    for name, size in (("max", largest), ("rms", tests("helpers").root_mean_square)):
+        ours = size((got.double() - exact).abs())
+        theirs = [size((p.double() - exact).abs().nan_to_num(torch.inf)) for p in plain]
+        limit = allowed * max(theirs) + slack
+        shares |= {name: ours, f"{name} limit": limit}
+        part = ours / limit if limit else (0.0 if ours == 0 else torch.inf)
+        shares["share"] = max(shares.get("share", 0.0), part if part == part else torch.inf)
+    return shares
+
+
+def largest(error: Tensor) -> float:
+    return error.max().item()
+
+
+@cache
+def tests(name: str) -> Any:
+    """A module of the tests that needs no pytest."""
+    folder = str(ROOT / "tests")
+    if folder not in sys.path:
+        # First: the names are such as others have too.
+        sys.path.insert(0, folder)
+    return import_module(name)

@@ -1,0 +1,100 @@
+"""What a section is given."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from contrastile import clip_loss
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from .record import Row
+
+Loss = Callable[..., Tensor]
+SCALE = 1 / 0.07
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    Args:
+        device: where to compute; sections that make sense on a GPU alone skip other devices.
+        backend: of contrastile.
+        quick: fewer and smaller cases.
+        seconds: after which a section is to start nothing new.
+        row: takes a row of results as soon as it is there.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cuda", 0))
+    backend: str = "triton"
+    quick: bool = False
+    seconds: float = float("inf")
+    row: Callable[[Row], None] = lambda row: None
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds until nothing new is to be started."""
+        return self.seconds - (time.monotonic() - self.start)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def loss(self, function: Loss = clip_loss) -> Loss:
+        """A loss by the backend under test."""
+        return partial(function, backend=self.backend)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sides and a scale, all of them leaves."""
+
+    x: Tensor
+    y: Tensor
+    scale: Tensor
+
+    @property
+    def leaves(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.x, self.y, self.scale
+
+
+def pair(n: int, d: int, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Pair:
+    """Unit rows, drawn on the device; row i of both sides is half alike. The scale is fp32."""
+    random = torch.Generator(device).manual_seed(seed)
+    x, noise = (torch.randn(n, d, generator=random, device=device) for _ in range(2))
+    y = normalize(x + noise, dim=1).to(dtype)
+    x = normalize(x, dim=1).to(dtype)
+    scale = torch.tensor(SCALE, device=device)
+    return Pair(x.requires_grad_(), y.requires_grad_(), scale.requires_grad_())
+
+
+def step(loss: Loss, inputs: Pair, **options: object) -> tuple[Tensor, ...]:
+    """The loss and the gradients of both sides and of the scale."""
+    value = loss(inputs.x, inputs.y, logit_scale=inputs.scale, **options)
+    return (value.detach(), *torch.autograd.grad(value, inputs.leaves))
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the device; nothing to wait for on the CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def equal(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
+    """Whether all tensors are the same, bit for bit; no NaN is."""
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def difference(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> float:
+    """The largest difference of two tensors, over the largest entry of the second; NaN counts."""
+    errors = []
+    for a, b in zip(first, second, strict=True):
+        size = b.double().abs().max().clamp(min=1e-30)
+        errors.append(float((a.double() - b.double()).abs().max() / size))
+    return float("nan") if any(math.isnan(e) for e in errors) else max(errors)

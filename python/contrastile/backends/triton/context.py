@@ -1,0 +1,109 @@
+"""What all launches of a run share."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...engine.blocks import Block
+from ...engine.run import Run
+from ...engine.vectors import ChannelVectors
+from .device import Device
+from .encode import Encoded
+from .launch import Launch, Purpose, pick
+from .operands import Embedding, as_triton, precision
+
+# Entries of a vector, and rows of an embedding, that one program of the small kernels takes.
+LINE = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Carry:
+    """What the backward pass finds again: the encoded problem, the fixed shifts, and the flag that
+    says on the device whether the general form takes their place.
+    """
+
+    encoded: Encoded
+    flag: Tensor
+    shifts: Tensor
+    spans: Tensor
+
+
+class Context:
+    """A run as the kernels see it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.problem = run.problem
+        self.device = Device.of(run.problem.device)
+        self.query = Embedding.of(run.query.whole())
+        self.key = self.query if run.problem.triangle else Embedding.of(run.key.whole())
+        self.acc = as_triton(run.problem.dtype)
+        self.precision = precision(run.operand_dtype)
+        self.channels = [v for v in run.vectors if isinstance(v, ChannelVectors)]
+
+    @property
+    def carry(self) -> Carry:
+        """What the forward pass left."""
+        assert isinstance(self.run.carry, Carry)
+        return self.run.carry
+
+    @property
+    def forms(self) -> tuple[bool, ...]:
+        """Which forms are launched: fixed shifts, and the general one after it."""
+        return (False, True) if self.channels else (False,)
+
+    def is_diagonal(self, block: Block) -> bool:
+        """Whether only one triangle of the block is computed."""
+        return self.problem.triangle and not block.mirrored
+
+    def launch(self, purpose: Purpose) -> Launch:
+        """The configuration of a kernel."""
+        return pick(self.device, self.run.operand_dtype, purpose, len(self.run.vectors))
+
+    def place(self, block: Block, launch: Launch) -> tuple[Any, ...]:
+        """The arguments that say which block of which embeddings."""
+        return (
+            self.query.argument(launch, launch.rows),
+            self.key.argument(launch, launch.cols),
+            *self.query.strides,
+            *self.key.strides,
+            block.rows.start,
+            block.rows.stop,
+            block.cols.start,
+            block.cols.stop,
+        )
+
+    def constants(self, launch: Launch) -> dict[str, Any]:
+        """Compile-time arguments that all kernels over tiles share."""
+        return {
+            "CODE": self.carry.encoded.code,
+            "D": self.problem.d,
+            "PRECISION": self.precision,
+            "ACC": self.acc,
+            **launch.constants(),
+        }
+
+    def partials(self, block: Block, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Room for partial sums; zeroed where tiles below a diagonal leave some out."""
+        make = torch.zeros if self.is_diagonal(block) else torch.empty
+        return make(shape, dtype=dtype, device=self.problem.device)
+
+    def on_device(self) -> contextlib.AbstractContextManager[Any]:
+        """Triton launches on the current device, whatever the tensors are on."""
+        device = self.problem.device
+        return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def programs(count: int) -> tuple[int]:
+    """A grid of one program for each LINE."""
+    return (-(-count // LINE),)
+
+
+def first(*tensors: Tensor | None) -> Tensor:
+    """The first that exists: a kernel takes a tensor for every argument, read or not."""
+    return next(t for t in tensors if t is not None)

@@ -1,0 +1,300 @@
+"""The GPU check without a GPU: its logic on tiny CPU runs, and how it survives what it finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import contrastile
+import pytest
+import torch
+from contrastile.benches.gpu import cli, errors, exact, gemm, host, large, memory, speed, supervise
+from contrastile.benches.gpu.record import FAIL, PASS, SKIPPED, Outcome, Part, Row, load_parts
+from contrastile.benches.gpu.sections import SECTIONS, Section
+from contrastile.benches.gpu.settings import Settings, difference
+from contrastile.benches.gpu.supervise import supervise as run_supervised
+from contrastile.benches.gpu.work import run_section
+from torch import Tensor
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benches" / "gpu_check.py"
+CPU = torch.device("cpu")
+ON_CPU = ["--device", "cpu", "--backend", "cpu", "--quick"]
+INTERPRETED = """
+import sys, tempfile
+from pathlib import Path
+sys.path.insert(0, "benches")
+import gpu_check
+with tempfile.TemporaryDirectory() as folder:
+    gpu_check.make_importable(Path(folder))
+    import torch
+    from contrastile.benches.gpu import errors, exact
+    from contrastile.benches.gpu.settings import Settings
+    cpu = torch.device("cpu")
+    settings = Settings(cpu, row=print)
+    shapes = ((19, 8, None),)
+    rules = [
+        errors.Rule("clip_loss", dtype, shapes, (14.3,), draws=1, orders=3, device=cpu)
+        for dtype in ("fp32", "fp16")
+    ]
+    assert errors.errors_section(settings, rules).verdict == "pass"
+    case = exact.Repeat(exact.clip_loss, 19, 8, torch.float32)
+    assert exact.repeats_section(settings, [case], repeats=2).verdict == "pass"
+"""
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    return []
+
+
+@pytest.fixture
+def settings(rows: list[Row]) -> Settings:
+    return Settings(CPU, "cpu", row=rows.append)
+
+
+def tiny_rule(loss: str, dtype: str) -> errors.Rule:
+    shapes = ((37, 24, None), (45, 8, 2**12))
+    return errors.Rule(loss, dtype, shapes, (14.3,), draws=1, orders=3, device=CPU, backend="cpu")
+
+
+def test_errors_of_every_loss(settings: Settings, rows: list[Row]) -> None:
+    rules = [tiny_rule(loss, "bf16") for loss in errors.LOSSES]
+    rules.append(tiny_rule("clip_loss", "fp16"))
+    outcome = errors.errors_section(settings, rules)
+    assert outcome.verdict == PASS, outcome.reason
+    assert 0 < outcome.numbers["worst share bf16"] <= 1
+    assert {(row["loss"], row["dtype"]) for row in rows} == {(r.loss, r.dtype) for r in rules}
+    # The loss and the gradients of two sides and of the scale, at two shapes.
+    assert next(row for row in rows if row["loss"] == "clip_loss")["compared"] == 2 * 4
+
+
+def test_an_error_beyond_the_rule_fails(
+    settings: Settings, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = contrastile.functional.clip_loss
+    monkeypatch.setattr("contrastile.functional.clip_loss", lambda *a, **k: 1.01 * right(*a, **k))
+    outcome = errors.errors_section(settings, [tiny_rule("clip_loss", "fp32")])
+    assert outcome.verdict == FAIL and "clip_loss fp32" in str(outcome.reason)
+    assert any("beyond" in row for row in rows)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_takes_all_of_the_budget(bad: float) -> None:
+    exact64 = torch.ones(3, dtype=torch.float64)
+    share = errors.budget_shares(torch.tensor([1.0, bad, 1.0]), exact64, [torch.ones(3)], 1.0)
+    assert share["share"] == torch.inf
+    plain = torch.tensor([1.0, bad, 1.0])
+    assert errors.budget_shares(torch.ones(3), exact64, [plain], 1.0)["share"] == 0
+
+
+def test_repeats(settings: Settings, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [exact.Repeat(contrastile.nt_xent, 33, 8, torch.float32, 2**10)]
+    assert exact.repeats_section(settings, cases, 3).verdict == PASS
+    assert rows == [{"case": "nt_xent 33 x 8 float32", "repeats": 3, "differing": 0}]
+
+    step = exact.step
+
+    def unsteady(*arguments: object, **options: object) -> tuple[Tensor, ...]:
+        return tuple(t + 1e-3 * torch.rand(()) for t in step(*arguments, **options))
+
+    monkeypatch.setattr(exact, "step", unsteady)
+    outcome = exact.repeats_section(settings, cases, 3)
+    assert outcome.verdict == FAIL and "3 of 3 repeats differ" in str(outcome.reason)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large(settings: Settings, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "CHUNK_PAIRS", 301 * 40)
+    outcome = large.large_section(settings, [large.Large(301, 16, dtype)], sample=16)
+    assert outcome.verdict == PASS, outcome.reason
+
+    right = large.step
+
+    def off(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
+        loss, x, y, scale = right(*arguments, **options)
+        y[-1] = torch.nan
+        return loss, x, y, scale
+
+    monkeypatch.setattr(large, "step", off)
+    outcome = large.large_section(settings, [large.Large(301, 16, dtype)])
+    assert outcome.verdict == FAIL and "y is off by nan" in str(outcome.reason)
+
+
+def test_large_truth_is_autograds() -> None:
+    inputs = large.pair(50, 8, torch.float64, CPU)
+    loss, x, y, scale = large.step(contrastile.clip_loss, inputs, backend="reference")
+    every = torch.arange(50)
+    found = large.truth(inputs, every)
+    assert difference((found.loss, found.x, found.y), (loss, x, y)) < 1e-12
+    # The scale is fp32, and so is its gradient.
+    assert difference((found.scale,), (scale,)) < 1e-7
+
+
+def test_memory(settings: Settings, rows: list[Row]) -> None:
+    sizes = (256, 384, 512, 768)
+    outcome = memory.memory_section(settings, sizes, d=128, workspace=2**16, huge=None)
+    assert [row["n"] for row in rows] == list(sizes)
+    assert outcome.numbers["largest share of workspace + 8 (N + M) D"] <= 1
+    assert outcome.numbers["bytes a pair"] < 0.1
+
+
+def test_a_dense_loss_would_show_in_the_fit() -> None:
+    sizes = (1000, 2000, 4000, 8000)
+    square, linear, fixed = memory.fit(sizes, [2 * n * n + 700 * n + 10**6 for n in sizes])
+    assert (square, linear, fixed) == pytest.approx((2, 700, 1e6))
+
+
+def test_row_losses_of_the_huge_forward() -> None:
+    inputs = memory.pair(60, 8, torch.float64, CPU)
+    expected = contrastile.clip_loss(
+        inputs.x, inputs.y, logit_scale=inputs.scale, reduction="none", backend="reference"
+    )
+    every = torch.arange(60)
+    assert memory.relative(memory.row_losses(inputs, every), expected.detach()) < 1e-12
+
+
+def test_timings(settings: Settings, rows: list[Row]) -> None:
+    quick = Settings(CPU, "cpu", quick=True, row=rows.append)
+    outcome = speed.speed_section(quick, (128, 64), (16,), dtype="fp32")
+    assert outcome.verdict == PASS
+    assert {(row["provider"], row["n"]) for row in rows} == {
+        (provider, n) for provider in ("contrastile", "naive") for n in (128, 64)
+    }
+    assert all(row["ms"] > 0 for row in rows)
+    assert gemm.gemm_section(settings, (32,), (64,), (8,), 2**10).verdict == PASS
+    assert host.host_section(settings, 16, 8, 1).numbers["clip_loss contrastile us"] > 0
+
+
+def test_a_case_that_fails_is_told_and_the_next_is_timed(rows: list[Row]) -> None:
+    quick = Settings(CPU, "no such backend", quick=True, row=rows.append)
+    outcome = speed.speed_section(quick, (16,), (4,), dtype="fp32")
+    assert outcome.verdict == FAIL and "no such backend" in str(outcome.reason)
+    assert [("ms" in row, row["provider"]) for row in rows if row["loss"] == "clip_loss"] == [
+        (False, "contrastile"),
+        (True, "naive"),
+    ]
+
+
+def test_every_target_is_timed_and_first() -> None:
+    cells = list(speed.plan(speed.SIZES, speed.WIDTHS))
+    assert len(set(cells)) == len(cells)
+    assert {(c.loss, c.n, c.d) for c in cells[: len(speed.TARGETS)]} == set(speed.TARGETS)
+
+
+@pytest.mark.parametrize("name", ["graph", "streams", "devices", "oom", "sanitizer"])
+def test_what_needs_a_gpu_says_so(name: str, settings: Settings) -> None:
+    outcome = SECTIONS[name].run(settings)
+    assert outcome.verdict == SKIPPED and outcome.reason
+
+
+def failing(settings: Settings) -> Outcome:
+    settings.row({"before": 1})
+    raise ZeroDivisionError("on purpose")
+
+
+def test_a_section_that_raises_is_recorded(tmp_path: Path, settings: Settings) -> None:
+    part = run_section(Section("bad", 1, failing, ""), tmp_path, settings)
+    part.save(tmp_path)
+    (loaded,) = load_parts(tmp_path, ["bad", "absent"])
+    assert loaded == part and part.verdict == FAIL and part.healthy
+    assert part.reason == "ZeroDivisionError: on purpose"
+    assert "in failing" in str(part.traceback) and part.rows == [{"before": 1}]
+
+
+def test_sections_one_call_resume_and_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = [*ON_CPU, "--out", str(tmp_path), "--sections"]
+    assert cli.main([*wanted, "environment,graph"]) == 0
+    table = capsys.readouterr().out
+    assert "environment  pass" in table and "CUDA graphs need a GPU" in table
+    merged = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert merged["verdict"] == PASS and list(merged["sections"]) == ["environment", "graph"]
+    assert merged["sections"]["environment"]["rows"][0]["torch"] == torch.__version__
+
+    # Nothing is left to run, so no process is started.
+    file = tmp_path / "parts" / "graph.json"
+    before = file.stat().st_mtime_ns
+    assert cli.main([*wanted, "environment,graph"]) == 0
+    assert file.stat().st_mtime_ns == before
+
+    # From the merged file alone, in another folder; what has no time left is told.
+    other = ["--out", str(tmp_path / "b"), "--resume", str(tmp_path / "gpu_check.json")]
+    assert cli.main([*ON_CPU, *other, "--sections", "graph,host", "--limit", "0"]) == 1
+    merged = json.loads((tmp_path / "b" / "gpu_check.json").read_text())
+    assert merged["missing"] == ["host"] and merged["verdict"] == FAIL
+    assert "host         not run" in capsys.readouterr().out
+
+
+WORKERS: dict[str, tuple[str, Callable[[Part], bool]]] = {
+    "crashes": ("sys.stdin.readline(); sys.exit(9)", lambda p: "status 9" in str(p.reason)),
+    "hangs": (
+        "open(sys.argv[1] + '/host.rows', 'w').write('{\"n\": 1}\\n{\"n\":'); time.sleep(60)",
+        lambda p: "stopped after" in str(p.reason) and p.rows == [{"n": 1}],
+    ),
+}
+
+
+@pytest.mark.parametrize("how", WORKERS)
+def test_a_process_that_dies_or_hangs_is_replaced(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, told = WORKERS[how]
+    script = tmp_path / "worker.py"
+    script.write_text(f"import sys, time\nsys.argv[1] = sys.argv[3]\n{code}\n")
+    monkeypatch.setattr(supervise, "SCRIPT", script)
+    for name in ("GRACE", "START", "LEAST"):
+        monkeypatch.setattr(supervise, name, 0.0)
+    parts: list[Part] = []
+    run_supervised(["host", "gemm"], lambda name: 0.5, tmp_path, [], 60, parts.append)
+    assert [part.section for part in parts] == ["host", "gemm"]
+    assert all(part.verdict == FAIL and not part.healthy for part in parts)
+    assert told(parts[0])
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine with the packages of this one, but for contrastile."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "contrastile" not in entry.name:
+            (site / entry.name).symlink_to(entry)
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {**kept, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
+
+
+def python(env: dict[str, str], *arguments: str, given: str = "") -> tuple[int, str]:
+    # Without -S the site module would find an installed contrastile.
+    done = subprocess.run(
+        [sys.executable, "-S", *arguments],
+        cwd=ROOT,
+        env=env,
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_bare_machine(bare: dict[str, str], tmp_path: Path) -> None:
+    status, text = python(bare, "-c", "import contrastile")
+    assert status and "No module named 'contrastile'" in text
+    arguments = ("--worker", "--parts", str(tmp_path), *ON_CPU)
+    status, text = python(bare, str(SCRIPT), *arguments, given="environment 20\ngraph 20\n")
+    assert status == 0, text
+    assert {part.verdict for part in load_parts(tmp_path, SECTIONS)} == {PASS, SKIPPED}
+
+
+def test_kernels_in_the_interpreter(bare: dict[str, str]) -> None:
+    pytest.importorskip("triton")
+    status, text = python(bare, "-c", INTERPRETED)
+    assert status == 0, text

@@ -1,0 +1,307 @@
+"""The Triton backend's own promises, its real kernels run by the interpreter.
+
+What every backend owes is in the tests of losses and primitives; here is what only this one could
+break: tile shapes, strips, both forms of the shift, pointers, half precision, waiting for a device.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import contrastile.functional as losses
+import numpy as np
+import oracles
+import pytest
+import torch
+from cases import LOSSES, Choice, arguments_for, covering_choices, default_choice
+from contrastile.backends.triton import context, kernel, launch
+from contrastile.backends.triton.encode import Slots, prefix
+from contrastile.backends.triton.launch import INTERPRETED, Launch
+from contrastile.ops import log_sum_exp, pair_sum
+from contrastile.problem import Channel, Equal, Index, Overlap, Phi, Term
+from contrastile.problem.pairs import Op
+from helpers import (
+    Arguments,
+    assert_results_close,
+    cast,
+    evaluate,
+)
+from test_error_rule import DRAWS, assert_rule, references
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytestmark = pytest.mark.usefixtures("poisoned_empty")
+
+# Pairs of options on small shapes: the interpreter takes a tenth of a second for each.
+CROSSES = [
+    pytest.param(loss, seed, choice, id=f"{loss}-{seed}")
+    for loss in LOSSES
+    for seed, choice in enumerate(covering_choices(loss, 2, 30))
+]
+TRITON = {"backend": "triton"}
+
+
+@pytest.mark.parametrize(("loss", "seed", "choice"), CROSSES)
+def test_options_crossed(loss: str, seed: int, choice: Choice) -> None:
+    arguments = arguments_for(loss, choice, seed)
+    got = evaluate(getattr(losses, loss), arguments, **TRITON)
+    assert_results_close(got, evaluate(getattr(oracles, loss), arguments))
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_error_rule(loss: str, dtype: torch.dtype, scale: float) -> None:
+    """At most the error of the plain formula at the same dtype, on every output."""
+    choice = default_choice(
+        loss, shape=(61, 40), scale="logit_scale tensor", value=scale, crowded=True
+    )
+    draws = [narrowed(arguments_for(loss, choice, seed), dtype) for seed in range(DRAWS)]
+    assert_rule(loss, draws, *references(loss, draws), "triton")
+
+
+def narrowed(arguments: Arguments, dtype: torch.dtype) -> Arguments:
+    """Embeddings of that dtype, an fp32 scale."""
+    return cast(cast(arguments, dtype), torch.float32, "logit_scale")
+
+
+@pytest.fixture(params=["fixed", "general"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Either form, whatever the device would have settled on."""
+    if request.param == "general":
+        monkeypatch.setattr(kernel, "settle", fail_certificate)
+    return request.param
+
+
+def fail_certificate(run: context.Context) -> None:
+    run.carry.flag.fill_(1)
+    for vectors in run.channels:
+        for sums, shifts in (
+            (vectors.sums.rows, vectors.shifts.rows),
+            (vectors.sums.cols, vectors.shifts.cols),
+        ):
+            if sums is not None and shifts is not None:
+                sums.zero_()
+                shifts.fill_(-torch.inf)
+
+
+@pytest.mark.parametrize("workspace", [None, 2000], ids=["one strip", "strips"])
+@pytest.mark.parametrize("loss", ["clip_loss", "info_nce", "nt_xent", "multi_positive_nce"])
+def test_both_forms(loss: str, workspace: int | None, form: str) -> None:
+    choice = default_choice(loss, shape=(37, 20), scale="logit_scale tensor", ids="few")
+    arguments = arguments_for(loss, choice)
+    got = evaluate(getattr(losses, loss), arguments, workspace=workspace, **TRITON)
+    assert_results_close(got, evaluate(getattr(oracles, loss), arguments))
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the device settled on, call by call: 0 is the fixed shift."""
+    flags: list[int] = []
+    settle = kernel.settle
+
+    def recorded(run: context.Context) -> None:
+        settle(run)
+        flags.append(int(run.carry.flag))
+
+    monkeypatch.setattr(kernel, "settle", recorded)
+    return flags
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0, 100.0])
+def test_fixed_shift_serves_normalised_embeddings(scale: float, settled: list[int]) -> None:
+    x, y = (torch.nn.functional.normalize(torch.randn(40, 24), dim=1) for _ in range(2))
+    loss = losses.clip_loss(x, y, logit_scale=scale, **TRITON)
+    assert settled == [0]
+    expected = oracles.clip_loss(x.double(), y.double(), logit_scale=scale)
+    assert torch.allclose(loss.double(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e6, 1e18])
+def test_general_form_takes_over(scale: float, settled: list[int]) -> None:
+    """Rows far below the largest score would vanish under one shift for all."""
+    x, y = torch.randn(40, 24, dtype=torch.float64), torch.randn(40, 24, dtype=torch.float64)
+    x[::2] *= 1e-3
+    got = log_sum_exp(x, y, scale=scale, columns=True, **TRITON)
+    assert settled == [1]
+    exact = scale * (x @ y.T)
+    assert torch.allclose(got.rows[0], exact.logsumexp(1))
+    assert torch.allclose(got.columns[0], exact.logsumexp(0))
+
+
+def test_a_row_that_is_no_number_stays_alone(settled: list[int]) -> None:
+    x, y = torch.randn(20, 8), torch.randn(20, 8)
+    x[3, 2] = torch.nan
+    lse = log_sum_exp(x, y, **TRITON).rows[0]
+    assert settled == [1]
+    assert lse.isnan().nonzero().flatten().tolist() == [3]
+
+
+OTHER_LAUNCHES = {
+    "pointers": replace(INTERPRETED, descriptors=False),
+    "tall tiles": Launch(64, 16, 32, 4, 1, descriptors=True),
+    "groups of two": replace(INTERPRETED, rows=16, cols=16, group=2),
+}
+
+
+@pytest.fixture(params=OTHER_LAUNCHES)
+def other_launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Launch:
+    chosen = OTHER_LAUNCHES[request.param]
+    monkeypatch.setattr(launch, "INTERPRETED", chosen)
+    return chosen
+
+
+@pytest.mark.usefixtures("other_launch")
+@pytest.mark.parametrize("loss", ["clip_loss", "nt_xent", "siglip_loss"])
+def test_no_launch_changes_a_number(loss: str) -> None:
+    choice = default_choice(loss, shape=(67, 20), scale="logit_scale tensor", bias="tensor")
+    arguments = arguments_for(loss, choice)
+    expected = evaluate(getattr(oracles, loss), arguments)
+    for workspace in (None, 9000):
+        got = evaluate(getattr(losses, loss), arguments, workspace=workspace, **TRITON)
+        assert_results_close(got, expected)
+
+
+def strided(rows: int, size: int, stride: int) -> Tensor:
+    """Rows so far apart that their offsets pass 2^31; pages in between are never touched."""
+    storage = torch.empty(1, dtype=torch.float16).new_empty_strided((rows, size), (stride, 1))
+    storage.copy_(torch.nn.functional.normalize(torch.randn(rows, size), dim=1))
+    return storage
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_offsets_beyond_two_billion() -> None:
+    torch.use_deterministic_algorithms(False)
+    query, key = strided(3, 8, 2**30 + 8), torch.randn(5, 8).half()
+    assert query.stride(0) * 2 > 2**31
+    got = log_sum_exp(query, key, scale=3.0, **TRITON).rows[0]
+    expected = (3.0 * (query.float() @ key.float().T)).logsumexp(1)
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 33])
+def test_sizes_that_no_descriptor_can_describe(size: int) -> None:
+    """Rows that do not start on 16 bytes are copied once, to rows that do."""
+    wide = torch.randn(30, size + 3, dtype=torch.float32)
+    x, y = wide[:, 1 : 1 + size], wide[:, 2 : 2 + size].flip(0)
+    got = log_sum_exp(x, y, columns=True, **TRITON)
+    scores = x.double() @ y.double().T
+    assert torch.allclose(got.rows[0].double(), scores.logsumexp(1), atol=1e-5)
+    assert torch.allclose(got.columns[0].double(), scores.logsumexp(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("upstream", [1e-30, 1e-6, 1.0, 1e3])
+def test_half_precision_weights_at_any_size_of_upstream(
+    upstream: float, dtype: torch.dtype
+) -> None:
+    """G is brought into the range of fp16 by a power of two, and its sums back out of it."""
+    x, y = ((torch.randn(20, 16) / 4).to(dtype) for _ in range(2))
+    scale = torch.tensor(2.0, requires_grad=True)
+    wide = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    got = log_sum_exp(x, y, scale=scale, columns=True, **TRITON)
+    exact = wide * (x.double() @ y.double().T)
+    (ours,) = torch.autograd.grad((got.rows[0] + got.columns[0]).sum() * upstream, scale)
+    total = exact.logsumexp(1) + exact.logsumexp(0)
+    (theirs,) = torch.autograd.grad(total.sum() * upstream, wide)
+    assert torch.allclose(ours.double() / upstream, theirs / upstream, rtol=1e-2)
+
+
+def test_predicates_in_prefix_order() -> None:
+    ids, masks, index = torch.arange(4), torch.arange(4), torch.arange(4)
+    slots = Slots()
+    pairs = (~Equal(ids, ids) & Overlap(masks, ids)) | Index(index)
+    left = [int(Op.AND), 6, int(Op.NOT), int(Op.EQUAL), 0, 0, int(Op.OVERLAP), 1, 0]
+    assert prefix(pairs, slots) == [int(Op.OR), 2 + len(left), *left, int(Op.INDEX), 2]
+    assert [slot is t for slot, t in zip(slots.tensors, (ids, masks, index), strict=True)] == [
+        True
+    ] * 3
+
+
+# Operations that make the host wait for the device, and that no graph can capture.
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim"}
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.name().removeprefix("aten::").partition(".")[0]
+        if name in WAITING:
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.interpreter import GridExecutor
+
+    monkeypatch.setattr(GridExecutor, "__call__", lambda self, *args, **kwargs: None)
+
+
+STEPS: dict[str, Callable[..., Tensor]] = {
+    "clip_loss": losses.clip_loss,
+    "info_nce": losses.info_nce,
+    "nt_xent": losses.nt_xent,
+    "dcl_loss": losses.dcl_loss,
+    "siglip_loss": losses.siglip_loss,
+}
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("loss", STEPS)
+def test_a_step_never_waits_for_the_device(loss: str) -> None:
+    x, y = (torch.randn(24, 8).half().requires_grad_() for _ in range(2))
+    scale = torch.tensor(10.0, requires_grad=True)
+    with Waits() as waits:
+        STEPS[loss](x, y, logit_scale=scale, **TRITON).backward()
+    assert not waits.found
+
+
+@pytest.mark.parametrize("phi", list(Phi), ids=lambda phi: phi.name.lower())
+def test_pair_sums_in_half_precision(phi: Phi) -> None:
+    x, y = (torch.randn(20, 12).half().requires_grad_() for _ in range(2))
+    (got,) = pair_sum(x, y, terms=[Term(phi)], scale=2.0, **TRITON).rows
+    (wide,) = pair_sum(x.double(), y.double(), terms=[Term(phi)], scale=2.0).rows
+    grads = [torch.autograd.grad(out.sum(), (x, y)) for out in (got, wide)]
+    assert torch.allclose(got.double(), wide, rtol=1e-5)
+    for ours, theirs in zip(*grads, strict=True):
+        assert torch.allclose(ours, theirs, rtol=4e-3, atol=4e-3)
+
+
+def test_three_channels_with_class_weights() -> None:
+    x, y = (torch.randn(21, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    ids = torch.randint(0, 4, (21,))
+    same = Equal(ids, ids)
+    channels = [
+        Channel(~Index.diagonal(21), class_log_weights=((same, 0.7),)),
+        Channel(same, factor=-0.5, row_log_weight=torch.randn(21)),
+        Channel(factor=2.0, col_log_weight=torch.randn(21)),
+    ]
+    results = [
+        log_sum_exp(x, y, channels=channels, columns=True, backend=backend)
+        for backend in ("triton", "reference")
+    ]
+    upstream = torch.randn(6, 21, dtype=torch.float64)
+    both = []
+    for stats in results:
+        stacked = torch.stack([*stats.rows, *stats.columns])
+        both.append((stacked, *torch.autograd.grad(stacked, (x, y), upstream)))
+    for ours, theirs in zip(*both, strict=True):
+        assert torch.allclose(ours, theirs)
+
+
+def test_interpreted_bf16_rounds_to_nearest_even() -> None:
+    from interpreter import rounded, widened
+
+    values = torch.randn(1000) * 10.0 ** torch.randint(-20, 20, (1000,))
+    assert np.array_equal(widened(rounded(values.numpy())), values.bfloat16().float().numpy())
