@@ -1,8 +1,8 @@
-"""Triton's interpreter, made right for bf16.
+"""Triton's interpreter, made right for bf16 and for fused multiply-adds.
 
-It holds bf16 as its 16 bits in an integer. Its tl.dot multiplies those integers, and its rounding
-from fp32 cuts bits off where a GPU rounds to the nearest, ties to even. Both are corrected here, in
-the interpreter: the kernels under test stay as they are.
+It holds bf16 as its 16 bits in an integer. Its tl.dot multiplies those integers, its rounding from
+fp32 cuts bits off where a GPU rounds to the nearest, ties to even, and its tl.fma rounds twice. All
+three are corrected here, in the interpreter: the kernels under test stay as they are.
 """
 
 from __future__ import annotations
@@ -54,10 +54,22 @@ def corrected() -> dict[str, Any]:
     def create_fp_to_fp(self: Any, source: Any, target: Any, mode: Any) -> Any:
         return convert(source, target.scalar) or fp_to_fp(self, source, target, mode)
 
-    return {"create_dot": create_dot, "cast_impl": cast_impl, "create_fp_to_fp": create_fp_to_fp}
+    def create_fma(self: Any, x: Any, y: Any, z: Any) -> Any:
+        dtype = z.data.dtype
+        # A product of two fp32 is exact in fp64.
+        wide = np.float64 if dtype == np.float32 else dtype
+        value = x.data.astype(wide) * y.data.astype(wide) + z.data.astype(wide)
+        return TensorHandle(value.astype(dtype), z.dtype.scalar)
+
+    return {
+        "create_dot": create_dot,
+        "cast_impl": cast_impl,
+        "create_fp_to_fp": create_fp_to_fp,
+        "create_fma": create_fma,
+    }
 
 
 def correct() -> None:
-    """From here on bf16 is right in every interpreted kernel of this process."""
+    """From here on they are right in every interpreted kernel of this process."""
     for name, method in corrected().items():
         setattr(InterpreterBuilder, name, method)

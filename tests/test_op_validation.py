@@ -209,7 +209,7 @@ def test_ranks_of_weighted_scores() -> None:
 @each
 def test_backend_and_workspace(name: str) -> None:
     for value in ("cuda", "", None, 3):
-        message = f"backend must be one of auto, cpu, reference, got {value!r}"
+        message = f"backend must be one of auto, cpu, triton, reference, got {value!r}"
         rejected(name, message, backend=value)
     on_meta = {side: tensor.to(META) for side, tensor in sides().items()}
     rejected(name, "query is on the meta device, it has no values to compute with", **on_meta)

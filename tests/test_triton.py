@@ -57,7 +57,7 @@ def test_options_crossed(loss: str, seed: int, choice: Choice) -> None:
 def test_error_rule(loss: str, dtype: torch.dtype, scale: float) -> None:
     """At most the error of the plain formula at the same dtype, on every output."""
     choice = default_choice(
-        loss, shape=(61, 40), scale="logit_scale tensor", value=scale, crowded=True
+        loss, shape=(77, 48), scale="logit_scale tensor", value=scale, crowded=True
     )
     draws = [narrowed(arguments_for(loss, choice, seed), dtype) for seed in range(DRAWS)]
     assert_rule(loss, draws, *references(loss, draws), "triton")
@@ -144,6 +144,7 @@ OTHER_LAUNCHES = {
     "pointers": replace(INTERPRETED, descriptors=False),
     "tall tiles": Launch(64, 16, 32, 4, 1, descriptors=True),
     "groups of two": replace(INTERPRETED, rows=16, cols=16, group=2),
+    "halves": replace(INTERPRETED, parts=2),
 }
 
 

@@ -41,12 +41,12 @@ def affine(
     else:
         high = tl.load(vectors[0])
         low = tl.load(vectors[1])
-    offset = -shift
+    offset = tl.zeros([1, 1], dots.dtype) - shift
     if CODE[AT + ROW_OFFSET]:
         offset = offset + tl.load(vectors[2] + rows, mask=rows < row_end, other=0.0)[:, None]
     if CODE[AT + COL_OFFSET]:
         offset = offset + tl.load(vectors[3] + cols, mask=cols < col_end, other=0.0)[None, :]
-    value = dots * high + (dots * low + offset)
+    value = tl.fma(dots, high, tl.fma(dots, low, offset))
     COUNT: tl.constexpr = CODE[AT + CLASSES]
     for i in tl.static_range(COUNT):
         weight = tl.load(vectors[4] + i)
@@ -101,8 +101,7 @@ def _log1p(x):
 def slope(x, KIND: tl.constexpr):
     """phi'(x)."""
     if KIND == 0:
-        small = tl.exp(-tl.abs(x))
-        value = tl.where(x >= 0, 1.0, small) / (1.0 + small)
+        value = 1.0 / (1.0 + tl.exp(-x))
     elif KIND == 1:
         value = tl.where(x > 0, 1.0, 0.0)
     elif KIND == 2:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Not compiled anew for a length that 16 divides, or another.
+LENGTHS = ["first", "length", "tiles"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=LENGTHS)
 def add_partials(
     partials, totals, first, length, tiles, flag, FLAG: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -24,7 +27,7 @@ def add_partials(
     tl.store(places, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def merge_partials(sums, tops, totals, shifts, first, length, tiles, flag, BLOCK: tl.constexpr):
     """Log-sum-exps with a shift of their own: 2^shifts totals += 2^tops sums, tile by tile."""
     if tl.load(flag) == 0:

@@ -7,10 +7,10 @@ import triton.language as tl
 
 from .exponents import PHI, affine, included, phi, slope
 from .softmax import count_above, side_factors
-from .tiles import dot_products, place, side_of_diagonal
+from .tiles import BOUNDS, dot_products, place, side_of_diagonal
 
 
-@triton.jit
+@triton.jit(do_not_specialize=BOUNDS)
 def reduce_terms(
     query,
     key,

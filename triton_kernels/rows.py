@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def square_norms(
     x,
     stride,
@@ -31,7 +31,7 @@ def square_norms(
     tl.store(out + tl.program_id(0), tl.max(total, 0) + (tl.sum(total, 0) * 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def gather_dots(
     query,
     query_stride,

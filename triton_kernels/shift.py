@@ -48,7 +48,7 @@ def _smallest(vector, count, WANTED: tl.constexpr, BLOCK: tl.constexpr):
     return result
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["query_parts", "key_parts", "n", "m"])
 def choose_shifts(
     query_norms,
     query_parts,

@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 
 from .exponents import affine, included
-from .tiles import dot_products, place, side_of_diagonal
+from .tiles import BOUNDS, dot_products, place, side_of_diagonal
 
 
-@triton.jit
+@triton.jit(do_not_specialize=BOUNDS)
 def reduce_channels(
     query,
     key,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Where a block begins and ends: kernels are not compiled anew for another batch size.
+BOUNDS = ["first_row", "row_end", "first_col", "col_end"]
+
 
 @triton.jit
 def place(tile, row_tiles, col_tiles, GROUP: tl.constexpr):

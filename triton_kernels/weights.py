@@ -7,10 +7,10 @@ import triton.language as tl
 
 from .pairs import term_weights
 from .softmax import channel_weights
-from .tiles import dot_products, place, side_of_diagonal
+from .tiles import BOUNDS, dot_products, place, side_of_diagonal
 
 
-@triton.jit
+@triton.jit(do_not_specialize=BOUNDS)
 def weigh(
     query,
     key,
@@ -46,21 +46,21 @@ def weigh(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     DEPTH: tl.constexpr,
+    PARTS: tl.constexpr,
     GROUP: tl.constexpr,
     FLATTEN: tl.constexpr,
     SPECIALIZE: tl.constexpr,
 ):
     """out[i, j] = unit G_ij of a block, as OUT; ``out`` and ``mirror`` (in tiles of COLS x ROWS)
-    are descriptors or pointers to it.
+    are descriptors, of one of the PARTS of a tile, or pointers to it.
 
     ``unit`` is a power of two that fits G into half precision. PRODUCTS: also
-    row_products[tile column, i], the sums of G_ij <q_i, k_j> over a tile. Of a DIAGONAL block the
-    tiles above the diagonal are written to their mirror images too.
+    row_products[part, i], the sums of G_ij <q_i, k_j> over each of the PARTS of a tile. Of a
+    DIAGONAL block the tiles above the diagonal are written to their mirror images too.
     """
     if (tl.load(flag) != 0) != GENERAL:
         return
-    height = row_end - first_row
-    row_tiles = tl.cdiv(height, ROWS)
+    row_tiles = tl.cdiv(row_end - first_row, ROWS)
     col_tiles = tl.cdiv(col_end - first_col, COLS)
     scale = tl.load(unit)
     for visit in tl.range(
@@ -79,48 +79,103 @@ def weigh(
                 query, key, query_stride, query_step, key_stride, key_step,
                 row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
             )  # fmt: skip
-            rows = row + tl.arange(0, ROWS)
-            cols = col + tl.arange(0, COLS)
-            inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
-            if CHANNELS:
-                g = channel_weights(
-                    dots, inside, reductions, gradients, data, shifts, CODE,
-                    rows, cols, row_end, col_end, SIDES, GENERAL,
+            if PARTS == 2:
+                # In halves: dot products and weights of the whole at once do not fit in registers.
+                halves = tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1])
+                left, right = tl.split(halves)
+                write_weights(
+                    left, row, col, 2 * tile_col, side, first_row, row_end, first_col, col_end,
+                    reductions, gradients, data, shifts, scale, out, mirror, out_stride,
+                    row_products, CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL,
+                    DESCRIPTORS, OUT, ROWS, COLS // 2,
+                )  # fmt: skip
+                write_weights(
+                    right, row, col + COLS // 2, 2 * tile_col + 1, side, first_row, row_end,
+                    first_col, col_end, reductions, gradients, data, shifts, scale, out, mirror,
+                    out_stride, row_products, CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL,
+                    DESCRIPTORS, OUT, ROWS, COLS // 2,
                 )  # fmt: skip
             else:
-                g = term_weights(
-                    dots, inside, reductions, gradients, data, CODE,
-                    rows, cols, row_end, col_end, SIDES,
+                write_weights(
+                    dots, row, col, tile_col, side, first_row, row_end, first_col, col_end,
+                    reductions, gradients, data, shifts, scale, out, mirror, out_stride,
+                    row_products, CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL,
+                    DESCRIPTORS, OUT, ROWS, COLS,
                 )  # fmt: skip
-            if PRODUCTS:
-                # 0 times a dot product that is no number stays 0.
-                product = tl.where(inside & (g != 0), g * dots, 0.0)
-                # In the square on the diagonal each pair stands twice, and one with itself once.
-                product = product * tl.where(side == 0, 0.5, 1.0)
-                own_rows = tile_row * ROWS + tl.arange(0, ROWS)
-                at = tile_col.to(tl.int64) * height + own_rows
-                tl.store(row_products + at, tl.sum(product, 1), mask=rows < row_end)
-            weights = (g * scale).to(OUT)
-            if DESCRIPTORS:
-                out.store([tile_row * ROWS, tile_col * COLS], weights)
-            else:
-                own_rows = (rows - first_row).to(tl.int64)
-                own_cols = (cols - first_col).to(tl.int64)
-                places = out + own_rows[:, None] * out_stride + own_cols[None, :]
-                tl.store(places, weights, mask=inside)
-            if DIAGONAL:  # noqa: SIM102
-                # Unlike DIAGONAL, known on the device only.
-                if side > 0:
-                    if DESCRIPTORS:
-                        mirror.store([tile_col * COLS, tile_row * ROWS], weights.T)
-                    else:
-                        own_rows = (rows - first_row).to(tl.int64)
-                        own_cols = (cols - first_col).to(tl.int64)
-                        places = mirror + own_cols[None, :] * out_stride + own_rows[:, None]
-                        tl.store(places, weights, mask=inside)
 
 
 @triton.jit
+def write_weights(
+    dots,
+    row,
+    col,
+    part,
+    side,
+    first_row,
+    row_end,
+    first_col,
+    col_end,
+    reductions,
+    gradients,
+    data,
+    shifts,
+    scale,
+    out,
+    mirror,
+    out_stride,
+    row_products,
+    CODE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    SIDES: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    DIAGONAL: tl.constexpr,
+    GENERAL: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    OUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """From the dot products of a tile at (row, col) to its weights in memory."""
+    rows = row + tl.arange(0, ROWS)
+    cols = col + tl.arange(0, COLS)
+    inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
+    if CHANNELS:
+        g = channel_weights(
+            dots, inside, reductions, gradients, data, shifts, CODE,
+            rows, cols, row_end, col_end, SIDES, GENERAL,
+        )  # fmt: skip
+    else:
+        g = term_weights(
+            dots, inside, reductions, gradients, data, CODE, rows, cols, row_end, col_end, SIDES
+        )
+    if PRODUCTS:
+        # 0 times a dot product that is no number stays 0.
+        product = tl.where(g != 0, g * dots, 0.0)
+        # In the square on the diagonal each pair stands twice, and one with itself once.
+        total = tl.sum(product, 1) * tl.where(side == 0, 0.5, 1.0)
+        at = tl.cast(part, tl.int64) * (row_end - first_row) + (rows - first_row)
+        tl.store(row_products + at, total, mask=rows < row_end)
+    weights = (g * scale).to(OUT)
+    if DESCRIPTORS:
+        out.store([row - first_row, col - first_col], weights)
+    else:
+        own_rows = (rows - first_row).to(tl.int64)
+        own_cols = (cols - first_col).to(tl.int64)
+        places = out + own_rows[:, None] * out_stride + own_cols[None, :]
+        tl.store(places, weights, mask=inside)
+    if DIAGONAL:  # noqa: SIM102
+        # Unlike DIAGONAL, known on the device only.
+        if side > 0:
+            if DESCRIPTORS:
+                mirror.store([col - first_col, row - first_row], weights.T)
+            else:
+                own_rows = (rows - first_row).to(tl.int64)
+                own_cols = (cols - first_col).to(tl.int64)
+                places = mirror + own_cols[None, :] * out_stride + own_rows[:, None]
+                tl.store(places, weights, mask=inside)
+
+
+@triton.jit(do_not_specialize=[*BOUNDS, "count"])
 def put_positives(
     out,
     out_stride,

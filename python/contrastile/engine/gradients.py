@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from .blocks import Block
-from .positives import add_gradients, add_row_dots, safe_upstream
+from .positives import add_gradients, safe_upstream
 from .products import add_product
 from .run import Kernel, Run
 
-# dK^T = Q^T G against dK = G^T Q
+# Up to this size dK^T = Q^T G is the faster product on a CPU, dK = G^T Q beyond it.
 NARROW = 128
 
 
@@ -38,8 +38,8 @@ class Gradients:
     ``query`` and ``key`` hold ``s sum_j G_ij k_j`` and ``sum_i s_i G_ij q_i``; a scale per row is
     applied to the former at the end, and one that only the device knows to both. The scale takes
     the row sums of ``G_ij <q_i, k_j>`` from the pass that makes G: 3 to 7 times more accurate in
-    fp32 than ``<query, q>``, which inherits the roundings of a matrix product. Where G is rounded
-    to half precision the latter is as good, and leaves the pass room for larger tiles.
+    fp32 than ``<query, q>``, which inherits the roundings of a matrix product, and with
+    G in half precision those of G (bf16: up to twice the error of the plain formula).
     """
 
     def __init__(self, run: Run, needs: Needs, overwrite: bool = False) -> None:
@@ -51,13 +51,11 @@ class Gradients:
         self.kept = 0 if overwrite else 1
         self._new = torch.empty if overwrite else torch.zeros
         self.factor = 1.0 if isinstance(scale, Tensor) else scale
-        from_matrix = needs.scale and run.rounds_weights
-        self.query = self._matrix(problem.n) if needs.query or from_matrix else None
+        self.query = self._matrix(problem.n) if needs.query else None
         if problem.triangle:
             self.key = self.query
         else:
             self.key = self._columns() if needs.key else None
-        self.scale_from_query = from_matrix
         self.row_products = self._vector(problem.n) if needs.scale else None
         self.row_bias = self._vector(problem.n) if needs.row_bias else None
         self.col_bias = self._vector(problem.m) if needs.col_bias else None
@@ -69,7 +67,7 @@ class Gradients:
     def _columns(self) -> Tensor:
         """The keys' gradients; transposed in memory where that is the faster product."""
         problem = self.run.problem
-        if problem.d > NARROW:
+        if problem.d > NARROW or problem.device.type != "cpu":
             return self._matrix(problem.m)
         return self._new((problem.d, problem.m), dtype=problem.dtype, device=problem.device).t()
 
@@ -87,8 +85,7 @@ class Gradients:
         """A strip's weights and both products of each of its blocks."""
         query = self.scaled_query(strip[0].rows)
         for block in strip:
-            products = None if self.scale_from_query else self.row_products
-            weights = kernel.weights(block, products)
+            weights = kernel.weights(block, self.row_products)
             self.add_block(block, weights, query)
 
     def add_block(self, block: Block, weights: Tensor, query: Tensor) -> None:
@@ -142,10 +139,6 @@ class Gradients:
 
     def finish(self) -> None:
         """What is left to do once all blocks are in."""
-        if self.scale_from_query:
-            assert self.query is not None and self.row_products is not None
-            share = 0.5 if self.run.problem.triangle else 1.0
-            add_row_dots(self.run.query, self.query, share, self.row_products)
         if self.device_scale is not None:
             for part in (self.query, self.own_key):
                 if part is not None:

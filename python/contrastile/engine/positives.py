@@ -11,9 +11,6 @@ from .blocks import Block, spans
 from .operands import Operand
 from .row_steps import chunk_rows
 
-# A widened copy of as many rows is small beside the embeddings of a problem that has them.
-ROWS_AT_ONCE = 2**14
-
 
 def _take(operand: Operand, index: Tensor, dtype: torch.dtype) -> Tensor:
     return operand.tensor.index_select(0, index).to(dtype)
@@ -27,13 +24,6 @@ def dots(
     for own, row, column in _entries(query, rows, columns):
         out[own] = (_take(query, row, dtype) * _take(key, column, dtype)).sum(1)
     return out
-
-
-def add_row_dots(query: Operand, matrix: Tensor, factor: float, out: Tensor) -> None:
-    """out[i] += factor <q_i, matrix_i>."""
-    for span in spans(0, len(matrix), ROWS_AT_ONCE):
-        product = query.tensor[span].to(matrix.dtype) * matrix[span]
-        out[span] += factor * product.sum(1)
 
 
 def add_gradients(

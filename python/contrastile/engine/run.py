@@ -73,8 +73,6 @@ class Run:
         self.backend = backend
         self.scores = scores
         self.operand_dtype = backend.operand_dtype(problem)
-        # Weights rounded to half precision: sums over them come from the matrix products instead.
-        self.rounds_weights = self.operand_dtype != problem.dtype
         self.attach(query, key)
         self.finite = False
         # What a kernel leaves for the kernel of the backward pass.

@@ -61,7 +61,7 @@ class Options:
         empty: rows without a positive or without a negative: "zero" counts them as 0, "skip"
             leaves them out of the mean, "error" raises.
         group: None. The loss is of one process's embeddings; a process group is refused.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "triton" or "reference".
         workspace: bytes that the scores may take at any time; default 256 MiB.
         return_stats: return ``(loss, Stats)``.
     """

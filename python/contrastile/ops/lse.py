@@ -58,7 +58,7 @@ def log_sum_exp(
             is compared with may differ by a rounding.
         row_thresholds: [N], what ranks compare with instead of the positive.
         col_thresholds: [M], likewise for columns.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "triton" or "reference".
         workspace: bytes that S may take at any time; default 256 MiB.
         expected: for one direction, what the upstream gradients of a strip's stats will be, up to
             one factor: ``expected(rows, stats, positives) -> gradients``. The gradients are then

@@ -53,7 +53,7 @@ class Weigher:
         if purpose is Purpose.WEIGH and not context.channels:
             purpose = Purpose.WEIGH_TERMS
         launch = context.launch(purpose)
-        tiles = -(-block.shape[1] // launch.cols)
+        tiles = -(-block.shape[1] // launch.cols) * launch.parts
         products = None
         if row_products is not None:
             products = context.partials(block, (tiles, block.shape[0]), context.problem.dtype)
@@ -65,8 +65,8 @@ class Weigher:
             carry.flag,
             carry.shifts,
             self.unit,
-            strip_argument(out, launch, launch.rows, launch.cols),
-            strip_argument(out, launch, launch.cols, launch.rows),
+            strip_argument(out, launch, launch.rows, launch.cols // launch.parts),
+            strip_argument(out, launch, launch.cols // launch.parts, launch.rows),
             out.stride(0),
             first(products, carry.flag),
             CHANNELS=bool(context.channels),
@@ -75,6 +75,7 @@ class Weigher:
             DIAGONAL=diagonal,
             GENERAL=general,
             OUT=as_triton(out.dtype),
+            PARTS=launch.parts,
             **context.constants(launch),
         )
         if products is not None and row_products is not None:

@@ -36,6 +36,8 @@ class Launch:
     stages: int
     descriptors: bool
     per_processor: int = 1
+    # Into how many parts, side by side, the weights of a tile are made and stored.
+    parts: int = 1
     group: int = 8
     flatten: bool = False
     specialize: bool = False
@@ -62,24 +64,42 @@ class Launch:
 
 INTERPRETED = Launch(16, 32, 16, 4, 1, descriptors=True)
 # fp32 products outside the tensor cores: limited by registers, not by loads.
-EXACT = Launch(64, 64, 32, 4, 2, descriptors=False, per_processor=2)
+EXACT = Launch(32, 64, 16, 4, 2, descriptors=False, per_processor=2)
 DOUBLE = Launch(32, 32, 16, 4, 2, descriptors=False, per_processor=2)
 HALF = Launch(128, 128, 32, 8, 3, descriptors=False)
+SHORT = Launch(128, 64, 32, 8, 3, descriptors=False)
+SMALL = Launch(64, 64, 32, 4, 3, descriptors=False)
 WIDE = Launch(128, 256, 64, 8, 3, descriptors=True)
+HALVES = replace(WIDE, parts=2)
 SQUARE = Launch(128, 128, 64, 8, 3, descriptors=True)
+LOW = Launch(64, 128, 64, 8, 3, descriptors=True)
 NARROW = Launch(128, 64, 64, 8, 3, descriptors=True)
-NARROWEST = 32
+# The tensor cores of sm_90 and sm_100 take no fewer.
+FEWEST_ROWS = 64
 # Registers and shared memory decide: each is the largest that compiles without spills with Triton
 # 3.6 and 3.7 (tests/test_ahead_of_time.py). Of sm_90's weights on the diagonal, 128 x 256 would not
 # fit in shared memory twice, as they are and transposed.
 HALF_BY_ARCH = {
-    "sm_80": {Purpose.REDUCE_TERMS: Launch(128, 64, 32, 8, 3, descriptors=False)},
+    "sm_120": {
+        Purpose.REDUCE_GENERAL: SHORT,
+        Purpose.WEIGH: SHORT,
+        Purpose.WEIGH_TERMS: SMALL,
+        Purpose.WEIGH_DIAGONAL: SHORT,
+        Purpose.WEIGH_GENERAL: SHORT,
+        Purpose.WEIGH_DIAGONAL_GENERAL: SHORT,
+    },
+    "sm_80": {
+        Purpose.REDUCE_TERMS: SHORT,
+        Purpose.WEIGH_DIAGONAL: SHORT,
+        Purpose.WEIGH_GENERAL: SHORT,
+        Purpose.WEIGH_DIAGONAL_GENERAL: SHORT,
+    },
     "sm_90": {
         Purpose.REDUCE: WIDE,
-        Purpose.REDUCE_GENERAL: WIDE,
+        Purpose.REDUCE_GENERAL: SQUARE,
         Purpose.REDUCE_TERMS: WIDE,
-        Purpose.WEIGH: WIDE,
-        Purpose.WEIGH_TERMS: WIDE,
+        Purpose.WEIGH: HALVES,
+        Purpose.WEIGH_TERMS: SQUARE,
         Purpose.WEIGH_GENERAL: SQUARE,
         Purpose.WEIGH_DIAGONAL: SQUARE,
         Purpose.WEIGH_DIAGONAL_GENERAL: SQUARE,
@@ -87,12 +107,13 @@ HALF_BY_ARCH = {
     "sm_100": {
         Purpose.REDUCE: SQUARE,
         Purpose.REDUCE_GENERAL: NARROW,
-        Purpose.REDUCE_TERMS: NARROW,
+        Purpose.REDUCE_TERMS: LOW,
         Purpose.WEIGH: SQUARE,
-        Purpose.WEIGH_TERMS: SQUARE,
+        Purpose.WEIGH_TERMS: LOW,
         Purpose.WEIGH_GENERAL: NARROW,
-        Purpose.WEIGH_DIAGONAL: SQUARE,
-        Purpose.WEIGH_DIAGONAL_GENERAL: NARROW,
+        # At 128 rows Triton 3.7.1 fails to compile the transposed store.
+        Purpose.WEIGH_DIAGONAL: LOW,
+        Purpose.WEIGH_DIAGONAL_GENERAL: LOW,
     },
 }
 
@@ -100,17 +121,16 @@ HALF_BY_ARCH = {
 def pick(device: Device, dtype: torch.dtype, purpose: Purpose, reductions: int = 1) -> Launch:
     """The configuration for operands of ``dtype``.
 
-    Several reductions of one tile take registers each, those of pair sums the most: the tile is
-    narrower then.
+    Several reductions of one tile take registers each: its sides are half as long then.
     """
     if device.arch == "interpreter":
         return INTERPRETED
     if dtype == torch.float64:
         return DOUBLE
-    if dtype == torch.float32:
-        return EXACT
     launch = HALF_BY_ARCH.get(device.arch, {}).get(purpose, HALF)
+    if dtype == torch.float32:
+        launch = EXACT
     if reductions == 1:
         return launch
-    terms = purpose in (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS)
-    return replace(launch, cols=max(launch.cols // (4 if terms else 2), NARROWEST))
+    rows = min(launch.rows, max(launch.rows // 2, FEWEST_ROWS))
+    return replace(launch, rows=rows, cols=launch.cols // 2, parts=1)

@@ -78,5 +78,11 @@ def as_triton(dtype: torch.dtype) -> Any:
 
 def precision(dtype: torch.dtype) -> str:
     """How fp32 operands are multiplied: as torch.mm would, by torch's own switches."""
-    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
-    return "tf32" if allowed else "ieee"
+    return "tf32" if dtype == torch.float32 and _tf32_allowed() else "ieee"
+
+
+def _tf32_allowed() -> bool:
+    """From torch 2.9 on the switch has a second name, and reading the first may raise."""
+    matmul = torch.backends.cuda.matmul
+    chosen = getattr(matmul, "fp32_precision", None)
+    return chosen == "tf32" if isinstance(chosen, str) else bool(matmul.allow_tf32)
