@@ -29,7 +29,7 @@ def test_half_precision(arch: str) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_other_dtypes(arch: str, dtype: str) -> None:
-    done = gates("--arch", arch, "--dtype", dtype, "--loss", "clip_loss", "nt_xent", "siglip_loss")
+    done = gates("--arch", arch, "--dtype", dtype, "--loss", "clip_loss", "siglip_loss")
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
