@@ -88,7 +88,10 @@ class Compiled:
 
 @contextmanager
 def recording(arch: str) -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
-    """Every launch inside is compiled for ``arch`` instead, and recorded once."""
+    """Every launch inside is compiled for ``arch`` instead, and recorded once.
+
+    The driver stays afterwards: a process that compiles for absent GPUs launches on none.
+    """
     found: list[tuple[str, dict[str, Any], Any]] = []
     seen: set[int] = set()
     run = JITFunction.run
@@ -103,7 +106,6 @@ def recording(arch: str) -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
 
     processors = {"sm_80": 108, "sm_100": 148, "sm_120": 188, "gfx942": 304}.get(arch, 132)
     device = Device(arch, processors)
-    previous = triton.runtime.driver._active if hasattr(triton.runtime.driver, "_active") else None
     triton.runtime.driver.set_active(Driver(arch))
     with (
         mock.patch.object(JITFunction, "run", compile_only),
@@ -111,8 +113,6 @@ def recording(arch: str) -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
         mock.patch.object(triton_backend, "interpreting", lambda: True),
     ):
         yield found
-    if previous is not None:
-        triton.runtime.driver.set_active(previous)
 
 
 def compile_for(arch: str, call: Callable[[], object]) -> list[Compiled]:

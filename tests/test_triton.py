@@ -195,20 +195,22 @@ def test_sizes_that_no_descriptor_can_describe(size: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("upstream", [1e-30, 1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("upstream", [1e-38, 1e-30, 1e-6, 1.0, 1e3])
 def test_half_precision_weights_at_any_size_of_upstream(
     upstream: float, dtype: torch.dtype
 ) -> None:
-    """G is brought into the range of fp16 by a power of two, and its sums back out of it."""
+    """G is brought into the range of fp16 by a power of two, and what is made of it back out."""
     x, y = ((torch.randn(20, 16) / 4).to(dtype) for _ in range(2))
-    scale = torch.tensor(2.0, requires_grad=True)
-    wide = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    got = log_sum_exp(x, y, scale=scale, columns=True, **TRITON)
-    exact = wide * (x.double() @ y.double().T)
-    (ours,) = torch.autograd.grad((got.rows[0] + got.columns[0]).sum() * upstream, scale)
-    total = exact.logsumexp(1) + exact.logsumexp(0)
-    (theirs,) = torch.autograd.grad(total.sum() * upstream, wide)
-    assert torch.allclose(ours.double() / upstream, theirs / upstream, rtol=1e-2)
+    leaves = [torch.tensor(2.0, requires_grad=True), torch.zeros(20, requires_grad=True)]
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    got = log_sum_exp(x, y, scale=leaves[0], col_bias=leaves[1], columns=True, **TRITON)
+    exact = wide[0] * (x.double() @ y.double().T) + wide[1]
+    # Columns alone would give every bias the gradient 1.
+    ours = torch.autograd.grad((got.rows[0].sum() + got.columns[0].sum()) * upstream, leaves)
+    total = exact.logsumexp(1).sum() + exact.logsumexp(0).sum()
+    theirs = torch.autograd.grad(total * upstream, wide)
+    for mine, right in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine.double() / upstream, right / upstream, rtol=1e-2)
 
 
 def test_predicates_in_prefix_order() -> None:

@@ -79,6 +79,7 @@ def phi(x, KIND: tl.constexpr):
         # log1p of the smaller power: right where 1 + e^x would swallow it.
         small = tl.exp(-tl.abs(x))
         y = tl.maximum(x, 0.0) + _log1p(small)
+        # A maximum drops NaN.
         value = tl.where(x == x, y, x)
     elif KIND == 1:
         value = tl.where(x > 0, x, tl.where(x == x, 0.0, x))

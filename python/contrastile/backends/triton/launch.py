@@ -76,9 +76,9 @@ LOW = Launch(64, 128, 64, 8, 3, descriptors=True)
 NARROW = Launch(128, 64, 64, 8, 3, descriptors=True)
 # The tensor cores of sm_90 and sm_100 take no fewer.
 FEWEST_ROWS = 64
-# Registers and shared memory decide: each is the largest that compiles without spills with Triton
-# 3.6 and 3.7 (tests/test_ahead_of_time.py). Of sm_90's weights on the diagonal, 128 x 256 would not
-# fit in shared memory twice, as they are and transposed.
+# Registers and shared memory decide: where a tile is smaller than its neighbours, the larger one
+# spilled with Triton 3.6 or 3.7 (benches/gates.py). Of sm_90's weights on the diagonal, 128 x 256
+# would not fit in shared memory twice, as they are and transposed.
 HALF_BY_ARCH = {
     "sm_120": {
         Purpose.REDUCE_GENERAL: SHORT,

@@ -9,6 +9,8 @@ from ...engine.run import Run
 
 # unit |G| stays below 2^14: fp16 ends at 2^16, and its smallest normal number is 2^-14.
 TOP = 14.0
+# Upstream gradients near the smallest fp32 would ask for a unit that fp32 does not have.
+LARGEST = 126.0
 
 
 def unit_of(run: Run) -> Tensor | None:
@@ -27,6 +29,6 @@ def unit_of(run: Run) -> Tensor | None:
             largest = largest + sides * abs(vectors.reduction.factor) * grad.abs().max()
     if run.positive_grad is not None:
         largest = largest + sides * run.positive_grad.abs().max()
-    unit = torch.exp2(TOP - torch.ceil(torch.log2(largest)))
+    unit = torch.exp2((TOP - torch.ceil(torch.log2(largest))).clamp(max=LARGEST))
     usable = torch.isfinite(largest) & (largest > 0)
     return torch.where(usable, unit, 1.0).to(problem.dtype)
