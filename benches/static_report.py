@@ -101,10 +101,9 @@ def purpose_of(compiled: Compiled) -> Purpose | None:
     """None of the small kernels around the two passes."""
     constants = compiled.constants
     general, diagonal = constants.get("GENERAL", False), constants.get("DIAGONAL", False)
-    if compiled.name == "reduce_terms":
-        return Purpose.REDUCE_TERMS
-    if compiled.name == "reduce_channels":
-        return Purpose.REDUCE_GENERAL if general else Purpose.REDUCE
+    if compiled.name == "reduce":
+        bounded = Purpose.REDUCE if constants["CHANNELS"] else Purpose.REDUCE_TERMS
+        return Purpose.REDUCE_GENERAL if general else bounded
     if compiled.name != "weigh":
         return None
     if diagonal:
@@ -139,7 +138,10 @@ def step_of(loss: str, dtype: torch.dtype) -> Callable[[], None]:
         size = COMPILED_N, COMPILED_D
         x, y = (torch.ones(size, dtype=dtype, requires_grad=True) for _ in "xy")
         scale = torch.tensor(14.3, requires_grad=True)
-        getattr(contrastile, loss)(x, y, logit_scale=scale, backend="triton").backward()
+        # Room for a strip of G, none for dot products to be kept.
+        workspace = COMPILED_N**2 * max(dtype.itemsize, 4)
+        own = {"backend": "triton", "workspace": workspace}
+        getattr(contrastile, loss)(x, y, logit_scale=scale, **own).backward()
 
     return step
 

@@ -7,7 +7,7 @@ from typing import Any
 import contrastile.native
 import pytest
 from contrastile.backends.cpu import CpuBackend
-from contrastile.engine.blocks import Tile
+from contrastile.engine.blocks import Keeping, Tile
 
 # Tiles far smaller than the inputs and no divisor of them: many ragged edges are crossed.
 RAGGED = Tile(5, 7)
@@ -43,7 +43,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> d
     if tile := chosen.pop("tile", None):
         monkeypatch.setattr(CpuBackend, "tile", lambda self, problem: tile)
         # Keeping pays for itself at large embeddings only; here it is always on trial.
-        monkeypatch.setattr("contrastile.engine.blocks.KEEP_FROM", 0)
+        monkeypatch.setattr(CpuBackend, "keeping", lambda self, problem: Keeping(0))
     if not chosen.pop("native", True):
         monkeypatch.setattr(contrastile.native, "load", lambda: None)
     return chosen

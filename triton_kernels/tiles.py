@@ -77,6 +77,20 @@ def _slab(
 
 
 @triton.jit
+def keep_dots(kept, stride, dots, rows, cols, inside):
+    """Store the dot products of a tile at ``rows`` and ``cols`` of the block's memory."""
+    places = kept + rows.to(tl.int64)[:, None] * stride + cols.to(tl.int64)[None, :]
+    tl.store(places, dots, mask=inside)
+
+
+@triton.jit
+def kept_dots(kept, stride, rows, cols, inside):
+    """What :func:`keep_dots` stored; 0 outside."""
+    places = kept + rows.to(tl.int64)[:, None] * stride + cols.to(tl.int64)[None, :]
+    return tl.load(places, mask=inside, other=0.0)
+
+
+@triton.jit
 def side_of_diagonal(row, col, ROWS: tl.constexpr, COLS: tl.constexpr):
     """-1, 0 or 1: the tile is below the diagonal of a square block, on it, or above it.
 

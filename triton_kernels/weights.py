@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .pairs import term_weights
 from .softmax import channel_weights
-from .tiles import BOUNDS, dot_products, place, side_of_diagonal
+from .tiles import BOUNDS, dot_products, kept_dots, place, side_of_diagonal
 
 
 @triton.jit(do_not_specialize=BOUNDS)
@@ -32,9 +32,12 @@ def weigh(
     mirror,
     out_stride,
     row_products,
+    kept,
+    kept_stride,
     CODE: tl.constexpr,
     D: tl.constexpr,
     CHANNELS: tl.constexpr,
+    KEPT: tl.constexpr,
     SIDES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
@@ -54,7 +57,8 @@ def weigh(
     """out[i, j] = unit G_ij of a block, as OUT; ``out`` and ``mirror`` (in tiles of COLS x ROWS)
     are descriptors, of one of the PARTS of a tile, or pointers to it.
 
-    ``unit`` is a power of two that fits G into half precision. PRODUCTS: also
+    ``unit`` is a power of two that fits G into half precision. KEPT: the dot products are read from
+    ``kept``, where ``reduce`` left them. PRODUCTS: also
     row_products[part, i], the sums of G_ij <q_i, k_j> over each of the PARTS of a tile. Of a
     DIAGONAL block the tiles above the diagonal are written to their mirror images too.
     """
@@ -75,10 +79,18 @@ def weigh(
         col = first_col + tile_col * COLS
         side = side_of_diagonal(tile_row * ROWS, tile_col * COLS, ROWS, COLS) if DIAGONAL else 1
         if side >= 0:
-            dots = dot_products(
-                query, key, query_stride, query_step, key_stride, key_step,
-                row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
-            )  # fmt: skip
+            if KEPT:
+                own_rows = tile_row * ROWS + tl.arange(0, ROWS)
+                own_cols = tile_col * COLS + tl.arange(0, COLS)
+                inside = (row + tl.arange(0, ROWS) < row_end)[:, None] & (
+                    col + tl.arange(0, COLS) < col_end
+                )[None, :]
+                dots = kept_dots(kept, kept_stride, own_rows, own_cols, inside)
+            else:
+                dots = dot_products(
+                    query, key, query_stride, query_step, key_stride, key_step,
+                    row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
+                )  # fmt: skip
             if PARTS == 2:
                 # In halves: dot products and weights of the whole at once do not fit in registers.
                 halves = tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..engine.blocks import Block, Tile
+from ..engine.blocks import CPU_KEEPING, Block, Keeping, Tile
 from ..engine.row_steps import LOG2E
 from ..engine.run import Kernel, Run
 from ..engine.vectors import ChannelVectors, Sides, TermVectors
@@ -32,7 +32,7 @@ class CpuBackend:
     name = "cpu"
 
     reads_scale = True
-    keeps_dots = True
+    settles_strips = True
 
     def available(self) -> str | None:
         return None
@@ -46,6 +46,9 @@ class CpuBackend:
         # Measured at N = 8192, D = 64 to 512: 1024 x 2048 is within 3 % of the best of nine shapes.
         # In a triangle, D = 256, 1024 x 1024 took 0.85 times as long as 512 x 2048.
         return Tile(1024, 1024 if problem.triangle else 2048)
+
+    def keeping(self, problem: Problem) -> Keeping:
+        return CPU_KEEPING
 
     def operand_dtype(self, problem: Problem) -> torch.dtype:
         return problem.dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.blocks import Tile
+from ..engine.blocks import CPU_KEEPING, Keeping, Tile
 from ..engine.run import Kernel, Run
 from ..problem import Problem
 from .torch_pass import TorchKernel
@@ -16,7 +16,7 @@ class ReferenceBackend:
     name = "reference"
 
     reads_scale = True
-    keeps_dots = True
+    settles_strips = True
 
     def available(self) -> str | None:
         return None
@@ -26,6 +26,9 @@ class ReferenceBackend:
 
     def tile(self, problem: Problem) -> Tile:
         return Tile(max(problem.n, 1), max(problem.m, 1))
+
+    def keeping(self, problem: Problem) -> Keeping:
+        return CPU_KEEPING
 
     def operand_dtype(self, problem: Problem) -> torch.dtype:
         return problem.dtype

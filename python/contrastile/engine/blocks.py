@@ -11,10 +11,20 @@ from torch import Tensor
 from ..problem import Problem
 from .memory import use_huge_pages
 
-# Measured at N = 8192 in 1024 x 2048 tiles: kept scores made a step 1.1 to 1.3 times slower at
-# D = 64, as fast at 128, 1.05 to 1.15 times faster at 256, 1.05 to 1.2 times at 512.
-KEEP_FROM = 192
-CACHED_SCORES = 2**20
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where a product costs more than to write and read its result: from an embedding size on, and
+    below it where all results together stay in a cache of so many scores.
+    """
+
+    from_size: int
+    cached: int = 0
+
+
+# Measured on a CPU at N = 8192 in 1024 x 2048 tiles: kept scores made a step 1.1 to 1.3 times
+# slower at D = 64, as fast at 128, 1.05 to 1.15 times faster at 256, 1.05 to 1.2 times at 512.
+CPU_KEEPING = Keeping(192, 2**20)
 
 
 @dataclass(frozen=True)
@@ -86,16 +96,15 @@ def all_fit(problem: Problem, plan: list[list[Block]]) -> bool:
     return sum(sizes) + max(sizes, default=0) <= problem.workspace // problem.dtype.itemsize
 
 
-def keep_scores(problem: Problem, plan: list[list[Block]]) -> list[list[Block]]:
+def keep_scores(problem: Problem, plan: list[list[Block]], keeping: Keeping) -> list[list[Block]]:
     """The plan with memory for the dots of as many blocks as fit the workspace beside one more.
 
-    Each saves the backward pass one product of four (of two in the self mode). Below ``KEEP_FROM``
-    a product costs less than writing and reading its result, unless that stays in the cache.
+    Each saves the backward pass one product of four (of two in the self mode).
     """
     sizes = _sizes(plan)
     budget = problem.workspace // problem.dtype.itemsize - max(sizes, default=0)
-    if problem.d < KEEP_FROM:
-        budget = min(budget, CACHED_SCORES)
+    if problem.d < keeping.from_size:
+        budget = min(budget, keeping.cached)
         if sum(sizes) > budget:
             return plan
     count, total = 0, 0

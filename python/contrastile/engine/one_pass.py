@@ -48,7 +48,7 @@ class OnePass:
 def fits_one_pass(run: Run) -> bool:
     """One direction, more scores than can be kept, and a strip of them within the workspace."""
     problem = run.problem
-    if not run.backend.keeps_dots or not run.plan or all_fit(problem, run.plan):
+    if not run.backend.settles_strips or not run.plan or all_fit(problem, run.plan):
         return False
     if problem.triangle or problem.columns:
         return False

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem
-from .blocks import Block, Tile, keep_scores, strips, within_workspace
+from .blocks import Block, Keeping, Tile, keep_scores, strips, within_workspace
 from .operands import Operand
 from .positives import dots
 from .vectors import WHOLE, Counts, ScaledScores, Vectors, make_counts, make_vectors, part
@@ -39,8 +39,8 @@ class Backend(Protocol):
     name: str
     # Whether a scale given as a tensor may be read by the host.
     reads_scale: bool
-    # Whether reduce() leaves dot products in Block.kept, for weights() to find.
-    keeps_dots: bool
+    # Whether the stats of a strip are known before all strips are in.
+    settles_strips: bool
 
     def available(self) -> str | None:
         """None, or why it cannot run on this machine."""
@@ -50,6 +50,9 @@ class Backend(Protocol):
 
     def tile(self, problem: Problem) -> Tile:
         """The block shape it works best with."""
+
+    def keeping(self, problem: Problem) -> Keeping:
+        """When reduce() is to leave dot products in Block.kept, for weights() to find."""
 
     def operand_dtype(self, problem: Problem) -> torch.dtype:
         """What embeddings and G are multiplied in; the products are accumulated in fp32 or fp64."""
@@ -94,9 +97,7 @@ class Run:
 
     def keep_scores(self) -> None:
         """Let the dot products of blocks outlive the forward pass, as far as the workspace goes."""
-        if not self.backend.keeps_dots:
-            return
-        self.plan = keep_scores(self.problem, self.plan)
+        self.plan = keep_scores(self.problem, self.plan, self.backend.keeping(self.problem))
 
     def forget_scores(self) -> None:
         """Free the kept blocks once they were used; another backward pass computes them again."""

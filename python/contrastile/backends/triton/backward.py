@@ -13,12 +13,6 @@ from .forward import add_partials
 from .launch import Purpose
 from .operands import as_triton, strip_argument
 
-PURPOSES = {
-    (False, False): Purpose.WEIGH,
-    (False, True): Purpose.WEIGH_GENERAL,
-    (True, False): Purpose.WEIGH_DIAGONAL,
-    (True, True): Purpose.WEIGH_DIAGONAL_GENERAL,
-}
 # Elements that the rows of a strip are padded to: whole 16-byte vectors in every dtype.
 PADDING = 16
 
@@ -49,10 +43,7 @@ class Weigher:
     def _weigh(self, block: Block, out: Tensor, row_products: Tensor | None, general: bool) -> None:
         context, carry = self.context, self.context.carry
         diagonal = context.is_diagonal(block)
-        purpose = PURPOSES[diagonal, general]
-        if purpose is Purpose.WEIGH and not context.channels:
-            purpose = Purpose.WEIGH_TERMS
-        launch = context.launch(purpose)
+        launch = context.launch(_purpose(context, block, general))
         tiles = -(-block.shape[1] // launch.cols) * launch.parts
         products = None
         if row_products is not None:
@@ -69,6 +60,9 @@ class Weigher:
             strip_argument(out, launch, launch.cols // launch.parts, launch.rows),
             out.stride(0),
             first(products, carry.flag),
+            first(block.kept, carry.flag),
+            block.shape[1],
+            KEPT=block.kept is not None,
             CHANNELS=bool(context.channels),
             SIDES=self.sides,
             PRODUCTS=products is not None,
@@ -109,6 +103,16 @@ class Weigher:
                 largest, dtype=run.operand_dtype, device=self.context.problem.device
             )
         return self.memory[: height * _padded(width)].view(height, _padded(width))[:, :width]
+
+
+def _purpose(context: Context, block: Block, general: bool) -> Purpose:
+    if block.kept is not None:
+        return Purpose.WEIGH_KEPT
+    if context.is_diagonal(block):
+        return Purpose.WEIGH_DIAGONAL_GENERAL if general else Purpose.WEIGH_DIAGONAL
+    if general:
+        return Purpose.WEIGH_GENERAL
+    return Purpose.WEIGH if context.channels else Purpose.WEIGH_TERMS
 
 
 def _padded(width: int) -> int:

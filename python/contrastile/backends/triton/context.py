@@ -15,7 +15,8 @@ from ...engine.vectors import ChannelVectors
 from .device import Device
 from .encode import Encoded
 from .launch import Launch, Purpose, pick
-from .operands import Embedding, as_triton, precision
+from .operands import Embedding, as_triton
+from .precision import precision
 
 # Entries of a vector, and rows of an embedding, that one program of the small kernels takes.
 LINE = 128

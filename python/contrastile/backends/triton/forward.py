@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...engine.blocks import Block
 from ...engine.vectors import ChannelVectors
-from ...triton_kernels import merge, pairs, softmax
+from ...triton_kernels import merge
+from ...triton_kernels.reduce import reduce
 from .context import LINE, Context, first, programs
 from .launch import Launch, Purpose
 
@@ -28,7 +28,7 @@ class Partials:
 
 def reduce_block(context: Context, block: Block, general: bool) -> None:
     """Add the block to the run's sums (and counts); the general form to its own."""
-    launch = context.launch(_purpose(context, general))
+    launch = context.launch(_purpose(context, block, general))
     problem = context.problem
     height, width = block.shape
     rows = cols = None
@@ -52,10 +52,12 @@ def add_partials(
     )
 
 
-def _purpose(context: Context, general: bool) -> Purpose:
-    if not context.channels:
-        return Purpose.REDUCE_TERMS
-    return Purpose.REDUCE_GENERAL if general else Purpose.REDUCE
+def _purpose(context: Context, block: Block, general: bool) -> Purpose:
+    if general:
+        return Purpose.REDUCE_GENERAL
+    if block.kept is not None:
+        return Purpose.REDUCE_AND_KEEP
+    return Purpose.REDUCE if context.channels else Purpose.REDUCE_TERMS
 
 
 def _room(
@@ -89,33 +91,29 @@ def _launch(
         of_rows, of_cols = (None if p is None else getattr(p, name) for p in (rows, cols))
         return first(of_rows, carry.flag), first(of_cols, carry.flag)
 
-    counting = (
+    keep = block.kept is not None and not general
+    reduce[(launch.programs(*block.shape, context.device),)](
+        *context.place(block, launch),
+        carry.encoded.vectors,
+        carry.encoded.data,
+        carry.flag,
+        carry.shifts,
+        *both("sums"),
+        *both("tops"),
         (first(thresholds.rows, carry.flag), first(thresholds.cols, carry.flag)),
         *both("counts"),
-    )
-    constants: dict[str, Any] = {
-        "SUMS_ROWS": rows is not None,
-        "SUMS_COLS": cols is not None,
-        "COUNTS_ROWS": rows is not None and rows.counts is not None,
-        "COUNTS_COLS": cols is not None and cols.counts is not None,
-        "DIAGONAL": context.is_diagonal(block),
+        first(block.kept, carry.flag),
+        block.shape[1],
+        CHANNELS=bool(context.channels),
+        KEEP=keep,
+        SUMS_ROWS=rows is not None,
+        SUMS_COLS=cols is not None,
+        COUNTS_ROWS=rows is not None and rows.counts is not None,
+        COUNTS_COLS=cols is not None and cols.counts is not None,
+        DIAGONAL=context.is_diagonal(block),
+        GENERAL=general,
         **context.constants(launch),
-    }
-    grid = (launch.programs(*block.shape, context.device),)
-    start = *context.place(block, launch), carry.encoded.vectors, carry.encoded.data
-    if context.channels:
-        softmax.reduce_channels[grid](
-            *start,
-            carry.flag,
-            carry.shifts,
-            *both("sums"),
-            *both("tops"),
-            *counting,
-            GENERAL=general,
-            **constants,
-        )
-    else:
-        pairs.reduce_terms[grid](*start, *both("sums"), *counting, **constants)
+    )
 
 
 def _merge(context: Context, side: str, part: Partials, general: bool) -> None:

@@ -18,11 +18,13 @@ class Purpose(Enum):
     REDUCE = "reduce"
     REDUCE_GENERAL = "reduce, general form"
     REDUCE_TERMS = "reduce pair sums"
+    REDUCE_AND_KEEP = "reduce, keep dot products"
     WEIGH = "weigh"
     WEIGH_TERMS = "weigh pair sums"
     WEIGH_GENERAL = "weigh, general form"
     WEIGH_DIAGONAL = "weigh diagonal"
     WEIGH_DIAGONAL_GENERAL = "weigh diagonal, general form"
+    WEIGH_KEPT = "weigh kept dot products"
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ HALVES = replace(WIDE, parts=2)
 SQUARE = Launch(128, 128, 64, 8, 3, descriptors=True)
 LOW = Launch(64, 128, 64, 8, 3, descriptors=True)
 NARROW = Launch(128, 64, 64, 8, 3, descriptors=True)
+# Limited by the memory's bandwidth: many programs, each with loads under way.
+KEPT = Launch(32, 64, 16, 4, 1, descriptors=False, per_processor=8)
 # The tensor cores of sm_90 and sm_100 take no fewer.
 FEWEST_ROWS = 64
 # Registers and shared memory decide: where a tile is smaller than its neighbours, the larger one
@@ -81,6 +85,7 @@ FEWEST_ROWS = 64
 # would not fit in shared memory twice, as they are and transposed.
 HALF_BY_ARCH = {
     "sm_120": {
+        Purpose.REDUCE_AND_KEEP: SMALL,
         Purpose.REDUCE_GENERAL: SHORT,
         Purpose.WEIGH: SHORT,
         Purpose.WEIGH_TERMS: SMALL,
@@ -98,6 +103,7 @@ HALF_BY_ARCH = {
         Purpose.REDUCE: WIDE,
         Purpose.REDUCE_GENERAL: SQUARE,
         Purpose.REDUCE_TERMS: WIDE,
+        Purpose.REDUCE_AND_KEEP: SQUARE,
         Purpose.WEIGH: HALVES,
         Purpose.WEIGH_TERMS: SQUARE,
         Purpose.WEIGH_GENERAL: SQUARE,
@@ -108,6 +114,7 @@ HALF_BY_ARCH = {
         Purpose.REDUCE: SQUARE,
         Purpose.REDUCE_GENERAL: NARROW,
         Purpose.REDUCE_TERMS: LOW,
+        Purpose.REDUCE_AND_KEEP: LOW,
         Purpose.WEIGH: SQUARE,
         Purpose.WEIGH_TERMS: LOW,
         Purpose.WEIGH_GENERAL: NARROW,
@@ -123,6 +130,8 @@ def pick(device: Device, dtype: torch.dtype, purpose: Purpose, reductions: int =
 
     Several reductions of one tile take registers each: its sides are half as long then.
     """
+    if purpose is Purpose.WEIGH_KEPT:
+        return _within(KEPT, pick(device, dtype, Purpose.REDUCE_AND_KEEP, reductions))
     if device.arch == "interpreter":
         return INTERPRETED
     if dtype == torch.float64:
@@ -134,3 +143,9 @@ def pick(device: Device, dtype: torch.dtype, purpose: Purpose, reductions: int =
         return launch
     rows = min(launch.rows, max(launch.rows // 2, FEWEST_ROWS))
     return replace(launch, rows=rows, cols=launch.cols // 2, parts=1)
+
+
+def _within(launch: Launch, outer: Launch) -> Launch:
+    """No side longer than the other's longest: of a diagonal, the tiles that were kept suffice."""
+    longest = max(outer.rows, outer.cols)
+    return replace(launch, rows=min(launch.rows, longest), cols=min(launch.cols, longest))

@@ -74,15 +74,3 @@ def as_triton(dtype: torch.dtype) -> Any:
         torch.float32: tl.float32,
         torch.float64: tl.float64,
     }[dtype]
-
-
-def precision(dtype: torch.dtype) -> str:
-    """How fp32 operands are multiplied: as torch.mm would, by torch's own switches."""
-    return "tf32" if dtype == torch.float32 and _tf32_allowed() else "ieee"
-
-
-def _tf32_allowed() -> bool:
-    """From torch 2.9 on the switch has a second name, and reading the first may raise."""
-    matmul = torch.backends.cuda.matmul
-    chosen = getattr(matmul, "fp32_precision", None)
-    return chosen == "tf32" if isinstance(chosen, str) else bool(matmul.allow_tf32)

@@ -1,0 +1,22 @@
+"""How operands are multiplied: torch's own switches decide, never a default of Triton's."""
+
+from __future__ import annotations
+
+import torch
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How fp32 operands are multiplied: as torch.mm would."""
+    return "tf32" if dtype == torch.float32 and _tf32_allowed() else "ieee"
+
+
+def uses_tensor_cores(dtype: torch.dtype) -> bool:
+    """Whether products are fast enough that loads and stores count beside them."""
+    return dtype.itemsize == 2 or precision(dtype) == "tf32"
+
+
+def _tf32_allowed() -> bool:
+    """From torch 2.9 on the switch has a second name, and reading the first may raise."""
+    matmul = torch.backends.cuda.matmul
+    chosen = getattr(matmul, "fp32_precision", None)
+    return chosen == "tf32" if isinstance(chosen, str) else bool(matmul.allow_tf32)

@@ -1,0 +1,83 @@
+"""Dot products that outlive the forward pass of the Triton backend: they save work, no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import contrastile.functional as losses
+import pytest
+import torch
+from cases import arguments_for, default_choice
+from contrastile.backends.triton import TritonBackend, backward
+from contrastile.backends.triton.device import Device
+from contrastile.backends.triton.launch import HALF_BY_ARCH, Purpose, pick
+from contrastile.engine.blocks import Keeping
+from helpers import cast, evaluate
+
+pytestmark = pytest.mark.usefixtures("poisoned_empty")
+
+ALWAYS, NEVER = Keeping(0), Keeping(2**62)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of every pass over weights, whether it read what the forward pass had kept."""
+    seen: list[bool] = []
+    weigh = backward.weights.weigh
+
+    class Recorded:
+        def __getitem__(self, grid: Any) -> Any:
+            def launch(*args: Any, **constants: Any) -> None:
+                seen.append(constants["KEPT"])
+                weigh[grid](*args, **constants)
+
+            return launch
+
+    monkeypatch.setattr(backward.weights, "weigh", Recorded())
+    return seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("loss", ["clip_loss", "nt_xent", "siglip_loss", "multi_positive_nce"])
+def test_kept_dot_products_change_no_gradient(
+    loss: str, dtype: torch.dtype, kept: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = default_choice(loss, shape=(67, 20), scale="logit_scale tensor", ids="few")
+    arguments = cast(cast(arguments_for(loss, choice), dtype), torch.float32, "logit_scale")
+    found = []
+    for keeping in (ALWAYS, NEVER):
+        kept.clear()
+        monkeypatch.setattr(TritonBackend, "keeping", lambda self, problem, to=keeping: to)
+        found.append(evaluate(getattr(losses, loss), arguments, backend="triton"))
+        assert set(kept) == {keeping is ALWAYS}
+    saved, again = found
+    for (name, one), (_, other) in zip(saved.items(), again.items(), strict=True):
+        # Sums over tiles of another width, as those of the scale are, round otherwise.
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_another_backward_pass_computes_them_again(kept: list[bool]) -> None:
+    x, y = (torch.randn(30, 8, requires_grad=True) for _ in "xy")
+    loss = losses.clip_loss(x, y, temperature=0.5, backend="triton")
+    loss.backward(retain_graph=True)
+    first = x.grad
+    assert first is not None
+    assert set(kept) == {True}
+    kept.clear()
+    x.grad = None
+    loss.backward()
+    assert set(kept) == {False}
+    torch.testing.assert_close(x.grad, first)
+
+
+@pytest.mark.parametrize("reductions", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("arch", [*HALF_BY_ARCH, "gfx942", "interpreter"])
+def test_a_diagonal_keeps_every_tile_that_its_weights_read(
+    arch: str, dtype: torch.dtype, reductions: int
+) -> None:
+    """The squares on a diagonal are as large as a tile's longer side, see side_of_diagonal."""
+    device = Device(arch, 100)
+    made = pick(device, dtype, Purpose.REDUCE_AND_KEEP, reductions)
+    read = pick(device, dtype, Purpose.WEIGH_KEPT, reductions)
+    assert max(made.rows, made.cols) % max(read.rows, read.cols) == 0
