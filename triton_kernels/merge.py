@@ -1,51 +1,235 @@
-"""Merging of partial sums in a fixed order, and the choice between the two forms."""
+"""From partial sums to stats: added in a fixed order, certified, and their logarithms taken."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
+from .shift import REACH, SMALLEST
+
 # Not compiled anew for a length that 16 divides, or another.
-LENGTHS = ["first", "length", "tiles"]
+LENGTHS = ["first_row", "height", "row_tiles", "first_col", "width", "col_tiles"]
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit(do_not_specialize=LENGTHS)
 def add_partials(
-    partials, totals, first, length, tiles, flag, FLAG: tl.constexpr, BLOCK: tl.constexpr
+    row_parts,
+    row_totals,
+    first_row,
+    height,
+    row_tiles,
+    col_parts,
+    col_totals,
+    first_col,
+    width,
+    col_tiles,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """totals[first + i] += sum over t of partials[t, i], t in order, where the flag is FLAG."""
-    if (tl.load(flag) != 0) != FLAG:
-        return
+    """Add a block's partial sums [reductions, tiles, length] to the totals of rows and columns.
+
+    ``row_totals`` and ``col_totals``: one vector a reduction, of all N or M. A program owns BLOCK
+    entries of each, so that of a diagonal block, where both are one vector, no two programs write
+    to the same.
+    """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if ROWS:
+        for r in tl.static_range(len(row_totals)):
+            _add(row_parts, row_totals[r], i, first_row, height, row_tiles, r)
+    if COLS:
+        for r in tl.static_range(len(col_totals)):
+            _add(col_parts, col_totals[r], i, first_col, width, col_tiles, r)
+
+
+@triton.jit
+def _add(parts, totals, i, first, length, tiles, r: tl.constexpr):
+    own = i - first
+    inside = (own >= 0) & (own < length)
+    total = tl.load(totals + i, mask=inside, other=0)
+    own_parts = parts + tl.cast(tiles, tl.int64) * length * r
+    tl.store(totals + i, _sum_of_parts(own_parts, tiles, own, length, inside, total), mask=inside)
+
+
+@triton.jit(do_not_specialize=["n", "m"])
+def certify(
+    row_totals,
+    row_general,
+    row_tops,
+    n,
+    col_totals,
+    col_general,
+    col_tops,
+    m,
+    spans,
+    flag,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Set the flag if the fixed shift of any channel cost precision; ready the general form's
+    totals (0) and shifts (-inf) in case.
+    """
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if ROWS:
+        for r in tl.static_range(len(row_totals)):
+            _certify(row_totals[r], row_general[r], row_tops[r], i, n, m, spans + r, flag)
+    if COLS:
+        for r in tl.static_range(len(col_totals)):
+            _certify(col_totals[r], col_general[r], col_tops[r], i, m, n, spans + r, flag)
+
+
+@triton.jit
+def _certify(totals, general, tops, i, length, terms, span_place, flag):
+    """Powers below 2^-126 may be flushed: of a sum of at least ``terms`` 2^-102 they are 2^-24."""
     inside = i < length
-    places = totals + first + i
-    total = tl.load(places, mask=inside, other=0)
-    at = i.to(tl.int64)
-    for _ in range(tiles):
-        total += tl.load(partials + at, mask=inside, other=0).to(total.dtype)
-        at += length
-    tl.store(places, total, mask=inside)
+    span = tl.load(span_place)
+    total = tl.load(totals + i, mask=inside, other=float("inf"))
+    few = tl.min(total, 0) < terms * SMALLEST
+    # The second also for a span that is no number.
+    failed = (few & (span > 2 * REACH)) | ((span < float("inf")) == 0)
+    # Whoever writes, writes the same.
+    tl.store(flag, 1, mask=failed)
+    tl.store(general + i, tl.zeros_like(total), mask=inside)
+    tl.store(tops + i, tl.full(i.shape, float("-inf"), tops.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=LENGTHS)
-def merge_partials(sums, tops, totals, shifts, first, length, tiles, flag, BLOCK: tl.constexpr):
-    """Log-sum-exps with a shift of their own: 2^shifts totals += 2^tops sums, tile by tile."""
+def merge_partials(
+    row_parts,
+    row_part_tops,
+    row_totals,
+    row_tops,
+    first_row,
+    height,
+    row_tiles,
+    col_parts,
+    col_part_tops,
+    col_totals,
+    col_tops,
+    first_col,
+    width,
+    col_tiles,
+    flag,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """As :func:`add_partials`, of sums with shifts of their own: 2^tops totals += 2^t parts."""
     if tl.load(flag) == 0:
         return
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if ROWS:
+        for r in tl.static_range(len(row_totals)):
+            _merge(
+                row_parts, row_part_tops, row_totals[r], row_tops[r],
+                i, first_row, height, row_tiles, r,
+            )  # fmt: skip
+    if COLS:
+        for r in tl.static_range(len(col_totals)):
+            _merge(
+                col_parts, col_part_tops, col_totals[r], col_tops[r],
+                i, first_col, width, col_tiles, r,
+            )  # fmt: skip
+
+
+@triton.jit
+def _merge(parts, part_tops, totals, tops, i, first, length, tiles, r: tl.constexpr):
+    own = i - first
+    inside = (own >= 0) & (own < length)
+    total = tl.load(totals + i, mask=inside, other=0.0)
+    top = tl.load(tops + i, mask=inside, other=float("-inf"))
+    at = own + tl.cast(tiles, tl.int64) * length * r
+    for _ in range(tiles):
+        part = tl.load(parts + at, mask=inside, other=0.0).to(total.dtype)
+        part_top = tl.load(part_tops + at, mask=inside, other=float("-inf"))
+        larger = tl.maximum(top, part_top)
+        base = tl.where(larger == float("-inf"), 0.0, larger)
+        total = total * tl.exp2(top - base).to(total.dtype)
+        total += part * tl.exp2(part_top - base).to(total.dtype)
+        top = larger
+        at += length
+    tl.store(totals + i, total, mask=inside)
+    tl.store(tops + i, top, mask=inside)
+
+
+@triton.jit(do_not_specialize=["n", "m"])
+def take_logs(
+    row_totals,
+    row_general,
+    row_tops,
+    row_bits,
+    row_stats,
+    n,
+    col_totals,
+    col_general,
+    col_tops,
+    col_bits,
+    col_stats,
+    m,
+    shifts,
+    flag,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Log-sum-exps of the form that holds, in bits (fp64) and in nats; -inf of no pair at all."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    general = tl.load(flag) != 0
+    if ROWS:
+        for r in tl.static_range(len(row_totals)):
+            _take_log(
+                row_totals[r], row_general[r], row_tops[r], row_bits[r], row_stats[r],
+                i, n, shifts + r, general,
+            )  # fmt: skip
+    if COLS:
+        for r in tl.static_range(len(col_totals)):
+            _take_log(
+                col_totals[r], col_general[r], col_tops[r], col_bits[r], col_stats[r],
+                i, m, shifts + r, general,
+            )  # fmt: skip
+
+
+@triton.jit
+def _take_log(totals, general_totals, tops, bits, stats, i, length, shift_place, general):
     inside = i < length
-    total = tl.load(totals + first + i, mask=inside, other=0.0)
-    shift = tl.load(shifts + first + i, mask=inside, other=float("-inf"))
+    own = tl.load(totals + i, mask=inside, other=1.0)
+    other = tl.load(general_totals + i, mask=inside, other=1.0)
+    shift = tl.zeros(i.shape, tops.dtype.element_ty) + tl.load(shift_place)
+    top = tl.load(tops + i, mask=inside, other=0.0)
+    total = tl.where(general, other, own)
+    value = tl.log(total) * LOG2E + tl.where(general, top, shift).to(total.dtype)
+    # Of no pair the general form's shift is -inf as well, and of NaN nothing is to change.
+    value = tl.where(total == 0.0, float("-inf"), value)
+    tl.store(bits + i, value, mask=inside)
+    tl.store(stats + i, (value * LN2).to(stats.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["first", "length", "tiles", "general_tiles"])
+def add_products(
+    parts, tiles, general_parts, general_tiles, totals, first, length, flag,
+    GENERAL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """totals[first + i] += sum over t of parts[t, i], of the form that ran."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < length
+    total = tl.load(totals + first + i, mask=inside, other=0)
+    if GENERAL:
+        if tl.load(flag) != 0:
+            total = _sum_of_parts(general_parts, general_tiles, i, length, inside, total)
+        else:
+            total = _sum_of_parts(parts, tiles, i, length, inside, total)
+    else:
+        total = _sum_of_parts(parts, tiles, i, length, inside, total)
+    tl.store(totals + first + i, total, mask=inside)
+
+
+@triton.jit
+def _sum_of_parts(parts, tiles, i, length, inside, total):
     at = i.to(tl.int64)
     for _ in range(tiles):
-        part = tl.load(sums + at, mask=inside, other=0.0).to(total.dtype)
-        top = tl.load(tops + at, mask=inside, other=float("-inf"))
-        larger = tl.maximum(shift, top)
-        base = tl.where(larger == float("-inf"), 0.0, larger)
-        total = total * tl.exp2(shift - base).to(total.dtype) + part * tl.exp2(top - base).to(
-            total.dtype
-        )
-        shift = larger
+        total += tl.load(parts + at, mask=inside, other=0).to(total.dtype)
         at += length
-    tl.store(totals + first + i, total, mask=inside)
-    tl.store(shifts + first + i, shift, mask=inside)
+    return total

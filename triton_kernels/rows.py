@@ -1,4 +1,4 @@
-"""O(N D) passes over the embeddings: the largest norm, and the dot products of indexed pairs."""
+"""The O(N D) pass over the embeddings: the largest norms, and the dot products of indexed pairs."""
 
 from __future__ import annotations
 
@@ -6,64 +6,61 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["count"])
-def square_norms(
-    x,
-    stride,
-    step,
-    count,
-    out,
-    D: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK: tl.constexpr,
-    DEPTH: tl.constexpr,
-):
-    """out[program] = largest squared norm of BLOCK rows; NaN where one is."""
-    rows = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
-    total = tl.zeros([BLOCK], ACC)
-    for depth in range(0, D, DEPTH):
-        features = depth + tl.arange(0, DEPTH)
-        inside = (rows < count)[:, None] & (features < D)[None, :]
-        places = x + rows[:, None] * stride + features.to(tl.int64)[None, :] * step
-        value = tl.load(places, mask=inside, other=0.0).to(ACC)
-        total += tl.sum(value * value, 1)
-    # A maximum drops NaN, a sum keeps it.
-    tl.store(out + tl.program_id(0), tl.max(total, 0) + (tl.sum(total, 0) * 0.0))
-
-
-@triton.jit(do_not_specialize=["count"])
-def gather_dots(
+@triton.jit(do_not_specialize=["n", "m"])
+def prepare(
     query,
     query_stride,
     query_step,
+    n,
     key,
     key_stride,
     key_step,
+    m,
     columns,
-    count,
-    out,
+    dots,
+    norms,
     D: tl.constexpr,
     ACC: tl.constexpr,
+    DOTS: tl.constexpr,
+    NORMS: tl.constexpr,
     BLOCK: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """out[i] = <q_i, k_columns[i]>, 0 where the column is -1."""
+    """dots[i] = <q_i, k_columns[i]>, 0 where the column is -1; norms[0, program] and
+    norms[1, program]: the largest squared norms of BLOCK queries and keys, NaN where one is.
+    """
     rows = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
-    column = tl.load(columns + rows, mask=rows < count, other=-1)
-    own = (rows < count) & (column >= 0)
-    total = tl.zeros([BLOCK], ACC)
+    if DOTS:
+        column = tl.load(columns + rows, mask=rows < n, other=-1)
+        paired = column >= 0
+        total = tl.zeros([BLOCK], ACC)
+        for depth in range(0, D, DEPTH):
+            q = _slab(query, query_stride, query_step, rows, paired, depth, D, DEPTH).to(ACC)
+            k = _slab(key, key_stride, key_step, column, paired, depth, D, DEPTH).to(ACC)
+            total += tl.sum(q * k, 1)
+        tl.store(dots + rows, total, mask=rows < n)
+    if NORMS:
+        at = norms + tl.program_id(0)
+        tl.store(at, _largest_norm(query, query_stride, query_step, rows, n, D, ACC, DEPTH))
+        at += tl.num_programs(0)
+        tl.store(at, _largest_norm(key, key_stride, key_step, rows, m, D, ACC, DEPTH))
+
+
+@triton.jit
+def _largest_norm(
+    x, stride, step, rows, count, D: tl.constexpr, ACC: tl.constexpr, DEPTH: tl.constexpr
+):
+    total = tl.zeros(rows.shape, ACC)
     for depth in range(0, D, DEPTH):
-        features = (depth + tl.arange(0, DEPTH)).to(tl.int64)
-        inside = own[:, None] & (features < D)[None, :]
-        q = tl.load(
-            query + rows[:, None] * query_stride + features[None, :] * query_step,
-            mask=inside,
-            other=0.0,
-        )
-        k = tl.load(
-            key + column[:, None] * key_stride + features[None, :] * key_step,
-            mask=inside,
-            other=0.0,
-        )
-        total += tl.sum(q.to(ACC) * k.to(ACC), 1)
-    tl.store(out + rows, total, mask=rows < count)
+        value = _slab(x, stride, step, rows, rows < count, depth, D, DEPTH).to(ACC)
+        total += tl.sum(value * value, 1)
+    # A maximum drops NaN, a sum keeps it.
+    return tl.max(total, 0) + tl.sum(total, 0) * 0.0
+
+
+@triton.jit
+def _slab(x, stride, step, rows, wanted, depth, D: tl.constexpr, DEPTH: tl.constexpr):
+    features = (depth + tl.arange(0, DEPTH)).to(tl.int64)
+    inside = wanted[:, None] & (features < D)[None, :]
+    places = x + rows[:, None] * stride + features[None, :] * step
+    return tl.load(places, mask=inside, other=0.0)

@@ -2,13 +2,15 @@
 
 Exponents lie within [low, high] bits by Cauchy and Schwarz. Where high - low is at most 2 REACH
 every power is a normal number. Beyond, the shift leaves the top REACH bits exact and powers may
-vanish at the bottom; ``settle`` then proves that none of them mattered, or calls the general form.
+vanish at the bottom; ``certify`` then proves that none of them mattered, or calls the general form.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .exponents import CLASSES, COL_OFFSET, PER_ROW, ROW_OFFSET
 
 # 2^REACH times 2^27 terms is within fp32.
 REACH = tl.constexpr(100.0)
@@ -48,12 +50,10 @@ def _smallest(vector, count, WANTED: tl.constexpr, BLOCK: tl.constexpr):
     return result
 
 
-@triton.jit(do_not_specialize=["query_parts", "key_parts", "n", "m"])
+@triton.jit(do_not_specialize=["parts", "n", "m"])
 def choose_shifts(
-    query_norms,
-    query_parts,
-    key_norms,
-    key_parts,
+    norms,
+    parts,
     n,
     m,
     channels,
@@ -64,9 +64,12 @@ def choose_shifts(
     CODE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """shifts[c], and spans[c] = high - low in bits, of every channel; one program."""
-    product = _largest(query_norms, query_parts, True, BLOCK)
-    product *= _largest(key_norms, key_parts, True, BLOCK)
+    """shifts[c], and spans[c] = high - low in bits, of every channel; one program.
+
+    ``norms`` [2, parts]: the largest squared norms of some queries and of some keys.
+    """
+    product = _largest(norms, parts, True, BLOCK)
+    product *= _largest(norms + parts, parts, True, BLOCK)
     # The slack covers the rounding of the dot products.
     longest = tl.sqrt(product) * 1.001
     for c in tl.static_range(len(channels)):
@@ -88,48 +91,18 @@ def _choose(
     AT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    rows = n if CODE[AT] else 1
+    rows = n if CODE[AT + PER_ROW] else 1
     top = _largest(own[0], rows, True, BLOCK)
     reach = longest * tl.maximum(top, -_smallest(own[0], rows, True, BLOCK)) + 0.0 * top
-    high = reach + _largest(own[2], n, CODE[AT + 1], BLOCK)
-    high += _largest(own[3], m, CODE[AT + 2], BLOCK) + tl.load(class_range + 2 * c + 1)
-    low = _smallest(own[2], n, CODE[AT + 1], BLOCK) - reach
-    low += _smallest(own[3], m, CODE[AT + 2], BLOCK) + tl.load(class_range + 2 * c)
+    high = reach + _largest(own[2], n, CODE[AT + ROW_OFFSET], BLOCK)
+    high += _largest(own[3], m, CODE[AT + COL_OFFSET], BLOCK)
+    low = _smallest(own[2], n, CODE[AT + ROW_OFFSET], BLOCK) - reach
+    low += _smallest(own[3], m, CODE[AT + COL_OFFSET], BLOCK)
+    if CODE[AT + CLASSES]:
+        low += tl.load(class_range + 2 * c)
+        high += tl.load(class_range + 2 * c + 1)
     span = high - low
     middle = tl.minimum(tl.maximum(high * 0.5, high - REACH), low + REACH)
     shift = tl.where(span <= 2 * REACH, middle, high - REACH)
     tl.store(shifts + c, shift.to(shifts.dtype.element_ty))
     tl.store(spans + c, span)
-
-
-@triton.jit
-def settle(sides, shifts, spans, flag, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
-    """Set ``flag`` if the fixed shift of any channel cost precision; one program.
-
-    ``sides``: (channel, its sums, their shifts, their number, terms in each) of every side. Writes
-    the shifts: the fixed one, or -inf with sums of 0 for the general form to begin with.
-    """
-    failed = False
-    for c in tl.static_range(CHANNELS):
-        span = tl.load(spans + c)
-        # Also for a span that is no number.
-        failed = failed | ((span < float("inf")) == 0)
-    for s in tl.static_range(len(sides)):
-        own = sides[s]
-        span = tl.load(spans + own[0])
-        limit = own[4] * SMALLEST
-        for start in range(0, own[3], BLOCK):
-            i = start + tl.arange(0, BLOCK)
-            total = tl.load(own[1] + i, mask=i < own[3], other=float("inf"))
-            few = tl.min(total, 0) < limit
-            failed = failed | (few & (span > 2 * REACH))
-    tl.store(flag, tl.where(failed, 1, 0))
-    for s in tl.static_range(len(sides)):
-        own = sides[s]
-        fixed = tl.load(shifts + own[0])
-        value = tl.where(failed, float("-inf"), fixed)
-        for start in range(0, own[3], BLOCK):
-            i = start + tl.arange(0, BLOCK)
-            tl.store(own[2] + i, tl.zeros([BLOCK], fixed.dtype) + value, mask=i < own[3])
-            total = tl.load(own[1] + i, mask=i < own[3], other=0.0)
-            tl.store(own[1] + i, tl.where(failed, 0.0, total), mask=i < own[3])

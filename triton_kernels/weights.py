@@ -39,6 +39,7 @@ def weigh(
     CHANNELS: tl.constexpr,
     KEPT: tl.constexpr,
     SIDES: tl.constexpr,
+    UNIT: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -66,7 +67,7 @@ def weigh(
         return
     row_tiles = tl.cdiv(row_end - first_row, ROWS)
     col_tiles = tl.cdiv(col_end - first_col, COLS)
-    scale = tl.load(unit)
+    scale = tl.load(unit) if UNIT else 1.0
     for visit in tl.range(
         tl.program_id(0),
         row_tiles * col_tiles,
@@ -201,6 +202,7 @@ def put_positives(
     unit,
     products,
     count,
+    UNIT: tl.constexpr,
     TRIANGLE: tl.constexpr,
     PRODUCTS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -214,7 +216,7 @@ def put_positives(
     column = tl.load(columns + i, mask=i < count, other=-1)
     paired = column >= 0
     own = tl.load(grad + i, mask=paired, other=0.0)
-    scale = tl.load(unit)
+    scale = tl.load(unit) if UNIT else 1.0
     straight = paired & (i >= first_row) & (i < row_end)
     straight = straight & (column >= first_col) & (column < col_end)
     value = own

@@ -32,6 +32,7 @@ class CpuBackend:
     name = "cpu"
 
     reads_scale = True
+    forms_coefficients = False
     settles_strips = True
 
     def available(self) -> str | None:

@@ -16,6 +16,7 @@ class ReferenceBackend:
     name = "reference"
 
     reads_scale = True
+    forms_coefficients = False
     settles_strips = True
 
     def available(self) -> str | None:

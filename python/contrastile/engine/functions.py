@@ -14,7 +14,7 @@ from .one_pass import Expected, fits_one_pass, one_pass
 from .operands import Operand
 from .positives import add_gradients, dots
 from .run import Backend, Run
-from .vectors import WHOLE, ScaledScores
+from .vectors import WHOLE, ScaledScores, Sides, form_coefficients
 
 Grads = tuple[Tensor | None, ...]
 
@@ -77,6 +77,7 @@ class ReduceScores(torch.autograd.Function):
         run.attach(query, key)
         gradients = None if ctx.one_pass is None else ctx.one_pass.take(run, stat_grads)
         ctx.one_pass = None
+        run.unit = None
         if gradients is None:
             reduced = bool(run.plan) and any(grad is not None for grad in stat_grads)
             single = reduced and len(run.plan) == 1 and len(run.plan[0]) == 1
@@ -89,11 +90,12 @@ class ReduceScores(torch.autograd.Function):
                 kernel = run.backend.bind(run)
                 for strip in run.plan:
                     gradients.add_strip(kernel, strip)
-                gradients.divide_by(run.unit)
         if positive_grad is not None:
             gradients.add_positives(positive_grad)
         gradients.finish()
         run.positive_grad = None
+        for vectors in run.vectors:
+            vectors.upstream = Sides()
         run.forget_scores()
         run.release()
         return (
@@ -163,11 +165,9 @@ def _set_gradients(run: Run, upstream: tuple[Tensor | None, ...]) -> None:
     sides = _sides(run.problem)
     for i, vectors in enumerate(run.vectors):
         given = dict(zip(sides, upstream[i * len(sides) :], strict=False))
-        rows, cols = given.get("rows"), given.get("cols")
-        vectors.allot_gradients(run.problem, rows is not None, cols is not None)
-        for side, grad in (("rows", rows), ("cols", cols)):
-            if grad is not None:
-                vectors.set_gradients(side, WHOLE, grad)
+        vectors.upstream = Sides(given.get("rows"), given.get("cols"))
+        if not run.backend.forms_coefficients:
+            form_coefficients(vectors, run.problem)
 
 
 def _counted(run: Run) -> tuple[Tensor | None, Tensor | None]:
@@ -199,13 +199,14 @@ def _outputs(
     if key is None and dkey is not None and dkey is not dquery:
         assert dquery is not None
         dquery = dquery.add_(dkey)
-    out_scale = None
-    if scale is not None and needs.scale:
-        assert gradients.scale is not None
-        out_scale = gradients.scale.to(scale.dtype).view(scale.shape)
+    out_scale = gradients.scale
+    if scale is None or not needs.scale:
+        out_scale = None
+    elif out_scale is not None:
+        out_scale = out_scale.to(scale.dtype).view(scale.shape)
     return (
-        _cast(dquery, query) if needs.query else None,
-        _cast(dkey, key) if needs.key and key is not None else None,
+        gradients.rounded(dquery, query),
+        None if key is None else gradients.rounded(dkey, key),
         out_scale,
         _cast(gradients.row_bias, row_bias) if row_bias is not None else None,
         _cast(gradients.col_bias, col_bias) if col_bias is not None else None,

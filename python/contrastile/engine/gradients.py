@@ -124,29 +124,31 @@ class Gradients:
             if part is not None:
                 part.mul_(factor)
 
-    def divide_by(self, unit: Tensor | None) -> None:
-        """Take back the unit of the weights."""
-        if unit is None:
-            return
-        for part in (self.query, self.own_key, self.row_bias, self.col_bias):
-            if part is not None:
-                part.div_(unit)
-
-    @property
-    def own_key(self) -> Tensor | None:
-        """The keys' gradients, unless they are the queries'."""
-        return None if self.key is self.query else self.key
-
     def finish(self) -> None:
-        """What is left to do once all blocks are in."""
-        if self.device_scale is not None:
-            for part in (self.query, self.own_key):
+        """What is left to do once all blocks are in, but for :meth:`rounded`."""
+        unit = self.run.unit
+        if unit is not None:
+            for part in (self.row_bias, self.col_bias):
                 if part is not None:
-                    part.mul_(self.device_scale)
+                    part.div_(unit)
         if self.row_scale is not None and self.query is not None:
             self.query.mul_(self.row_scale[:, None].to(self.query.dtype))
         if self.key is not None:
             self.key = self.key.contiguous()
+
+    def rounded(self, gradient: Tensor | None, like: Tensor) -> Tensor | None:
+        """An embedding's gradient without the weights' unit, with a scale that only the device
+        knows, in the embedding's dtype: one pass for all three.
+        """
+        unit, scale, dtype = self.run.unit, self.device_scale, like.dtype
+        if gradient is None:
+            return None
+        if unit is None and scale is None:
+            return gradient.to(dtype)
+        factor = 1.0 if scale is None else scale
+        factor = factor if unit is None else factor / unit
+        out = gradient if dtype == gradient.dtype else torch.empty_like(gradient, dtype=dtype)
+        return torch.mul(gradient, factor, out=out)
 
     @property
     def scale(self) -> Tensor | None:

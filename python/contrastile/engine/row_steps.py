@@ -47,7 +47,7 @@ def channel_gradients(
     lse: Tensor,
     grad: Tensor,
     factor: float,
-    shift: float | Tensor | None,
+    shift: float | None,
     lse_out: Tensor,
     grad_out: Tensor,
 ) -> None:
@@ -58,11 +58,6 @@ def channel_gradients(
     positive's weight must cancel. An empty row has no weight.
     """
     module = native.load_for(lse)
-    if isinstance(shift, Tensor):
-        lse_out.copy_(shift)
-        weight = grad.double() * factor * torch.exp2(shift - lse)
-        grad_out.copy_(torch.where(torch.isneginf(lse), 0.0, weight))
-        return
     if module is None:
         kept = ~torch.isneginf(lse)
         bits = torch.where(kept, lse, 0.0)

@@ -39,6 +39,8 @@ class Backend(Protocol):
     name: str
     # Whether a scale given as a tensor may be read by the host.
     reads_scale: bool
+    # Whether its kernels form the coefficients of G from the upstream gradients themselves.
+    forms_coefficients: bool
     # Whether the stats of a strip are known before all strips are in.
     settles_strips: bool
 

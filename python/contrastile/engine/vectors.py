@@ -117,13 +117,13 @@ class ChannelVectors:
         )
         self.shift: float | None = None
         self.shifts = Sides()
-        # Whether G is to be formed with the shifts of the sums, not with the lse for a shift.
-        self.keeps_shifts = False
         self.sums = _sides(problem, 0.0, torch.float64)
         self.bits = Sides()
+        # Log-sum-exps that the kernel took itself.
+        self.ready = Sides()
         self.lse = Sides()
         self.grads = Sides()
-        self.upstream: list[Tensor] = []
+        self.upstream = Sides()
 
     def use_running_shift(self, problem: Problem) -> None:
         """Each row and column has its own shift, the largest exponent so far."""
@@ -138,6 +138,11 @@ class ChannelVectors:
         return self._log_sums("cols", span)
 
     def _log_sums(self, side: str, span: slice) -> Tensor:
+        ready = getattr(self.ready, side)
+        if ready is not None:
+            # It becomes an output: kept here, it would keep the graph that keeps the run.
+            setattr(self.ready, side, None)
+            return ready
         sums, shifts = getattr(self.sums, side), getattr(self.shifts, side)
         shift = self.shift if shifts is None else part(shifts, span)
         bits = getattr(self.bits, side)
@@ -153,18 +158,13 @@ class ChannelVectors:
         """Memory for the coefficients of G = sum over sides of grad 2^(y - lse)."""
         self.lse = _allot(problem, rows, cols)
         self.grads = _allot(problem, rows, cols)
-        self.upstream = []
 
     def set_gradients(self, side: str, span: slice, grad: Tensor) -> None:
         """Coefficients of G from the stats' upstream gradients."""
-        self.upstream.append(grad)
         lse, lse_out, grad_out = (
             part(getattr(vectors, side), span) for vectors in (self.bits, self.lse, self.grads)
         )
-        shift: float | Tensor | None = self.shift
-        if self.keeps_shifts:
-            shift = part(getattr(self.shifts, side), span)
-        channel_gradients(lse, grad, self.reduction.factor, shift, lse_out, grad_out)
+        channel_gradients(lse, grad, self.reduction.factor, self.shift, lse_out, grad_out)
 
 
 class TermVectors:
@@ -184,7 +184,7 @@ class TermVectors:
         self.col_offset = _offset(dtype, (term.factor, scores.col_bias))
         self.sums = _sides(problem, 0.0, torch.float64)
         self.grads = Sides()
-        self.upstream: list[Tensor] = []
+        self.upstream = Sides()
 
     def row_stats(self, span: slice) -> Tensor:
         """The sums of the rows ``span``."""
@@ -199,15 +199,22 @@ class TermVectors:
     def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
         """Memory for the coefficients of G = factor phi'(x) (row_grad + col_grad)."""
         self.grads = _allot(problem, rows, cols)
-        self.upstream = []
 
     def set_gradients(self, side: str, span: slice, grad: Tensor) -> None:
         """Coefficients of G from the upstream gradients of the sums."""
-        self.upstream.append(grad)
         part(getattr(self.grads, side), span).copy_(grad)
 
 
 Vectors = ChannelVectors | TermVectors
+
+
+def form_coefficients(vectors: Vectors, problem: Problem) -> None:
+    """The coefficients of G that the upstream gradients ask for."""
+    rows, cols = vectors.upstream.rows, vectors.upstream.cols
+    vectors.allot_gradients(problem, rows is not None, cols is not None)
+    for side, grad in (("rows", rows), ("cols", cols)):
+        if grad is not None:
+            vectors.set_gradients(side, WHOLE, grad)
 
 
 @dataclass

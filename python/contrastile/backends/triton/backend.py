@@ -31,6 +31,7 @@ class TritonBackend:
 
     name = "triton"
     reads_scale = False
+    forms_coefficients = True
     settles_strips = False
 
     def available(self) -> str | None:

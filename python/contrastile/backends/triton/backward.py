@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from ...engine.blocks import Block
-from ...engine.vectors import ChannelVectors
-from ...triton_kernels import weights
+from ...triton_kernels import merge, weights
+from .coefficients import Coefficients
 from .context import LINE, Context, first, programs
-from .forward import add_partials
 from .launch import Purpose
 from .operands import as_triton, strip_argument
 
@@ -20,38 +19,37 @@ PADDING = 16
 class Weigher:
     """Writes G of one block after the other into the same memory."""
 
-    def __init__(self, context: Context, unit: Tensor) -> None:
+    def __init__(self, context: Context, coefficients: Coefficients) -> None:
         self.context = context
-        self.unit = unit
+        self.coefficients = coefficients
         self.memory: Tensor | None = None
-        self.gradients = _gradients(context)
-        self.sides = tuple(
-            int(grad is not None)
-            for vectors in context.run.vectors
-            for grad in (vectors.grads.rows, vectors.grads.cols)
-        )
+        # Any number where G has no unit; the kernel does not read it then.
+        self.unit = first(coefficients.unit, context.carry.shifts)
 
     def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """unit G of the block; valid until the next call."""
         out = self._strip(*block.shape)
-        for general in self.context.forms:
-            self._weigh(block, out, row_products, general)
+        with_products = row_products is not None
+        parts = [self._weigh(block, out, with_products, general) for general in self.context.forms]
+        if row_products is not None:
+            self._add_products(block, parts, row_products)
         if self.context.run.positive_grad is not None:
             self._put_positives(block, out, row_products)
         return out
 
-    def _weigh(self, block: Block, out: Tensor, row_products: Tensor | None, general: bool) -> None:
+    def _weigh(self, block: Block, out: Tensor, with_products: bool, general: bool) -> Tensor:
+        """Write the strip; what is returned are the partial row products [tiles, height]."""
         context, carry = self.context, self.context.carry
         diagonal = context.is_diagonal(block)
         launch = context.launch(_purpose(context, block, general))
-        tiles = -(-block.shape[1] // launch.cols) * launch.parts
-        products = None
-        if row_products is not None:
+        products = carry.shifts
+        if with_products:
+            tiles = -(-block.shape[1] // launch.cols) * launch.parts
             products = context.partials(block, (tiles, block.shape[0]), context.problem.dtype)
         weights.weigh[(launch.programs(*block.shape, context.device),)](
             *context.place(block, launch),
             carry.encoded.vectors,
-            self.gradients,
+            self.coefficients.vectors,
             carry.encoded.data,
             carry.flag,
             carry.shifts,
@@ -59,21 +57,36 @@ class Weigher:
             strip_argument(out, launch, launch.rows, launch.cols // launch.parts),
             strip_argument(out, launch, launch.cols // launch.parts, launch.rows),
             out.stride(0),
-            first(products, carry.flag),
+            products,
             first(block.kept, carry.flag),
             block.shape[1],
             KEPT=block.kept is not None,
             CHANNELS=bool(context.channels),
-            SIDES=self.sides,
-            PRODUCTS=products is not None,
+            SIDES=self.coefficients.sides,
+            UNIT=self.coefficients.unit is not None,
+            PRODUCTS=with_products,
             DIAGONAL=diagonal,
             GENERAL=general,
             OUT=as_triton(out.dtype),
             PARTS=launch.parts,
             **context.constants(launch),
         )
-        if products is not None and row_products is not None:
-            add_partials(context, products, row_products, block.rows, tiles, general)
+        return products
+
+    def _add_products(self, block: Block, parts: list[Tensor], row_products: Tensor) -> None:
+        length = block.shape[0]
+        merge.add_products[programs(length)](
+            parts[0],
+            len(parts[0]),
+            parts[-1],
+            len(parts[-1]),
+            row_products,
+            block.rows.start,
+            length,
+            self.context.carry.flag,
+            GENERAL=len(parts) > 1,
+            BLOCK=LINE,
+        )
 
     def _put_positives(self, block: Block, out: Tensor, row_products: Tensor | None) -> None:
         run, problem = self.context.run, self.context.problem
@@ -90,6 +103,7 @@ class Weigher:
             self.unit,
             first(row_products, self.context.carry.flag),
             problem.n,
+            UNIT=self.coefficients.unit is not None,
             TRIANGLE=problem.triangle,
             PRODUCTS=row_products is not None,
             BLOCK=LINE,
@@ -117,20 +131,3 @@ def _purpose(context: Context, block: Block, general: bool) -> Purpose:
 
 def _padded(width: int) -> int:
     return -(-width // PADDING) * PADDING
-
-
-def _gradients(context: Context) -> tuple[tuple[Tensor, ...], ...]:
-    """Of a channel the shifts and coefficients of rows and of columns; of a term the latter."""
-    found: list[tuple[Tensor, ...]] = []
-    for vectors in context.run.vectors:
-        grads, absent = vectors.grads, context.carry.shifts
-        of_rows, of_cols = first(grads.rows, absent), first(grads.cols, absent)
-        if isinstance(vectors, ChannelVectors):
-            lse = vectors.lse
-            row_shift, col_shift = first(lse.rows, absent), first(lse.cols, absent)
-            found.append((row_shift, of_rows, col_shift, of_cols))
-        else:
-            factor = vectors.reduction.factor
-            scaled = (g if factor == 1.0 else g * factor for g in (of_rows, of_cols))
-            found.append(tuple(scaled))
-    return tuple(found)

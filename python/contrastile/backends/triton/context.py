@@ -17,6 +17,7 @@ from .encode import Encoded
 from .launch import Launch, Purpose, pick
 from .operands import Embedding, as_triton
 from .precision import precision
+from .sums import SideSums
 
 # Entries of a vector, and rows of an embedding, that one program of the small kernels takes.
 LINE = 128
@@ -32,6 +33,8 @@ class Carry:
     flag: Tensor
     shifts: Tensor
     spans: Tensor
+    rows: SideSums | None
+    cols: SideSums | None
 
 
 class Context:
@@ -100,9 +103,9 @@ class Context:
         return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def programs(count: int) -> tuple[int]:
-    """A grid of one program for each LINE."""
-    return (-(-count // LINE),)
+def programs(count: int, each: int = LINE) -> tuple[int]:
+    """A grid in which a program takes ``each`` entries."""
+    return (-(-count // each),)
 
 
 def first(*tensors: Tensor | None) -> Tensor:

@@ -21,8 +21,9 @@ class Encoded:
     code: tuple[int, ...]
     data: tuple[Tensor, ...]
     vectors: tuple[tuple[Tensor, ...], ...]
-    # Smallest and largest sum of class weights of each channel, one after the other, fp64.
-    class_range: Tensor
+    # Smallest and largest sum of class weights of each channel, one after the other, fp64; None
+    # where there are no classes.
+    class_range: Tensor | None
 
 
 class Slots:
@@ -68,7 +69,11 @@ def encode(problem: Problem, vectors: Sequence[Vectors]) -> Encoded:
         bits = [weight * LOG2E for _, weight in classes]
         ranges.append((sum(min(w, 0.0) for w in bits), sum(max(w, 0.0) for w in bits)))
     data = tuple(slots.tensors) or (_any_index(problem),)
-    class_range = _vector([end for pair in ranges for end in pair], torch.float64, problem)
+    ends = [end for pair in ranges for end in pair]
+    weighted = any(
+        isinstance(own.reduction, Channel) and own.reduction.class_log_weights for own in vectors
+    )
+    class_range = _vector(ends, torch.float64, problem) if weighted else None
     return Encoded(tuple(code), data, tuple(_tensors(problem, own) for own in vectors), class_range)
 
 

@@ -1,18 +1,19 @@
-"""Partial sums of a block, and their merging into the run's vectors."""
+"""Partial sums of a block, and their merging into the run's stats."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...engine.blocks import Block
-from ...engine.vectors import ChannelVectors
 from ...triton_kernels import merge
 from ...triton_kernels.reduce import reduce
 from .context import LINE, Context, first, programs
 from .launch import Launch, Purpose
+from .sums import SideSums, argument
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,11 @@ class Partials:
     sums: Tensor
     tops: Tensor | None
     counts: Tensor | None
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """First entry, how many, and how many tiles there are of each."""
+        return self.span.start, self.span.stop - self.span.start, self.tiles
 
 
 def reduce_block(context: Context, block: Block, general: bool) -> None:
@@ -37,18 +43,80 @@ def reduce_block(context: Context, block: Block, general: bool) -> None:
     if problem.columns or problem.triangle:
         cols = _room(context, block, block.cols, -(-height // launch.rows), general, "cols")
     _launch(context, block, launch, rows, cols, general)
-    for name, part in (("rows", rows), ("cols", cols)):
-        if part is not None:
-            _merge(context, name, part, general)
+    if general:
+        _merge(context, rows, cols)
+        return
+    carry = context.carry
+    _add(
+        context,
+        "sums",
+        rows,
+        cols,
+        argument(carry.rows, "totals", carry.spans),
+        argument(carry.cols, "totals", carry.spans),
+    )
+    counts = context.run.counts.counts
+    counted = (p if p is not None and p.counts is not None else None for p in (rows, cols))
+    _add(context, "counts", *counted, (counts.rows,), (counts.cols,))
 
 
-def add_partials(
-    context: Context, partials: Tensor, totals: Tensor, span: slice, tiles: int, general: bool
-) -> None:
-    """totals[span] += partials [tiles, length], if it was the form that ran."""
-    length = span.stop - span.start
-    merge.add_partials[programs(length)](
-        partials, totals, span.start, length, tiles, context.carry.flag, FLAG=general, BLOCK=LINE
+def certify(context: Context) -> None:
+    """Set the flag where the fixed shifts of any channel cost precision."""
+    carry, problem = context.carry, context.problem
+    names = ("totals", "general", "tops")
+    merge.certify[programs(max(problem.n, problem.m))](
+        *(argument(carry.rows, name, carry.spans) for name in names),
+        problem.n,
+        *(argument(carry.cols, name, carry.spans) for name in names),
+        problem.m,
+        carry.spans,
+        carry.flag,
+        ROWS=carry.rows is not None,
+        COLS=_has_columns(context),
+        BLOCK=LINE,
+    )
+
+
+def take_logs(context: Context) -> None:
+    """The channels' stats, of the form that holds, for the engine to find."""
+    carry, problem = context.carry, context.problem
+    names = ("totals", "general", "tops", "bits")
+    columns = _has_columns(context)
+    stats = [_new_stats(context, side) for side in (carry.rows, carry.cols if columns else None)]
+    arguments = [
+        tuple(argument(side, name, carry.spans) for name in names)
+        for side in (carry.rows, carry.cols)
+    ]
+    merge.take_logs[programs(max(problem.n, problem.m))](
+        *arguments[0],
+        stats[0],
+        problem.n,
+        *arguments[1],
+        stats[1],
+        problem.m,
+        carry.shifts,
+        carry.flag,
+        ROWS=carry.rows is not None,
+        COLS=columns,
+        BLOCK=LINE,
+    )
+    for position, vectors in enumerate(context.channels):
+        vectors.ready.rows, vectors.ready.cols = (
+            side[position] if len(side) > position else None for side in stats
+        )
+
+
+def _has_columns(context: Context) -> bool:
+    """Columns of their own: in the self mode they are the rows."""
+    return context.carry.cols is not None and not context.problem.triangle
+
+
+def _new_stats(context: Context, side: SideSums | None) -> tuple[Tensor, ...]:
+    if side is None:
+        return ()
+    problem = context.problem
+    return tuple(
+        torch.empty(side.length, dtype=problem.dtype, device=problem.device) for _ in side.totals
     )
 
 
@@ -91,7 +159,6 @@ def _launch(
         of_rows, of_cols = (None if p is None else getattr(p, name) for p in (rows, cols))
         return first(of_rows, carry.flag), first(of_cols, carry.flag)
 
-    keep = block.kept is not None and not general
     reduce[(launch.programs(*block.shape, context.device),)](
         *context.place(block, launch),
         carry.encoded.vectors,
@@ -105,7 +172,7 @@ def _launch(
         first(block.kept, carry.flag),
         block.shape[1],
         CHANNELS=bool(context.channels),
-        KEEP=keep,
+        KEEP=block.kept is not None and not general,
         SUMS_ROWS=rows is not None,
         SUMS_COLS=cols is not None,
         COUNTS_ROWS=rows is not None and rows.counts is not None,
@@ -116,25 +183,45 @@ def _launch(
     )
 
 
-def _merge(context: Context, side: str, part: Partials, general: bool) -> None:
-    for position, vectors in enumerate(context.run.vectors):
-        totals = getattr(vectors.sums, side)
-        if part.tops is None:
-            add_partials(context, part.sums[position], totals, part.span, part.tiles, general)
-            continue
-        assert isinstance(vectors, ChannelVectors)
-        length = part.span.stop - part.span.start
-        merge.merge_partials[programs(length)](
-            part.sums[position],
-            part.tops[position],
-            totals,
-            getattr(vectors.shifts, side),
-            part.span.start,
-            length,
-            part.tiles,
-            context.carry.flag,
-            BLOCK=LINE,
-        )
-    if part.counts is not None:
-        totals = getattr(context.run.counts.counts, side)
-        add_partials(context, part.counts, totals, part.span, part.tiles, general)
+def _add(
+    context: Context,
+    name: str,
+    rows: Partials | None,
+    cols: Partials | None,
+    row_totals: Any,
+    col_totals: Any,
+) -> None:
+    """totals += partials ``name``, of the sides that there are."""
+    if rows is None and cols is None:
+        return
+    absent = context.carry.flag
+    ends = [p.span.stop for p in (rows, cols) if p is not None]
+    merge.add_partials[programs(max(ends))](
+        *_side_arguments(name, rows, row_totals, absent),
+        *_side_arguments(name, cols, col_totals, absent),
+        ROWS=rows is not None,
+        COLS=cols is not None,
+        BLOCK=LINE,
+    )
+
+
+def _side_arguments(
+    name: str, part: Partials | None, totals: Any, absent: Tensor
+) -> tuple[Any, ...]:
+    if part is None:
+        return absent, (absent,), 0, 0, 0
+    return getattr(part, name), totals, *part.place
+
+
+def _merge(context: Context, rows: Partials | None, cols: Partials | None) -> None:
+    carry = context.carry
+    sides = []
+    for part, side in ((rows, carry.rows), (cols, carry.cols)):
+        if part is None or side is None:
+            sides += [carry.flag, carry.flag, (carry.flag,), (carry.flag,), 0, 0, 0]
+        else:
+            sides += [part.sums, part.tops, side.general, side.tops, *part.place]
+    ends = [p.span.stop for p in (rows, cols) if p is not None]
+    merge.merge_partials[programs(max(ends))](
+        *sides, carry.flag, ROWS=rows is not None, COLS=cols is not None, BLOCK=LINE
+    )

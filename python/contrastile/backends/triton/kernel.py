@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...engine.blocks import Block
 from ...engine.run import Run
 from .backward import Weigher
-from .bounds import begin, settle
+from .bounds import begin
+from .coefficients import form_coefficients
 from .context import Carry, Context
-from .forward import reduce_block
-from .unit import unit_of
+from .forward import certify, reduce_block, take_logs
 
 
 class TritonKernel:
@@ -23,10 +22,9 @@ class TritonKernel:
         with self.context.on_device():
             if not isinstance(run.carry, Carry):
                 run.carry = begin(self.context)
-            if any(not vectors.grads.absent for vectors in run.vectors):
-                run.unit = unit_of(run)
-                one = torch.ones((), dtype=run.problem.dtype, device=run.problem.device)
-                self.weigher = Weigher(self.context, one if run.unit is None else run.unit)
+            if any(not vectors.upstream.absent for vectors in run.vectors):
+                self.weigher = Weigher(self.context, form_coefficients(self.context))
+                run.unit = self.weigher.coefficients.unit
 
     def reduce(self, block: Block) -> None:
         """Add the block's partial sums to the run's."""
@@ -38,10 +36,11 @@ class TritonKernel:
         if not self.context.channels:
             return
         with self.context.on_device():
-            settle(self.context)
+            certify(self.context)
             for strip in self.context.run.plan:
                 for block in strip:
                     reduce_block(self.context, block, general=True)
+            take_logs(self.context)
 
     def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """G of the block, in memory that the next call overwrites."""

@@ -1,0 +1,142 @@
+"""The coefficients of G from the upstream gradients, and the power of two that G is stored with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...engine.vectors import ChannelVectors
+from ...triton_kernels import upstream
+from .context import LINE, Context, first, programs
+
+# Entries that a program looks through for the largest.
+SWEEP = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficients:
+    """What the weights need of each reduction: vectors of rows and of columns, and which there are.
+
+    ``unit`` is None where G has the range of the compute dtype.
+    """
+
+    vectors: tuple[tuple[Tensor, ...], ...]
+    sides: tuple[int, ...]
+    unit: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One upstream gradient, where it comes from, and where its coefficients go."""
+
+    upstream: Tensor
+    of_columns: bool
+    channel: int
+    bits: Tensor
+    tops: Tensor
+    out: Tensor
+
+
+def form_coefficients(context: Context) -> Coefficients:
+    """Two launches; one where G needs no unit."""
+    run, problem, carry = context.run, context.problem, context.carry
+    entries = _entries(context)
+    vectors = [entry.upstream for entry in entries]
+    of_columns = [int(entry.of_columns) for entry in entries]
+    if run.positive_grad is not None:
+        vectors.append(run.positive_grad)
+        of_columns.append(0)
+    length = max(problem.n, problem.m)
+    sweeps = programs(length, SWEEP)
+    unit = parts = None
+    if run.operand_dtype != problem.dtype:
+        unit = torch.empty((), dtype=problem.dtype, device=problem.device)
+        parts = torch.empty((len(vectors), *sweeps), dtype=problem.dtype, device=problem.device)
+        upstream.largest_entries[sweeps](
+            tuple(vectors),
+            problem.n,
+            problem.m,
+            parts,
+            OF_COLUMNS=tuple(of_columns),
+            BLOCK=SWEEP,
+        )
+    upstream.coefficients[programs(length)](
+        tuple(entry.upstream for entry in entries),
+        tuple(entry.bits for entry in entries),
+        tuple(entry.tops for entry in entries),
+        tuple(entry.out for entry in entries),
+        problem.n,
+        problem.m,
+        carry.shifts,
+        carry.flag,
+        first(parts, carry.shifts),
+        sweeps[0],
+        first(unit, carry.shifts),
+        CHANNEL=tuple(entry.channel for entry in entries),
+        OF_COLUMNS=tuple(int(entry.of_columns) for entry in entries),
+        VECTORS=len(vectors),
+        TWICE=problem.triangle,
+        UNIT=unit is not None,
+        BLOCK=LINE,
+        PARTS=SWEEP,
+    )
+    return Coefficients(_arguments(context, entries), _sides(context), unit)
+
+
+def _entries(context: Context) -> list[Entry]:
+    carry = context.carry
+    found = []
+    for position, own in enumerate(context.run.vectors):
+        both = ((own.upstream.rows, carry.rows), (own.upstream.cols, carry.cols))
+        for of_columns, (grad, side) in enumerate(both):
+            if grad is None or side is None:
+                continue
+            grad = grad.contiguous().resolve_neg()
+            factor = own.reduction.factor
+            if factor != 1.0:
+                grad = grad * factor
+            is_channel = isinstance(own, ChannelVectors)
+            found.append(
+                Entry(
+                    grad,
+                    bool(of_columns),
+                    position if is_channel else -1,
+                    side.bits[position] if is_channel else grad,
+                    side.tops[position] if is_channel else grad,
+                    torch.empty_like(grad),
+                )
+            )
+    return found
+
+
+def _sides(context: Context) -> tuple[int, ...]:
+    """Of each reduction, whether G has a part from its rows, and from its columns."""
+    triangle = context.problem.triangle
+    return tuple(
+        int(grad is not None)
+        for own in context.run.vectors
+        for grad in (own.upstream.rows, own.upstream.rows if triangle else own.upstream.cols)
+    )
+
+
+def _arguments(context: Context, entries: list[Entry]) -> tuple[tuple[Tensor, ...], ...]:
+    """Of a channel the shifts and coefficients of rows and of columns; of a term the latter."""
+    absent = context.carry.shifts
+    found = []
+    todo = iter(entries)
+    for own in context.run.vectors:
+        rows, cols = (
+            next(todo) if grad is not None else None
+            for grad in (own.upstream.rows, own.upstream.cols)
+        )
+        if context.problem.triangle:
+            cols = rows
+        made: list[Tensor] = []
+        for entry in (rows, cols):
+            if isinstance(own, ChannelVectors):
+                made.append(absent if entry is None else entry.tops)
+            made.append(absent if entry is None else entry.out)
+        found.append(tuple(made))
+    return tuple(found)

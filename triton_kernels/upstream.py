@@ -1,0 +1,92 @@
+"""From the stats' upstream gradients to the coefficients of G, and the unit that G is stored in."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# unit |G| stays below 2^14: fp16 ends at 2^16, and its smallest normal number is 2^-14.
+TOP = tl.constexpr(14.0)
+# Upstream gradients near the smallest fp32 would ask for a unit that fp32 does not have.
+LARGEST = tl.constexpr(126.0)
+
+
+@triton.jit(do_not_specialize=["n", "m"])
+def largest_entries(
+    upstream, n, m, parts, OF_COLUMNS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """parts[v, program]: largest magnitude of BLOCK entries of every vector, NaN if one is."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    for v in tl.static_range(len(upstream)):
+        length = m if OF_COLUMNS[v] else n
+        value = tl.abs(tl.load(upstream[v] + i, mask=i < length, other=0.0))
+        # A maximum drops NaN, a sum keeps it.
+        largest = tl.max(value, 0) + tl.sum(tl.where(value == value, 0.0, value), 0)
+        tl.store(parts + v * tl.num_programs(0) + tl.program_id(0), largest)
+
+
+@triton.jit(do_not_specialize=["n", "m", "programs"])
+def coefficients(
+    upstream,
+    bits,
+    tops,
+    out,
+    n,
+    m,
+    shifts,
+    flag,
+    parts,
+    programs,
+    unit,
+    CHANNEL: tl.constexpr,
+    OF_COLUMNS: tl.constexpr,
+    VECTORS: tl.constexpr,
+    TWICE: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """out[v] = upstream[v], of a channel times 2^(shift - bits[v]): coefficients of powers above
+    the shift; 0 where no pair was kept. The shift is the fixed one, or of the general form tops[v].
+
+    CHANNEL[v]: which channel the vector belongs to, or -1 of a pair sum. UNIT: also the power of
+    two that fits G into half precision. Every weight is at most the sum of the largest upstream
+    gradients: a power over its sum, and phi' of a pair sum, are at most 1. TWICE: in the self mode,
+    where rows count as columns too.
+    """
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if UNIT:  # noqa: SIM102
+        # Unlike UNIT, known on the device only.
+        if tl.program_id(0) == 0:
+            tl.store(unit, _unit(parts, programs, VECTORS, TWICE, PARTS).to(unit.dtype.element_ty))
+    for v in tl.static_range(len(out)):
+        length = m if OF_COLUMNS[v] else n
+        inside = i < length
+        grad = tl.load(upstream[v] + i, mask=inside, other=0.0)
+        if CHANNEL[v] >= 0:
+            lse = tl.load(bits[v] + i, mask=inside, other=0.0)
+            top = tl.load(tops[v] + i, mask=inside, other=0.0)
+            fixed = tl.zeros_like(top) + tl.load(shifts + CHANNEL[v])
+            shift = tl.where(tl.load(flag) != 0, top, fixed).to(lse.dtype)
+            value = grad.to(lse.dtype) * tl.exp2(shift - lse)
+            grad = tl.where(lse == float("-inf"), 0.0, value).to(grad.dtype)
+        tl.store(out[v] + i, grad.to(out[v].dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _unit(parts, programs, VECTORS: tl.constexpr, TWICE: tl.constexpr, BLOCK: tl.constexpr):
+    total = tl.sum(tl.zeros([BLOCK], tl.float64), 0)
+    for v in tl.static_range(VECTORS):
+        best = tl.zeros([BLOCK], tl.float64)
+        spoilt = tl.zeros([BLOCK], tl.float64)
+        for start in range(0, programs, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            value = tl.load(parts + v * programs + at, mask=at < programs, other=0.0)
+            value = value.to(tl.float64)
+            best = tl.maximum(best, value)
+            spoilt += tl.where(value == value, 0.0, value)
+        total += tl.max(best, 0) + tl.sum(spoilt, 0)
+    largest = total * 2.0 if TWICE else total
+    usable = (largest > 0.0) & (largest < float("inf"))
+    exponent = TOP - tl.ceil(tl.log2(tl.where(usable, largest, 1.0)))
+    return tl.where(usable, tl.exp2(tl.minimum(exponent, LARGEST)), 1.0)
