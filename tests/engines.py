@@ -7,6 +7,7 @@ from typing import Any
 import contrastile.native
 import pytest
 from contrastile.backends.cpu import CpuBackend
+from contrastile.backends.triton import context
 from contrastile.engine.blocks import Keeping, Tile
 
 # Tiles far smaller than the inputs and no divisor of them: many ragged edges are crossed.
@@ -32,6 +33,7 @@ ENGINES: dict[str, dict[str, Any]] = {
         **NOTHING_KEPT,
     },
     "triton": {"backend": "triton"},
+    "triton, both forms": {"backend": "triton", "small": 0},
     "triton, strips": {"backend": "triton", **STRIPS},
 }
 
@@ -44,6 +46,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> d
         monkeypatch.setattr(CpuBackend, "tile", lambda self, problem: tile)
         # Keeping pays for itself at large embeddings only; here it is always on trial.
         monkeypatch.setattr(CpuBackend, "keeping", lambda self, problem: Keeping(0))
+    if "small" in chosen:
+        monkeypatch.setattr(context, "SMALL", chosen.pop("small"))
     if not chosen.pop("native", True):
         monkeypatch.setattr(contrastile.native, "load", lambda: None)
     return chosen

@@ -68,9 +68,17 @@ def narrowed(arguments: Arguments, dtype: torch.dtype) -> Arguments:
     return cast(cast(arguments, dtype), torch.float32, "logit_scale")
 
 
-@pytest.fixture(params=["fixed", "general"])
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a large problem: both forms are launched, the device settles on one."""
+    monkeypatch.setattr(context, "SMALL", 0)
+
+
+@pytest.fixture(params=["fixed", "general", "general only"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Either form, whatever the device would have settled on."""
+    if request.param != "general only":
+        monkeypatch.setattr(context, "SMALL", 0)
     if request.param == "general":
         certify = kernel.certify
 
@@ -92,7 +100,7 @@ def test_both_forms(loss: str, workspace: int | None, form: str) -> None:
 
 
 @pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def settled(large: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the device settled on, call by call: 0 is the fixed shift."""
     flags: list[int] = []
     certify = kernel.certify

@@ -141,6 +141,14 @@ def _merge(parts, part_tops, totals, tops, i, first, length, tiles, r: tl.conste
     inside = (own >= 0) & (own < length)
     total = tl.load(totals + i, mask=inside, other=0.0)
     top = tl.load(tops + i, mask=inside, other=float("-inf"))
+    total, top = _fold(parts, part_tops, own, inside, length, tiles, r, total, top)
+    tl.store(totals + i, total, mask=inside)
+    tl.store(tops + i, top, mask=inside)
+
+
+@triton.jit
+def _fold(parts, part_tops, own, inside, length, tiles, r: tl.constexpr, total, top):
+    """A sum above a shift, with the parts of all tiles put in."""
     at = own + tl.cast(tiles, tl.int64) * length * r
     for _ in range(tiles):
         part = tl.load(parts + at, mask=inside, other=0.0).to(total.dtype)
@@ -151,8 +159,57 @@ def _merge(parts, part_tops, totals, tops, i, first, length, tiles, r: tl.conste
         total += part * tl.exp2(part_top - base).to(total.dtype)
         top = larger
         at += length
-    tl.store(totals + i, total, mask=inside)
-    tl.store(tops + i, top, mask=inside)
+    return total, top
+
+
+@triton.jit(do_not_specialize=["height", "row_tiles", "width", "col_tiles"])
+def merge_only_block(
+    row_parts,
+    row_part_tops,
+    row_tops,
+    row_bits,
+    row_stats,
+    height,
+    row_tiles,
+    col_parts,
+    col_part_tops,
+    col_tops,
+    col_bits,
+    col_stats,
+    width,
+    col_tiles,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    DIAGONAL: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Log-sum-exps, and their shifts, of a problem that is one block: from partial sums with shifts
+    of their own. On a DIAGONAL the columns' parts belong to the rows.
+    """
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    none = tl.zeros([BLOCK], tl.float64)
+    if ROWS:
+        inside = i < height
+        for r in tl.static_range(len(row_tops)):
+            lowest = tl.full([BLOCK], float("-inf"), row_tops[r].dtype.element_ty)
+            total, top = _fold(
+                row_parts, row_part_tops, i, inside, height, row_tiles, r, none, lowest
+            )
+            if DIAGONAL:
+                total, top = _fold(
+                    col_parts, col_part_tops, i, inside, height, col_tiles, r, total, top
+                )
+            tl.store(row_tops[r] + i, top, mask=inside)
+            _store_log(row_bits[r], row_stats[r], i, inside, total, top)
+    if COLS:
+        inside = i < width
+        for r in tl.static_range(len(col_tops)):
+            lowest = tl.full([BLOCK], float("-inf"), col_tops[r].dtype.element_ty)
+            total, top = _fold(
+                col_parts, col_part_tops, i, inside, width, col_tiles, r, none, lowest
+            )
+            tl.store(col_tops[r] + i, top, mask=inside)
+            _store_log(col_bits[r], col_stats[r], i, inside, total, top)
 
 
 @triton.jit(do_not_specialize=["n", "m"])
@@ -200,9 +257,14 @@ def _take_log(totals, general_totals, tops, bits, stats, i, length, shift_place,
     shift = tl.zeros(i.shape, tops.dtype.element_ty) + tl.load(shift_place)
     top = tl.load(tops + i, mask=inside, other=0.0)
     total = tl.where(general, other, own)
-    value = tl.log(total) * LOG2E + tl.where(general, top, shift).to(total.dtype)
-    # Of no pair the general form's shift is -inf as well, and of NaN nothing is to change.
-    value = tl.where(total == 0.0, float("-inf"), value)
+    _store_log(bits, stats, i, inside, total, tl.where(general, top, shift))
+
+
+@triton.jit
+def _store_log(bits, stats, i, inside, total, shift):
+    empty = total == 0.0
+    value = tl.log(tl.where(empty, 1.0, total)) * LOG2E + shift.to(total.dtype)
+    value = tl.where(empty, float("-inf"), value)
     tl.store(bits + i, value, mask=inside)
     tl.store(stats + i, (value * LN2).to(stats.dtype.element_ty), mask=inside)
 

@@ -46,6 +46,7 @@ def reduce(
     COUNTS_COLS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     GENERAL: tl.constexpr,
+    FLAGGED: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
@@ -60,12 +61,15 @@ def reduce(
     phi, or of a channel's 2^(y - shift).
 
     Shifts are the channel's own, ``shifts[r]``, or in the general form the tile's largest
-    exponents, ``row_tops`` and ``col_tops``. Counts (of the first reduction's arguments above a
-    threshold) and kept dot products (KEEP) belong to the bounded form. Of a DIAGONAL block the
-    tiles below the diagonal write nothing, those on it no columns.
+    exponents, ``row_tops`` and ``col_tops``. FLAGGED: both forms are launched, the flag says which
+    one works. COUNTS: of the first reduction's arguments above a threshold. KEEP: dot products
+    stay in ``kept``. Of a DIAGONAL block the tiles below the diagonal write nothing, those on it
+    no columns.
     """
-    if (tl.load(flag) != 0) != GENERAL:
-        return
+    if FLAGGED:  # noqa: SIM102
+        # Unlike FLAGGED, known on the device only.
+        if (tl.load(flag) != 0) != GENERAL:
+            return
     height = row_end - first_row
     width = col_end - first_col
     row_tiles = tl.cdiv(height, ROWS)

@@ -40,53 +40,79 @@ def coefficients(
     unit,
     CHANNEL: tl.constexpr,
     OF_COLUMNS: tl.constexpr,
-    VECTORS: tl.constexpr,
+    FIXED: tl.constexpr,
+    GENERAL: tl.constexpr,
     TWICE: tl.constexpr,
     UNIT: tl.constexpr,
+    DIRECT: tl.constexpr,
     BLOCK: tl.constexpr,
-    PARTS: tl.constexpr,
+    SWEEP: tl.constexpr,
 ):
     """out[v] = upstream[v], of a channel times 2^(shift - bits[v]): coefficients of powers above
-    the shift; 0 where no pair was kept. The shift is the fixed one, or of the general form tops[v].
+    the shift; 0 where no pair was kept. The shift is the FIXED form's, or tops[v] of the GENERAL
+    one; of both, the flag's.
 
     CHANNEL[v]: which channel the vector belongs to, or -1 of a pair sum. UNIT: also the power of
     two that fits G into half precision. Every weight is at most the sum of the largest upstream
-    gradients: a power over its sum, and phi' of a pair sum, are at most 1. TWICE: in the self mode,
-    where rows count as columns too.
+    gradients (there may be more of them than coefficients): a power over its sum, and phi' of a
+    pair sum, are at most 1. DIRECT: they are searched here, not in the ``parts`` of
+    :func:`largest_entries`. TWICE: in the self mode, where rows count as columns too.
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if UNIT:  # noqa: SIM102
         # Unlike UNIT, known on the device only.
         if tl.program_id(0) == 0:
-            tl.store(unit, _unit(parts, programs, VECTORS, TWICE, PARTS).to(unit.dtype.element_ty))
+            value = _unit(upstream, n, m, parts, programs, OF_COLUMNS, DIRECT, TWICE, SWEEP)
+            tl.store(unit, value.to(unit.dtype.element_ty))
     for v in tl.static_range(len(out)):
         length = m if OF_COLUMNS[v] else n
         inside = i < length
         grad = tl.load(upstream[v] + i, mask=inside, other=0.0)
         if CHANNEL[v] >= 0:
             lse = tl.load(bits[v] + i, mask=inside, other=0.0)
-            top = tl.load(tops[v] + i, mask=inside, other=0.0)
-            fixed = tl.zeros_like(top) + tl.load(shifts + CHANNEL[v])
-            shift = tl.where(tl.load(flag) != 0, top, fixed).to(lse.dtype)
-            value = grad.to(lse.dtype) * tl.exp2(shift - lse)
+            shift = _shift(tops[v] + i, inside, shifts + CHANNEL[v], flag, FIXED, GENERAL)
+            value = grad.to(lse.dtype) * tl.exp2(shift.to(lse.dtype) - lse)
             grad = tl.where(lse == float("-inf"), 0.0, value).to(grad.dtype)
         tl.store(out[v] + i, grad.to(out[v].dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _unit(parts, programs, VECTORS: tl.constexpr, TWICE: tl.constexpr, BLOCK: tl.constexpr):
+def _shift(tops, inside, fixed, flag, FIXED: tl.constexpr, GENERAL: tl.constexpr):
+    if GENERAL:
+        shift = tl.load(tops, mask=inside, other=0.0)
+        if FIXED:
+            shift = tl.where(tl.load(flag) != 0, shift, tl.load(fixed))
+    else:
+        shift = tl.load(fixed)
+    return shift
+
+
+@triton.jit
+def _unit(
+    upstream, n, m, parts, programs, OF_COLUMNS: tl.constexpr, DIRECT: tl.constexpr,
+    TWICE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     total = tl.sum(tl.zeros([BLOCK], tl.float64), 0)
-    for v in tl.static_range(VECTORS):
-        best = tl.zeros([BLOCK], tl.float64)
-        spoilt = tl.zeros([BLOCK], tl.float64)
-        for start in range(0, programs, BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            value = tl.load(parts + v * programs + at, mask=at < programs, other=0.0)
-            value = value.to(tl.float64)
-            best = tl.maximum(best, value)
-            spoilt += tl.where(value == value, 0.0, value)
-        total += tl.max(best, 0) + tl.sum(spoilt, 0)
+    for v in tl.static_range(len(upstream)):
+        if DIRECT:
+            total += _largest(upstream[v], m if OF_COLUMNS[v] else n, BLOCK)
+        else:
+            total += _largest(parts + v * programs, programs, BLOCK)
     largest = total * 2.0 if TWICE else total
     usable = (largest > 0.0) & (largest < float("inf"))
     exponent = TOP - tl.ceil(tl.log2(tl.where(usable, largest, 1.0)))
     return tl.where(usable, tl.exp2(tl.minimum(exponent, LARGEST)), 1.0)
+
+
+@triton.jit
+def _largest(vector, length, BLOCK: tl.constexpr):
+    """Largest magnitude, NaN if any entry is."""
+    best = tl.zeros([BLOCK], tl.float64)
+    spoilt = tl.zeros([BLOCK], tl.float64)
+    for start in range(0, length, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        value = tl.abs(tl.load(vector + at, mask=at < length, other=0.0)).to(tl.float64)
+        best = tl.maximum(best, value)
+        # A maximum drops NaN, a sum keeps it.
+        spoilt += tl.where(value == value, 0.0, value)
+    return tl.max(best, 0) + tl.sum(spoilt, 0)

@@ -43,6 +43,7 @@ def weigh(
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     GENERAL: tl.constexpr,
+    FLAGGED: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
@@ -63,8 +64,10 @@ def weigh(
     row_products[part, i], the sums of G_ij <q_i, k_j> over each of the PARTS of a tile. Of a
     DIAGONAL block the tiles above the diagonal are written to their mirror images too.
     """
-    if (tl.load(flag) != 0) != GENERAL:
-        return
+    if FLAGGED:  # noqa: SIM102
+        # Unlike FLAGGED, known on the device only.
+        if (tl.load(flag) != 0) != GENERAL:
+            return
     row_tiles = tl.cdiv(row_end - first_row, ROWS)
     col_tiles = tl.cdiv(col_end - first_col, COLS)
     scale = tl.load(unit) if UNIT else 1.0

@@ -55,7 +55,9 @@ class Weigher:
             carry.shifts,
             self.unit,
             strip_argument(out, launch, launch.rows, launch.cols // launch.parts),
-            strip_argument(out, launch, launch.cols // launch.parts, launch.rows),
+            strip_argument(out, launch, launch.cols // launch.parts, launch.rows)
+            if diagonal
+            else carry.flag,
             out.stride(0),
             products,
             first(block.kept, carry.flag),

@@ -18,15 +18,14 @@ def begin(context: Context) -> Carry:
     """Encode the problem, gather the positives' dot products, choose the fixed shifts."""
     run, problem = context.run, context.problem
     device, count = problem.device, len(run.vectors)
-    new_flag = torch.empty if context.channels else torch.zeros
     carry = Carry(
         encode(problem, run.vectors),
-        new_flag(1, dtype=torch.int32, device=device),
+        torch.empty(1, dtype=torch.int32, device=device),
         torch.empty(count, dtype=problem.dtype, device=device),
         torch.empty(count, dtype=torch.float64, device=device),
         *SideSums.both(context),
     )
-    if run.takes_positives or context.channels:
+    if run.takes_positives or len(context.forms) == 2:
         _prepare(context, carry)
     return carry
 
@@ -35,7 +34,7 @@ def _prepare(context: Context, carry: Carry) -> None:
     run, problem = context.run, context.problem
     grid = programs(max(problem.n, problem.m))
     norms = None
-    if context.channels:
+    if len(context.forms) == 2:
         norms = torch.empty((2, *grid), dtype=problem.dtype, device=problem.device)
     rows.prepare[grid](
         context.query.tensor,

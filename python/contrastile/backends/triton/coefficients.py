@@ -13,6 +13,8 @@ from .context import LINE, Context, first, programs
 
 # Entries that a program looks through for the largest.
 SWEEP = 1024
+# Up to so many, one program finds the largest in less time than another launch takes the host.
+DIRECT = 8 * SWEEP
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,7 @@ def form_coefficients(context: Context) -> Coefficients:
     unit = parts = None
     if run.operand_dtype != problem.dtype:
         unit = torch.empty((), dtype=problem.dtype, device=problem.device)
+    if unit is not None and length > DIRECT:
         parts = torch.empty((len(vectors), *sweeps), dtype=problem.dtype, device=problem.device)
         upstream.largest_entries[sweeps](
             tuple(vectors),
@@ -63,7 +66,7 @@ def form_coefficients(context: Context) -> Coefficients:
             BLOCK=SWEEP,
         )
     upstream.coefficients[programs(length)](
-        tuple(entry.upstream for entry in entries),
+        tuple(vectors),
         tuple(entry.bits for entry in entries),
         tuple(entry.tops for entry in entries),
         tuple(entry.out for entry in entries),
@@ -75,12 +78,14 @@ def form_coefficients(context: Context) -> Coefficients:
         sweeps[0],
         first(unit, carry.shifts),
         CHANNEL=tuple(entry.channel for entry in entries),
-        OF_COLUMNS=tuple(int(entry.of_columns) for entry in entries),
-        VECTORS=len(vectors),
+        OF_COLUMNS=tuple(of_columns),
+        FIXED=False in context.forms,
+        GENERAL=True in context.forms,
         TWICE=problem.triangle,
         UNIT=unit is not None,
+        DIRECT=parts is None,
         BLOCK=LINE,
-        PARTS=SWEEP,
+        SWEEP=SWEEP,
     )
     return Coefficients(_arguments(context, entries), _sides(context), unit)
 

@@ -10,7 +10,8 @@ from .backward import Weigher
 from .bounds import begin
 from .coefficients import form_coefficients
 from .context import Carry, Context
-from .forward import certify, reduce_block, take_logs
+from .forward import reduce_block
+from .stats import certify, take_logs
 
 
 class TritonKernel:
@@ -29,11 +30,11 @@ class TritonKernel:
     def reduce(self, block: Block) -> None:
         """Add the block's partial sums to the run's."""
         with self.context.on_device():
-            reduce_block(self.context, block, general=False)
+            reduce_block(self.context, block, self.context.forms[0])
 
     def finish(self) -> None:
         """Settle the shifts; where they failed, the device does every block over."""
-        if not self.context.channels:
+        if len(self.context.forms) == 1:
             return
         with self.context.on_device():
             certify(self.context)
