@@ -147,6 +147,8 @@ OTHER_LAUNCHES = {
     "tall tiles": Launch(64, 16, 32, 4, 1, descriptors=True),
     "groups of two": replace(INTERPRETED, rows=16, cols=16, group=2),
     "halves": replace(INTERPRETED, parts=2),
+    "quarters": replace(INTERPRETED, cols=64, parts=4),
+    "specialised": replace(INTERPRETED, parts=2, specialize=True),
 }
 
 

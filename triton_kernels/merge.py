@@ -271,13 +271,13 @@ def _store_log(bits, stats, i, inside, total, shift):
 
 @triton.jit(do_not_specialize=["first", "length", "tiles", "general_tiles"])
 def add_products(
-    parts, tiles, general_parts, general_tiles, totals, first, length, flag,
-    GENERAL: tl.constexpr, BLOCK: tl.constexpr,
+    parts, tiles, general_parts, general_tiles, totals, first, length, flag, unit,
+    GENERAL: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """totals[first + i] += sum over t of parts[t, i], of the form that ran."""
+    """totals[first + i] += (sum over t of parts[t, i]) / unit, of the form that ran."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < length
-    total = tl.load(totals + first + i, mask=inside, other=0)
+    total = tl.zeros([BLOCK], totals.dtype.element_ty)
     if GENERAL:
         if tl.load(flag) != 0:
             total = _sum_of_parts(general_parts, general_tiles, i, length, inside, total)
@@ -285,7 +285,10 @@ def add_products(
             total = _sum_of_parts(parts, tiles, i, length, inside, total)
     else:
         total = _sum_of_parts(parts, tiles, i, length, inside, total)
-    tl.store(totals + first + i, total, mask=inside)
+    if UNIT:
+        total = total / tl.load(unit).to(total.dtype)
+    before = tl.load(totals + first + i, mask=inside, other=0.0)
+    tl.store(totals + first + i, before + total, mask=inside)
 
 
 @triton.jit

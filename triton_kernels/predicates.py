@@ -49,7 +49,9 @@ def kept(CODE: tl.constexpr, AT: tl.constexpr, data, rows, cols, row_end, col_en
 
 @triton.jit
 def _index(columns, rows, cols, row_end):
-    return tl.load(columns + rows, mask=rows < row_end, other=-1)[:, None] == cols[None, :]
+    # Compared as 32-bit numbers, as there are no more columns: one instruction a score, not two.
+    wanted = tl.load(columns + rows, mask=rows < row_end, other=-1).to(tl.int32)
+    return wanted[:, None] == cols[None, :]
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import triton.language as tl
 from .exponents import affine, included
 from .pairs import store_term
 from .softmax import store_sums, store_tops_and_sums
-from .tiles import BOUNDS, dot_products, keep_dots, place, side_of_diagonal
+from .tiles import BOUNDS, device_descriptor, dot_products, keep_dots, place, side_of_diagonal
 
 
 @triton.jit(do_not_specialize=BOUNDS)
@@ -66,17 +66,20 @@ def reduce(
     stay in ``kept``. Of a DIAGONAL block the tiles below the diagonal write nothing, those on it
     no columns.
     """
-    if FLAGGED:  # noqa: SIM102
-        # Unlike FLAGGED, known on the device only.
-        if (tl.load(flag) != 0) != GENERAL:
-            return
     height = row_end - first_row
     width = col_end - first_col
     row_tiles = tl.cdiv(height, ROWS)
     col_tiles = tl.cdiv(width, COLS)
+    if SPECIALIZE:
+        query = device_descriptor(query, row_end, D, query_stride, ROWS, DEPTH)
+        key = device_descriptor(key, col_end, D, key_stride, COLS, DEPTH)
+    visits = row_tiles * col_tiles
+    if FLAGGED:
+        # No early return: warp specialisation takes no branches around its loop.
+        visits = tl.where((tl.load(flag) != 0) == GENERAL, visits, 0)
     for visit in tl.range(
         tl.program_id(0),
-        row_tiles * col_tiles,
+        visits,
         tl.num_programs(0),
         flatten=FLATTEN,
         warp_specialize=SPECIALIZE,

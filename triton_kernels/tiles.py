@@ -21,6 +21,12 @@ def place(tile, row_tiles, col_tiles, GROUP: tl.constexpr):
 
 
 @triton.jit
+def device_descriptor(pointer, height, width, stride, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """A descriptor of a matrix made on the device: warp specialisation takes none from the host."""
+    return tl.make_tensor_descriptor(pointer, [height, width], [stride, 1], [ROWS, COLS])
+
+
+@triton.jit
 def dot_products(
     query,
     key,

@@ -48,22 +48,21 @@ def coefficients(
     BLOCK: tl.constexpr,
     SWEEP: tl.constexpr,
 ):
-    """out[v] = upstream[v], of a channel times 2^(shift - bits[v]): coefficients of powers above
-    the shift; 0 where no pair was kept. The shift is the FIXED form's, or tops[v] of the GENERAL
-    one; of both, the flag's.
+    """out[v] = unit upstream[v], of a channel times 2^(shift - bits[v]): coefficients of powers
+    above the shift; 0 where no pair was kept. The shift is the FIXED form's, or tops[v] of the
+    GENERAL one; of both, the flag's.
 
-    CHANNEL[v]: which channel the vector belongs to, or -1 of a pair sum. UNIT: also the power of
-    two that fits G into half precision. Every weight is at most the sum of the largest upstream
+    CHANNEL[v]: which channel the vector belongs to, or -1 of a pair sum. UNIT: a power of two
+    that fits G into half precision, else 1. Every weight is at most the sum of the largest upstream
     gradients (there may be more of them than coefficients): a power over its sum, and phi' of a
     pair sum, are at most 1. DIRECT: they are searched here, not in the ``parts`` of
     :func:`largest_entries`. TWICE: in the self mode, where rows count as columns too.
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    if UNIT:  # noqa: SIM102
-        # Unlike UNIT, known on the device only.
-        if tl.program_id(0) == 0:
-            value = _unit(upstream, n, m, parts, programs, OF_COLUMNS, DIRECT, TWICE, SWEEP)
-            tl.store(unit, value.to(unit.dtype.element_ty))
+    if UNIT:
+        scale = _unit(upstream, n, m, parts, programs, OF_COLUMNS, DIRECT, TWICE, SWEEP)
+        # All programs write the same.
+        tl.store(unit, scale.to(unit.dtype.element_ty))
     for v in tl.static_range(len(out)):
         length = m if OF_COLUMNS[v] else n
         inside = i < length
@@ -72,7 +71,9 @@ def coefficients(
             lse = tl.load(bits[v] + i, mask=inside, other=0.0)
             shift = _shift(tops[v] + i, inside, shifts + CHANNEL[v], flag, FIXED, GENERAL)
             value = grad.to(lse.dtype) * tl.exp2(shift.to(lse.dtype) - lse)
-            grad = tl.where(lse == float("-inf"), 0.0, value).to(grad.dtype)
+            grad = tl.where(lse == float("-inf"), 0.0, value)
+        if UNIT:
+            grad = grad.to(tl.float64) * scale
         tl.store(out[v] + i, grad.to(out[v].dtype.element_ty), mask=inside)
 
 

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .pairs import term_weights
 from .softmax import channel_weights
-from .tiles import BOUNDS, dot_products, kept_dots, place, side_of_diagonal
+from .tiles import BOUNDS, device_descriptor, dot_products, kept_dots, place, side_of_diagonal
 
 
 @triton.jit(do_not_specialize=BOUNDS)
@@ -27,7 +27,6 @@ def weigh(
     data,
     flag,
     shifts,
-    unit,
     out,
     mirror,
     out_stride,
@@ -39,7 +38,6 @@ def weigh(
     CHANNELS: tl.constexpr,
     KEPT: tl.constexpr,
     SIDES: tl.constexpr,
-    UNIT: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -59,21 +57,27 @@ def weigh(
     """out[i, j] = unit G_ij of a block, as OUT; ``out`` and ``mirror`` (in tiles of COLS x ROWS)
     are descriptors, of one of the PARTS of a tile, or pointers to it.
 
-    ``unit`` is a power of two that fits G into half precision. KEPT: the dot products are read from
-    ``kept``, where ``reduce`` left them. PRODUCTS: also
-    row_products[part, i], the sums of G_ij <q_i, k_j> over each of the PARTS of a tile. Of a
+    The unit, a power of two that fits G into half precision, is in the coefficients already.
+    KEPT: the dot products are read from ``kept``, where ``reduce`` left them. PRODUCTS: also
+    row_products[part, i], the sums of unit G_ij <q_i, k_j> over each of the PARTS of a tile. Of a
     DIAGONAL block the tiles above the diagonal are written to their mirror images too.
     """
-    if FLAGGED:  # noqa: SIM102
-        # Unlike FLAGGED, known on the device only.
-        if (tl.load(flag) != 0) != GENERAL:
-            return
     row_tiles = tl.cdiv(row_end - first_row, ROWS)
     col_tiles = tl.cdiv(col_end - first_col, COLS)
-    scale = tl.load(unit) if UNIT else 1.0
+    if SPECIALIZE:
+        query = device_descriptor(query, row_end, D, query_stride, ROWS, DEPTH)
+        key = device_descriptor(key, col_end, D, key_stride, COLS, DEPTH)
+        height, width = row_end - first_row, col_end - first_col
+        out = device_descriptor(out, height, width, out_stride, ROWS, COLS // PARTS)
+        if DIAGONAL:
+            mirror = device_descriptor(mirror, height, width, out_stride, COLS // PARTS, ROWS)
+    visits = row_tiles * col_tiles
+    if FLAGGED:
+        # No early return: warp specialisation takes no branches around its loop.
+        visits = tl.where((tl.load(flag) != 0) == GENERAL, visits, 0)
     for visit in tl.range(
         tl.program_id(0),
-        row_tiles * col_tiles,
+        visits,
         tl.num_programs(0),
         flatten=FLATTEN,
         warp_specialize=SPECIALIZE,
@@ -95,29 +99,68 @@ def weigh(
                     query, key, query_stride, query_step, key_stride, key_step,
                     row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
                 )  # fmt: skip
-            if PARTS == 2:
-                # In halves: dot products and weights of the whole at once do not fit in registers.
-                halves = tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1])
-                left, right = tl.split(halves)
-                write_weights(
-                    left, row, col, 2 * tile_col, side, first_row, row_end, first_col, col_end,
-                    reductions, gradients, data, shifts, scale, out, mirror, out_stride,
-                    row_products, CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL,
-                    DESCRIPTORS, OUT, ROWS, COLS // 2,
-                )  # fmt: skip
-                write_weights(
-                    right, row, col + COLS // 2, 2 * tile_col + 1, side, first_row, row_end,
-                    first_col, col_end, reductions, gradients, data, shifts, scale, out, mirror,
-                    out_stride, row_products, CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL,
-                    DESCRIPTORS, OUT, ROWS, COLS // 2,
-                )  # fmt: skip
-            else:
-                write_weights(
-                    dots, row, col, tile_col, side, first_row, row_end, first_col, col_end,
-                    reductions, gradients, data, shifts, scale, out, mirror, out_stride,
-                    row_products, CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL,
-                    DESCRIPTORS, OUT, ROWS, COLS,
-                )  # fmt: skip
+            write_parts(
+                dots, row, col, tile_col, side, first_row, row_end, first_col, col_end,
+                reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
+                CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL, DESCRIPTORS, OUT,
+                ROWS, COLS, PARTS,
+            )  # fmt: skip
+
+
+@triton.jit
+def write_parts(
+    dots,
+    row,
+    col,
+    part,
+    side,
+    first_row,
+    row_end,
+    first_col,
+    col_end,
+    reductions,
+    gradients,
+    data,
+    shifts,
+    out,
+    mirror,
+    out_stride,
+    row_products,
+    CODE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    SIDES: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    DIAGONAL: tl.constexpr,
+    GENERAL: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    OUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """The weights of a tile, one of its PARTS after the other: dot products and weights of a wide
+    tile do not fit in registers at once.
+    """
+    if PARTS == 1:
+        write_weights(
+            dots, row, col, part, side, first_row, row_end, first_col, col_end,
+            reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
+            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL, DESCRIPTORS, OUT, ROWS, COLS,
+        )  # fmt: skip
+    else:
+        left, right = tl.split(tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1]))
+        write_parts(
+            left, row, col, 2 * part, side, first_row, row_end, first_col, col_end,
+            reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
+            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL, DESCRIPTORS, OUT,
+            ROWS, COLS // 2, PARTS // 2,
+        )  # fmt: skip
+        write_parts(
+            right, row, col + COLS // 2, 2 * part + 1, side, first_row, row_end, first_col, col_end,
+            reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
+            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL, DESCRIPTORS, OUT,
+            ROWS, COLS // 2, PARTS // 2,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -135,7 +178,6 @@ def write_weights(
     gradients,
     data,
     shifts,
-    scale,
     out,
     mirror,
     out_stride,
@@ -171,7 +213,7 @@ def write_weights(
         total = tl.sum(product, 1) * tl.where(side == 0, 0.5, 1.0)
         at = tl.cast(part, tl.int64) * (row_end - first_row) + (rows - first_row)
         tl.store(row_products + at, total, mask=rows < row_end)
-    weights = (g * scale).to(OUT)
+    weights = g.to(OUT)
     if DESCRIPTORS:
         out.store([row - first_row, col - first_col], weights)
     else:

@@ -46,14 +46,15 @@ class Weigher:
         if with_products:
             tiles = -(-block.shape[1] // launch.cols) * launch.parts
             products = context.partials(block, (tiles, block.shape[0]), context.problem.dtype)
-        weights.weigh[(launch.programs(*block.shape, context.device),)](
-            *context.place(block, launch),
+        context.over_tiles(
+            weights.weigh,
+            launch,
+            block,
             carry.encoded.vectors,
             self.coefficients.vectors,
             carry.encoded.data,
             carry.flag,
             carry.shifts,
-            self.unit,
             strip_argument(out, launch, launch.rows, launch.cols // launch.parts),
             strip_argument(out, launch, launch.cols // launch.parts, launch.rows)
             if diagonal
@@ -65,13 +66,11 @@ class Weigher:
             KEPT=block.kept is not None,
             CHANNELS=bool(context.channels),
             SIDES=self.coefficients.sides,
-            UNIT=self.coefficients.unit is not None,
             PRODUCTS=with_products,
             DIAGONAL=diagonal,
             GENERAL=general,
             OUT=as_triton(out.dtype),
             PARTS=launch.parts,
-            **context.constants(launch),
         )
         return products
 
@@ -86,6 +85,8 @@ class Weigher:
             block.rows.start,
             length,
             self.context.carry.flag,
+            self.unit,
+            UNIT=self.coefficients.unit is not None,
             GENERAL=len(parts) > 1,
             BLOCK=LINE,
         )

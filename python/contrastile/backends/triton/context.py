@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from ...engine.blocks import Block
@@ -68,6 +72,32 @@ class Context:
     def launch(self, purpose: Purpose) -> Launch:
         """The configuration of a kernel."""
         return pick(self.device, self.run.operand_dtype, purpose, len(self.run.vectors))
+
+    def over_tiles(
+        self, kernel: Any, launch: Launch, block: Block, *arguments: Any, **constants: Any
+    ) -> None:
+        """Launch a kernel over the tiles of a block."""
+        start = functools.partial(
+            kernel[(launch.programs(*block.shape, self.device),)],
+            *self.place(block, launch),
+            *arguments,
+            **constants,
+            **self.constants(launch),
+        )
+        if launch.specialize:
+            contextvars.copy_context().run(self._with_scratch, start)
+        else:
+            start()
+
+    def _with_scratch(self, start: Callable[[], object]) -> None:
+        """Descriptors made on the device need memory, from an allocator that Triton keeps in a
+        context variable: the caller's context is left as it is.
+        """
+        device = self.problem.device
+        triton.set_allocator(
+            lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=device)
+        )
+        start()
 
     def place(self, block: Block, launch: Launch) -> tuple[Any, ...]:
         """The arguments that say which block of which embeddings."""

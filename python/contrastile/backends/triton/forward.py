@@ -80,8 +80,10 @@ def _launch(
         of_rows, of_cols = (None if p is None else getattr(p, name) for p in (rows, cols))
         return first(of_rows, carry.flag), first(of_cols, carry.flag)
 
-    reduce[(launch.programs(*block.shape, context.device),)](
-        *context.place(block, launch),
+    context.over_tiles(
+        reduce,
+        launch,
+        block,
         carry.encoded.vectors,
         carry.encoded.data,
         carry.flag,
@@ -100,5 +102,4 @@ def _launch(
         COUNTS_COLS=cols is not None and cols.counts is not None,
         DIAGONAL=context.is_diagonal(block),
         GENERAL=general,
-        **context.constants(launch),
     )

@@ -36,8 +36,8 @@ class Embedding:
         return Embedding(padded[:, :size])
 
     def argument(self, launch: Launch, height: int) -> Any:
-        """A descriptor of ``height`` rows of it, or the pointer."""
-        if launch.descriptors:
+        """A descriptor of ``height`` rows of it, or the pointer: also for a kernel to make one."""
+        if launch.descriptors and not launch.specialize:
             return TensorDescriptor.from_tensor(self.tensor, [height, launch.depth])
         return self.tensor
 
@@ -61,7 +61,7 @@ def _aligned(tensor: Tensor) -> bool:
 
 def strip_argument(strip: Tensor, launch: Launch, height: int, width: int) -> Any:
     """A descriptor of a strip of G to store tiles of that shape through, or the pointer."""
-    if launch.descriptors:
+    if launch.descriptors and not launch.specialize:
         return TensorDescriptor.from_tensor(strip, [height, width])
     return strip
 
