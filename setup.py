@@ -125,7 +125,7 @@ def packages() -> list[str]:
 setup(
     package_dir={"": "python", **FOLDERS},
     packages=packages(),
-    package_data={"contrastile": ["py.typed"]},
+    package_data={"contrastile": ["py.typed", "backends/triton/launches/*.json"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildLevels},
 )

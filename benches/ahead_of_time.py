@@ -30,6 +30,7 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
     "sm_120": GPUTarget("cuda", 120, 32),
+    "gfx90a": GPUTarget("hip", "gfx90a", 64),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 # Per block of threads, in bytes; of NVIDIA's the driver keeps one KiB.
@@ -38,7 +39,17 @@ SHARED_LIMIT = {
     "sm_90": 232_448,
     "sm_100": 232_448,
     "sm_120": 101_376,
+    "gfx90a": 65_536,
     "gfx942": 65_536,
+}
+# Multiprocessors of the largest such GPU.
+PROCESSORS = {
+    "sm_80": 108,
+    "sm_90": 132,
+    "sm_100": 148,
+    "sm_120": 188,
+    "gfx90a": 110,
+    "gfx942": 304,
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -104,8 +115,7 @@ def recording(arch: str) -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
             found.append((self.fn.__name__, constants, kernel))
         return kernel
 
-    processors = {"sm_80": 108, "sm_100": 148, "sm_120": 188, "gfx942": 304}.get(arch, 132)
-    device = Device(arch, processors)
+    device = Device(arch, PROCESSORS[arch])
     triton.runtime.driver.set_active(Driver(arch))
     with (
         mock.patch.object(JITFunction, "run", compile_only),

@@ -1,80 +1,27 @@
 """What every compiled kernel must keep to, on GPUs that need not be there.
 
 ``python -m contrastile.benches.gates --arch sm_90`` compiles the kernels of the losses as they are
-shipped, prints what each takes, and exits with 1 if one breaks a rule. It runs with whatever Triton
-is installed; TRITON_INTERPRET must not be set, as interpreted kernels are never compiled.
+launched, shipped or by CONTRASTILE_LAUNCHES, prints what each takes, and exits with 1 if one breaks
+a rule. It runs with whatever Triton is installed; TRITON_INTERPRET must not be set, as interpreted
+kernels are never compiled.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-import contrastile.functional as losses
-import torch
-from torch import Tensor
+from contrastile.backends.triton.backend import interpreting
+from contrastile.backends.triton.launch import specialised, trying
 
 from .ahead_of_time import SHARED_LIMIT, TARGETS, Compiled, compile_for
+from .cases import DTYPES
+from .problems import Step, steps
 
-DTYPES = {
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "fp32": torch.float32,
-    "fp64": torch.float64,
-}
 # Kernels over tiles; the others are O(N) work.
 TILES = ("reduce", "weigh")
 REGISTERS = 65_536
-# No tile of any configuration divides the rows, and embeddings are aligned. From KEPT_SIZE on dot
-# products are kept in every dtype, if the workspace has room.
-ROWS, SIZE, KEPT_SIZE = 1000, 512, 1024
-
-
-def steps(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
-    """A step of each kind of problem: sides, self mode, predicates, pair sums, two reductions; and
-    those kernels that keep dot products.
-    """
-
-    def make(size: int = SIZE) -> Tensor:
-        return torch.randn(ROWS, size).to(dtype).requires_grad_()
-
-    def scalar(value: float) -> Tensor:
-        return torch.tensor(value, requires_grad=True)
-
-    ids = torch.arange(ROWS) % 7
-    kept: dict[str, Any] = {"backend": "triton"}
-    own = {**kept, "workspace": ROWS * ROWS * max(dtype.itemsize, 4)}
-    made: dict[str, Callable[[], Tensor]] = {
-        "clip_loss": lambda: losses.clip_loss(make(), make(), logit_scale=scalar(9.0), **own),
-        "info_nce": lambda: losses.info_nce(make(), make(), temperature=0.1, **own),
-        "nt_xent": lambda: losses.nt_xent(make(), make(), logit_scale=scalar(9.0), **own),
-        "supcon_loss": lambda: losses.supcon_loss(make(), ids, logit_scale=scalar(9.0), **own),
-        "multi_positive_nce": lambda: losses.multi_positive_nce(
-            make(), make(), ids, ids, logit_scale=scalar(9.0), **own
-        ),
-        "siglip_loss": lambda: losses.siglip_loss(
-            make(), make(), logit_scale=scalar(9.0), logit_bias=scalar(-9.0), **own
-        ),
-        "siglip_loss with ids": lambda: losses.siglip_loss(
-            make(), make(), ids=ids, logit_scale=scalar(9.0), logit_bias=scalar(-9.0), **own
-        ),
-        "clip_loss, kept": lambda: losses.clip_loss(
-            make(KEPT_SIZE), make(KEPT_SIZE), logit_scale=scalar(9.0), **kept
-        ),
-        "nt_xent, kept": lambda: losses.nt_xent(
-            make(KEPT_SIZE), make(KEPT_SIZE), logit_scale=scalar(9.0), **kept
-        ),
-        "siglip_loss, kept": lambda: losses.siglip_loss(
-            make(KEPT_SIZE), make(KEPT_SIZE), logit_scale=9.0, logit_bias=-9.0, **kept
-        ),
-    }
-    return {name: _with_backward(step) for name, step in made.items()}
-
-
-def _with_backward(step: Callable[[], Tensor]) -> Callable[[], object]:
-    return lambda: step().backward()
 
 
 def broken_rules(kernel: Compiled, dtype: str) -> Iterator[str]:
@@ -92,6 +39,8 @@ def broken_rules(kernel: Compiled, dtype: str) -> Iterator[str]:
         yield "multiplies in tf32"
     if nvidia and dtype != "fp64":
         yield from _duplicated_powers(kernel)
+    if kernel.constants["SPECIALIZE"] and not kernel.count("setmaxnreg"):
+        yield "is not specialised: no warp hands its registers on"
 
 
 def _missing_tensor_cores(kernel: Compiled) -> Iterator[str]:
@@ -100,6 +49,7 @@ def _missing_tensor_cores(kernel: Compiled) -> Iterator[str]:
         "sm_90": (r"wgmma\.mma_async", r"cp\.async\.bulk\.tensor"),
         "sm_100": (r"tcgen05\.mma", r"cp\.async\.bulk\.tensor"),
         "sm_120": (r"mma\.sync", r"cp\.async\.c[ag]"),
+        "gfx90a": (r"v_mfma",),
         "gfx942": (r"v_mfma",),
     }
     for pattern in wanted[kernel.arch]:
@@ -114,7 +64,8 @@ def _duplicated_powers(kernel: Compiled) -> Iterator[str]:
     what another does.
     """
     constants = kernel.constants
-    tile = constants["ROWS"] * constants["COLS"] // (32 * kernel.warps)
+    # Specialised, groups of so many warps share a tile, and each has its instructions.
+    tile = constants["ROWS"] * constants["COLS"] // (32 * constants["num_warps"])
     allowed = tile * reductions(kernel) * (2 if constants.get("GENERAL") else 1)
     found = kernel.instructions["MUFU.EX2"]
     if found > allowed:
@@ -131,18 +82,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
     parser.add_argument("--loss", nargs="+", default=None, help="default: all kinds")
+    parser.add_argument("--specialised", action="store_true", help="the launches that are on trial")
     options = parser.parse_args(argv)
+    if interpreting():
+        parser.error("TRITON_INTERPRET=1: nothing is compiled then")
     broken = 0
     for arch in options.arch:
-        for dtype in options.dtype:
-            for name, step in steps(DTYPES[dtype]).items():
-                if options.loss is None or name in options.loss:
-                    broken += check(arch, dtype, name, step)
+        with trying(specialised(arch) if options.specialised else {}):
+            for dtype in options.dtype:
+                for name, step in steps(DTYPES[dtype]).items():
+                    if options.loss is None or name in options.loss:
+                        broken += check(arch, dtype, name, step)
     print(f"{broken} rules broken")
     return 1 if broken else 0
 
 
-def check(arch: str, dtype: str, loss: str, step: Callable[[], object]) -> int:
+def check(arch: str, dtype: str, loss: str, step: Step) -> int:
     """Print the kernels of a step, and the rules they break; how many."""
     broken = 0
     for kernel in compile_for(arch, step):

@@ -48,7 +48,7 @@ def steps() -> dict[str, Step]:
     x, y = (torch.randn(ROWS, SIZE).bfloat16().requires_grad_() for _ in "xy")
     scale = torch.tensor(10.0, requires_grad=True)
     bias = torch.tensor(-5.0, requires_grad=True)
-    own = {"logit_scale": scale, "backend": "triton"}
+    own: dict[str, Any] = {"logit_scale": scale, "backend": "triton"}
     target = torch.arange(ROWS)
 
     def eager() -> Tensor:

@@ -19,7 +19,7 @@ import contrastile
 import torch
 from contrastile.backends.triton.backend import interpreting
 from contrastile.backends.triton.device import Device
-from contrastile.backends.triton.launch import Purpose, pick
+from contrastile.backends.triton.launch import Purpose, pick, specialised, trying
 
 from .ahead_of_time import TARGETS, Compiled, compile_for
 from .static_model import (
@@ -52,8 +52,9 @@ DTYPES = {
 # Between them they launch kernels of every purpose.
 LOSSES = ("clip_loss", "nt_xent", "siglip_loss")
 # Compiled once, for one D: others change the length of the main loop, of sm_80 how far it is
-# unrolled, and hardly anything in the epilogue.
-COMPILED_N, COMPILED_D = 512, 256
+# unrolled, and hardly anything in the epilogue. More scores than launch the general form alone, and
+# tiles divide them, as they do most batches.
+COMPILED_N, COMPILED_D = 2304, 256
 # Families of operations of NVIDIA's and of AMD's assembly.
 COUNTED = {
     "MUFU": r"MUFU|v_(exp|log|rcp|rsq|sqrt)_",
@@ -124,7 +125,8 @@ def kernels(arch: str, dtype: str, loss: str, l2_rate: float) -> Iterator[Kernel
             launch.rows,
             launch.cols,
             launch.depth,
-            compiled.warps,
+            # Specialised, an instruction is one of the groups of so many warps.
+            launch.warps,
             launch.per_processor,
             launch.specialize,
         )
@@ -157,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), metavar="DTYPE")
     new.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), metavar="LOSS")
     new.add_argument("--l2", type=float, default=L2_RATE, help="TB/s from L2 of an H100")
+    new.add_argument("--specialised", action="store_true", help="the launches that are on trial")
     new.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     return new
 
@@ -172,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for arch in options.arch:
         for dtype in options.dtype:
             print(f"compiling for {arch}, {dtype}", file=sys.stderr)
-            found = [k for loss in options.loss for k in kernels(arch, dtype, loss, options.l2)]
+            with trying(specialised(arch) if options.specialised else {}):
+                found = [k for loss in options.loss for k in kernels(arch, dtype, loss, options.l2)]
             report(arch, dtype, found, record)
     if options.out is not None:
         options.out.write_text(json.dumps(record, indent=1) + "\n")

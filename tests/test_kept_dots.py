@@ -10,7 +10,7 @@ import torch
 from cases import arguments_for, default_choice
 from contrastile.backends.triton import TritonBackend, backward
 from contrastile.backends.triton.device import Device
-from contrastile.backends.triton.launch import HALF_BY_ARCH, Purpose, pick
+from contrastile.backends.triton.launch import FOLDER, Purpose, pick
 from contrastile.engine.blocks import Keeping
 from helpers import cast, evaluate
 
@@ -72,7 +72,7 @@ def test_another_backward_pass_computes_them_again(kept: list[bool]) -> None:
 
 @pytest.mark.parametrize("reductions", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("arch", [*HALF_BY_ARCH, "gfx942", "interpreter"])
+@pytest.mark.parametrize("arch", [*sorted(p.stem for p in FOLDER.glob("*.json")), "interpreter"])
 def test_a_diagonal_keeps_every_tile_that_its_weights_read(
     arch: str, dtype: torch.dtype, reductions: int
 ) -> None:

@@ -170,6 +170,29 @@ def test_no_launch_changes_a_number(loss: str) -> None:
         assert_results_close(got, expected)
 
 
+@pytest.mark.parametrize("loss", ["clip_loss", "nt_xent", "siglip_loss"])
+@pytest.mark.parametrize("small", [True, False])
+def test_sizes_that_tiles_divide(loss: str, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their kernels ask no pair whether it is inside."""
+    even = []
+    over_tiles = context.Context.over_tiles
+
+    def recorded(self: context.Context, *args: Any, **constants: Any) -> None:
+        kernel, chosen, block, *rest = args
+        even.append(block.shape[0] % chosen.rows == 0 and block.shape[1] % chosen.cols == 0)
+        over_tiles(self, kernel, chosen, block, *rest, **constants)
+
+    monkeypatch.setattr(context.Context, "over_tiles", recorded)
+    if not small:
+        monkeypatch.setattr(context, "SMALL", 0)
+    rows = 2 * INTERPRETED.cols
+    choice = default_choice(loss, shape=(rows, 20), scale="logit_scale tensor", bias="tensor")
+    arguments = arguments_for(loss, choice)
+    got = evaluate(getattr(losses, loss), arguments, **TRITON)
+    assert_results_close(got, evaluate(getattr(oracles, loss), arguments))
+    assert all(even) and even
+
+
 def strided(rows: int, size: int, stride: int) -> Tensor:
     """Rows so far apart that their offsets pass 2^31; pages in between are never touched."""
     storage = torch.empty(1, dtype=torch.float16).new_empty_strided((rows, size), (stride, 1))

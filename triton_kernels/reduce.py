@@ -8,7 +8,15 @@ import triton.language as tl
 from .exponents import affine, included
 from .pairs import store_term
 from .softmax import store_sums, store_tops_and_sums
-from .tiles import BOUNDS, device_descriptor, dot_products, keep_dots, place, side_of_diagonal
+from .tiles import (
+    BOUNDS,
+    device_descriptor,
+    dot_products,
+    inside_block,
+    keep_dots,
+    place,
+    side_of_diagonal,
+)
 
 
 @triton.jit(do_not_specialize=BOUNDS)
@@ -45,6 +53,7 @@ def reduce(
     COUNTS_ROWS: tl.constexpr,
     COUNTS_COLS: tl.constexpr,
     DIAGONAL: tl.constexpr,
+    EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
     FLAGGED: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
@@ -99,7 +108,7 @@ def reduce(
             own_cols = tile_col * COLS + tl.arange(0, COLS)
             # On the diagonal the columns' sums are the rows' sums of the mirrored tiles.
             mirrored = (cols < col_end) & (side > 0)
-            inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
+            inside = inside_block(rows, cols, row_end, col_end, EVEN)
             if KEEP:
                 keep_dots(kept, kept_stride, dots, own_rows, own_cols, inside)
             for r in tl.static_range(len(reductions)):

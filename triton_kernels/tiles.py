@@ -83,6 +83,16 @@ def _slab(
 
 
 @triton.jit
+def inside_block(rows, cols, row_end, col_end, EVEN: tl.constexpr):
+    """Which pairs of a tile there are. EVEN: all, as tiles divide the block; no score pays then."""
+    if EVEN:
+        inside = tl.full([rows.shape[0], cols.shape[0]], 1, tl.int1)
+    else:
+        inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
+    return inside
+
+
+@triton.jit
 def keep_dots(kept, stride, dots, rows, cols, inside):
     """Store the dot products of a tile at ``rows`` and ``cols`` of the block's memory."""
     places = kept + rows.to(tl.int64)[:, None] * stride + cols.to(tl.int64)[None, :]

@@ -7,7 +7,19 @@ import triton.language as tl
 
 from .pairs import term_weights
 from .softmax import channel_weights
-from .tiles import BOUNDS, device_descriptor, dot_products, kept_dots, place, side_of_diagonal
+from .tiles import (
+    BOUNDS,
+    device_descriptor,
+    dot_products,
+    inside_block,
+    kept_dots,
+    place,
+    side_of_diagonal,
+)
+
+# Of the finite numbers of either dtype.
+LARGEST = tl.constexpr(3.4028234663852886e38)
+LARGEST_DOUBLE = tl.constexpr(1.7976931348623157e308)
 
 
 @triton.jit(do_not_specialize=BOUNDS)
@@ -40,6 +52,7 @@ def weigh(
     SIDES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
+    EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
     FLAGGED: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
@@ -88,12 +101,10 @@ def weigh(
         side = side_of_diagonal(tile_row * ROWS, tile_col * COLS, ROWS, COLS) if DIAGONAL else 1
         if side >= 0:
             if KEPT:
-                own_rows = tile_row * ROWS + tl.arange(0, ROWS)
-                own_cols = tile_col * COLS + tl.arange(0, COLS)
-                inside = (row + tl.arange(0, ROWS) < row_end)[:, None] & (
-                    col + tl.arange(0, COLS) < col_end
-                )[None, :]
-                dots = kept_dots(kept, kept_stride, own_rows, own_cols, inside)
+                rows = row + tl.arange(0, ROWS)
+                cols = col + tl.arange(0, COLS)
+                inside = inside_block(rows, cols, row_end, col_end, EVEN)
+                dots = kept_dots(kept, kept_stride, rows - first_row, cols - first_col, inside)
             else:
                 dots = dot_products(
                     query, key, query_stride, query_step, key_stride, key_step,
@@ -102,7 +113,7 @@ def weigh(
             write_parts(
                 dots, row, col, tile_col, side, first_row, row_end, first_col, col_end,
                 reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
-                CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL, DESCRIPTORS, OUT,
+                CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
                 ROWS, COLS, PARTS,
             )  # fmt: skip
 
@@ -131,6 +142,7 @@ def write_parts(
     SIDES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
+    EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     OUT: tl.constexpr,
@@ -145,20 +157,20 @@ def write_parts(
         write_weights(
             dots, row, col, part, side, first_row, row_end, first_col, col_end,
             reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL, DESCRIPTORS, OUT, ROWS, COLS,
+            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS,
         )  # fmt: skip
     else:
         left, right = tl.split(tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1]))
         write_parts(
             left, row, col, 2 * part, side, first_row, row_end, first_col, col_end,
             reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL, DESCRIPTORS, OUT,
+            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
             ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
         write_parts(
             right, row, col + COLS // 2, 2 * part + 1, side, first_row, row_end, first_col, col_end,
             reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, GENERAL, DESCRIPTORS, OUT,
+            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
             ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
 
@@ -187,6 +199,7 @@ def write_weights(
     SIDES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
+    EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     OUT: tl.constexpr,
@@ -196,7 +209,7 @@ def write_weights(
     """From the dot products of a tile at (row, col) to its weights in memory."""
     rows = row + tl.arange(0, ROWS)
     cols = col + tl.arange(0, COLS)
-    inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
+    inside = inside_block(rows, cols, row_end, col_end, EVEN)
     if CHANNELS:
         g = channel_weights(
             dots, inside, reductions, gradients, data, shifts, CODE,
@@ -207,8 +220,9 @@ def write_weights(
             dots, inside, reductions, gradients, data, CODE, rows, cols, row_end, col_end, SIDES
         )
     if PRODUCTS:
-        # 0 times a dot product that is no number stays 0.
-        product = tl.where(g != 0, g * dots, 0.0)
+        # 0 times a dot product that is no number stays 0. Clamped by two instructions; whether G is
+        # 0 took five, and registers for the answers.
+        product = g * _finite(dots)
         # In the square on the diagonal each pair stands twice, and one with itself once.
         total = tl.sum(product, 1) * tl.where(side == 0, 0.5, 1.0)
         at = tl.cast(part, tl.int64) * (row_end - first_row) + (rows - first_row)
@@ -231,6 +245,13 @@ def write_weights(
                 own_cols = (cols - first_col).to(tl.int64)
                 places = mirror + own_cols[None, :] * out_stride + own_rows[:, None]
                 tl.store(places, weights, mask=inside)
+
+
+@triton.jit
+def _finite(x):
+    """x, but a finite number for what is none."""
+    LIMIT: tl.constexpr = LARGEST_DOUBLE if x.dtype == tl.float64 else LARGEST
+    return tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
 
 
 @triton.jit(do_not_specialize=[*BOUNDS, "count"])

@@ -1,4 +1,4 @@
-"""The command line: ``contrastile demo | doctor | bench``."""
+"""The command line: ``contrastile demo | doctor | bench | tune``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from .problem import InputError
 
 # What the optional commands import, by the name to install.
 DEMO_PACKAGES = {"matplotlib": "matplotlib", "PIL": "pillow", "rich": "rich"}
+# Commands that read their options themselves.
+OWN_OPTIONS = ("bench", "tune")
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -19,13 +21,15 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; 2 for what the user can put right."""
     options, rest = _parser().parse_known_args(argv)
-    if rest and options.command != "bench":
+    if rest and options.command not in OWN_OPTIONS:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "demo":
             return _demo(options)
         if options.command == "bench":
             return _bench(rest)
+        if options.command == "tune":
+            return _tune(rest)
         return _doctor()
     except ModuleNotFoundError as error:
         package = DEMO_PACKAGES.get((error.name or "").partition(".")[0])
@@ -60,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "bench", help="measure speed and memory (options: contrastile bench --help)", add_help=False
     )
-    for command in (demo, doctor, bench):
+    tune = commands.add_parser(
+        "tune", help="time launch configurations on this GPU, for later runs", add_help=False
+    )
+    for command in (demo, doctor, bench, tune):
         command.set_defaults(parser=command)
     return parser
 
@@ -82,6 +89,12 @@ def _bench(argv: list[str]) -> int:
     from .benches.run import main as bench
 
     return bench(argv)
+
+
+def _tune(argv: list[str]) -> int:
+    from .benches.tune import main as tune
+
+    return tune(argv)
 
 
 def _fail(message: str) -> int:

@@ -81,6 +81,7 @@ class Context:
             kernel[(launch.programs(*block.shape, self.device),)],
             *self.place(block, launch),
             *arguments,
+            EVEN=block.shape[0] % launch.rows == 0 and block.shape[1] % launch.cols == 0,
             **constants,
             **self.constants(launch),
         )

@@ -1,18 +1,31 @@
-"""Launch configurations: one frozen record, and the heuristic that picks it."""
+"""Launch configurations: one frozen record, the tables of them, and the choice of one.
+
+``launches/<architecture>.json`` has a table for each architecture, ``default.json`` what they leave
+out. The environment variable CONTRASTILE_LAUNCHES may name one more file, as ``contrastile tune``
+writes it, with other values of what changes no arithmetic.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, replace
 from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from ...problem import InputError
 from .device import Device
 
 
 class Purpose(Enum):
-    """Which kernel is launched. The general forms need more registers and hardly ever run; the
-    weights of a diagonal block are written twice.
+    """Which kernel is launched. The general forms need more registers, and run where a problem is
+    small or a bound fails; the weights of a diagonal block are written twice.
     """
 
     REDUCE = "reduce"
@@ -64,65 +77,23 @@ class Launch:
         return max(min(tiles, device.processors * self.per_processor), 1)
 
 
+Table = Mapping[tuple[str, Purpose], Launch]
+
 INTERPRETED = Launch(16, 32, 16, 4, 1, descriptors=True)
-# fp32 products outside the tensor cores: limited by registers, not by loads.
-EXACT = Launch(32, 64, 16, 4, 2, descriptors=False, per_processor=2)
-DOUBLE = Launch(32, 32, 16, 4, 2, descriptors=False, per_processor=2)
-HALF = Launch(128, 128, 32, 8, 3, descriptors=False)
-SHORT = Launch(128, 64, 32, 8, 3, descriptors=False)
-SMALL = Launch(64, 64, 32, 4, 3, descriptors=False)
-WIDE = Launch(128, 256, 64, 8, 3, descriptors=True)
-HALVES = replace(WIDE, parts=2)
-SQUARE = Launch(128, 128, 64, 8, 3, descriptors=True)
-LOW = Launch(64, 128, 64, 8, 3, descriptors=True)
-NARROW = Launch(128, 64, 64, 8, 3, descriptors=True)
-# Limited by the memory's bandwidth: many programs, each with loads under way.
-KEPT = Launch(32, 64, 16, 4, 1, descriptors=False, per_processor=8)
-# The tensor cores of sm_90 and sm_100 take no fewer.
-FEWEST_ROWS = 64
-# Registers and shared memory decide: where a tile is smaller than its neighbours, the larger one
-# spilled with Triton 3.6 or 3.7 (benches/gates.py). Of sm_90's weights on the diagonal, 128 x 256
-# would not fit in shared memory twice, as they are and transposed.
-HALF_BY_ARCH = {
-    "sm_120": {
-        Purpose.REDUCE_AND_KEEP: SMALL,
-        Purpose.REDUCE_GENERAL: SHORT,
-        Purpose.WEIGH: SHORT,
-        Purpose.WEIGH_TERMS: SMALL,
-        Purpose.WEIGH_DIAGONAL: SHORT,
-        Purpose.WEIGH_GENERAL: SHORT,
-        Purpose.WEIGH_DIAGONAL_GENERAL: SHORT,
-    },
-    "sm_80": {
-        Purpose.REDUCE_TERMS: SHORT,
-        Purpose.WEIGH_DIAGONAL: SHORT,
-        Purpose.WEIGH_GENERAL: SHORT,
-        Purpose.WEIGH_DIAGONAL_GENERAL: SHORT,
-    },
-    "sm_90": {
-        Purpose.REDUCE: WIDE,
-        Purpose.REDUCE_GENERAL: SQUARE,
-        Purpose.REDUCE_TERMS: WIDE,
-        Purpose.REDUCE_AND_KEEP: SQUARE,
-        Purpose.WEIGH: HALVES,
-        Purpose.WEIGH_TERMS: SQUARE,
-        Purpose.WEIGH_GENERAL: SQUARE,
-        Purpose.WEIGH_DIAGONAL: SQUARE,
-        Purpose.WEIGH_DIAGONAL_GENERAL: SQUARE,
-    },
-    "sm_100": {
-        Purpose.REDUCE: SQUARE,
-        Purpose.REDUCE_GENERAL: NARROW,
-        Purpose.REDUCE_TERMS: LOW,
-        Purpose.REDUCE_AND_KEEP: LOW,
-        Purpose.WEIGH: SQUARE,
-        Purpose.WEIGH_TERMS: LOW,
-        Purpose.WEIGH_GENERAL: NARROW,
-        # At 128 rows Triton 3.7.1 fails to compile the transposed store.
-        Purpose.WEIGH_DIAGONAL: LOW,
-        Purpose.WEIGH_DIAGONAL_GENERAL: LOW,
-    },
-}
+# A tile is not halved below: the tensor cores of sm_90 and sm_100 take no fewer rows.
+FEWEST_ROWS, FEWEST_COLS = 64, 32
+FOLDER = Path(__file__).parent / "launches"
+VARIABLE = "CONTRASTILE_LAUNCHES"
+# Classes of dtypes, as files name them.
+KINDS = ("half", "single", "double")
+FIELDS = {field.name: field for field in fields(Launch)}
+POWERS_OF_TWO = ("rows", "cols", "depth", "warps", "parts")
+# The order and the overlap of tiles. Any other field may change what is added to what first.
+TUNABLE = ("stages", "group", "per_processor", "flatten")
+# The entry for all purposes that a file does not name.
+OTHERWISE = "otherwise"
+# What ``trying`` tries.
+_trial: dict[tuple[str, Purpose], Launch] = {}
 
 
 def pick(device: Device, dtype: torch.dtype, purpose: Purpose, reductions: int = 1) -> Launch:
@@ -130,22 +101,134 @@ def pick(device: Device, dtype: torch.dtype, purpose: Purpose, reductions: int =
 
     Several reductions of one tile take registers each: its sides are half as long then.
     """
+    # A test may replace INTERPRETED: it is a key like all others.
+    return _pick(device.arch, kind_of(dtype), purpose, reductions > 1, INTERPRETED)
+
+
+@cache
+def _pick(arch: str, kind: str, purpose: Purpose, several: bool, interpreted: Launch) -> Launch:
+    launch = {**shipped(arch), **_from_environment(arch), **_trial}[kind, purpose]
     if purpose is Purpose.WEIGH_KEPT:
-        return _within(KEPT, pick(device, dtype, Purpose.REDUCE_AND_KEEP, reductions))
-    if device.arch == "interpreter":
-        return INTERPRETED
-    if dtype == torch.float64:
-        return DOUBLE
-    launch = HALF_BY_ARCH.get(device.arch, {}).get(purpose, HALF)
-    if dtype == torch.float32:
-        launch = EXACT
-    if reductions == 1:
+        kept = Purpose.REDUCE_AND_KEEP
+        return _within(launch, _pick(arch, kind, kept, several, interpreted))
+    if not several or arch == "interpreter":
         return launch
     rows = min(launch.rows, max(launch.rows // 2, FEWEST_ROWS))
-    return replace(launch, rows=rows, cols=launch.cols // 2, parts=1)
+    cols = min(launch.cols, max(launch.cols // 2, FEWEST_COLS))
+    # Specialised, two groups of warps take 64 rows each.
+    return replace(launch, rows=rows, cols=cols, parts=1, specialize=False)
 
 
 def _within(launch: Launch, outer: Launch) -> Launch:
     """No side longer than the other's longest: of a diagonal, the tiles that were kept suffice."""
     longest = max(outer.rows, outer.cols)
     return replace(launch, rows=min(launch.rows, longest), cols=min(launch.cols, longest))
+
+
+def kind_of(dtype: torch.dtype) -> str:
+    """The class of a dtype: one table serves it."""
+    return {torch.float32: "single", torch.float64: "double"}.get(dtype, "half")
+
+
+def shipped(arch: str) -> Table:
+    """The table of an architecture, every kind and purpose in it."""
+    _, table = read(FOLDER / "default.json")
+    if arch == "interpreter":
+        return {k: v if k[1] is Purpose.WEIGH_KEPT else INTERPRETED for k, v in table.items()}
+    file = FOLDER / f"{arch}.json"
+    return {**table, **read(file)[1]} if file.exists() else table
+
+
+def specialised(arch: str) -> Table:
+    """Warp-specialised launches that wait for a device to be measured on; see :func:`trying`."""
+    file = FOLDER / f"{arch}_specialised.json"
+    return read(file)[1] if file.exists() else {}
+
+
+def _from_environment(arch: str) -> Table:
+    file = os.environ.get(VARIABLE)
+    return tuned(Path(file), arch) if file else {}
+
+
+def tuned(file: Path, arch: str) -> Table:
+    """What a file changes for ``arch``; results stay bitwise the same."""
+    tuned_for, table = read(file)
+    if tuned_for != arch:
+        raise InputError(
+            f"{file}: tuned for {tuned_for}, but this device is {arch}: unset {VARIABLE}, or "
+            "tune again on this device"
+        )
+    before = shipped(arch)
+    for (kind, purpose), launch in table.items():
+        for name in [name for name in FIELDS if name not in TUNABLE]:
+            old, new = (getattr(each, name) for each in (before[kind, purpose], launch))
+            if new != old:
+                raise InputError(
+                    f"{file}: {kind}, {purpose.value!r}: {name} may change results and must stay "
+                    f"{old}, got {new}; tunable are {', '.join(TUNABLE)}. If the shipped launches "
+                    "changed since, tune again"
+                )
+    return table
+
+
+@contextmanager
+def trying(table: Table) -> Iterator[None]:
+    """Inside, its launches take the place of all others."""
+    _trial.update(table)
+    _pick.cache_clear()
+    try:
+        yield
+    finally:
+        _trial.clear()
+        _pick.cache_clear()
+
+
+@cache
+def read(file: Path) -> tuple[str, Table]:
+    """The architecture that a file is for, and its launches."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not a file of launch configurations: {error}") from error
+    content = _object(content, ("arch", "why", "measured", *KINDS), str(file))
+    if not isinstance(content.get("arch"), str):
+        raise InputError(f"{file}: arch must name an architecture, got {content.get('arch')!r}")
+    table = {}
+    for kind in KINDS:
+        names = [OTHERWISE, *(purpose.value for purpose in Purpose)]
+        entries = _object(content.get(kind, {}), names, f"{file}: {kind}")
+        found = {k: _launch(v, f"{file}: {kind}, {k!r}") for k, v in entries.items()}
+        for purpose in Purpose:
+            launch = found.get(purpose.value, found.get(OTHERWISE))
+            if launch is not None:
+                table[kind, purpose] = launch
+    return content["arch"], table
+
+
+def _launch(entry: object, where: str) -> Launch:
+    values = _object(entry, (*FIELDS, "why"), where)
+    values.pop("why", None)
+    for name, field in FIELDS.items():
+        if name not in values:
+            if field.default is MISSING:
+                raise InputError(f"{where}: {name} is missing")
+            continue
+        value = values[name]
+        # Annotations are text in this file; a bool is an int to isinstance.
+        if type(value).__name__ != field.type:
+            raise InputError(f"{where}: {name} must be of type {field.type}, got {value!r}")
+        if field.type == "int" and value < 1:
+            raise InputError(f"{where}: {name} must be positive, got {value}")
+        if name in POWERS_OF_TWO and value & (value - 1):
+            raise InputError(f"{where}: {name} must be a power of two, got {value}")
+    return Launch(**values)
+
+
+def _object(value: object, names: Collection[str], where: str) -> dict[str, Any]:
+    """A copy of a JSON object that has no other names."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: must be a JSON object, got {value!r}")
+    for name in value:
+        if name not in names:
+            raise InputError(f"{where}: unknown name {name!r}, known are {', '.join(names)}")
+    return dict(value)
