@@ -134,6 +134,37 @@ def test_general_form_takes_over(scale: float, settled: list[int]) -> None:
     assert torch.allclose(got.columns[0], exact.logsumexp(0))
 
 
+def test_rows_without_a_pair_do_not_call_the_general_form(settled: list[int]) -> None:
+    """At a scale where sums are certified: a class of one has a sum of 0."""
+    x = torch.nn.functional.normalize(torch.randn(24, 16), dim=1)
+    ids = torch.arange(24) // 2
+    ids[-1] = 99
+    y = torch.nn.functional.normalize(x + 0.1 * torch.randn(24, 16), dim=1)
+    options = {"logit_scale": 100.0}
+    loss = losses.multi_positive_nce(x, y, ids, torch.arange(24) // 2, **options, **TRITON)
+    assert set(settled) == {0}
+    exact = oracles.multi_positive_nce(
+        x.double(), y.double(), ids, torch.arange(24) // 2, **options
+    )
+    assert torch.allclose(loss.double(), exact, rtol=1e-5)
+
+
+def test_powers_that_vanish_are_noticed_beside_empty_rows(settled: list[int]) -> None:
+    """The smallest normal number in place of what vanished is no sum to trust."""
+    x = torch.zeros(20, 8)
+    x[:, 0] = 1.0
+    y = x.clone()
+    y[10:] *= -1
+    pairs = Equal(torch.arange(20) // 10, torch.arange(20) // 10)
+    channels = [Channel(pairs)]
+    lse = log_sum_exp(x, y, scale=150.0, channels=channels, **TRITON).rows[0]
+    assert settled == [1]
+    exact = log_sum_exp(
+        x.double(), y.double(), scale=150.0, channels=channels, backend="reference"
+    ).rows[0]
+    assert torch.allclose(lse.double(), exact, rtol=1e-6)
+
+
 def test_a_row_that_is_no_number_stays_alone(settled: list[int]) -> None:
     x, y = torch.randn(20, 8), torch.randn(20, 8)
     x[3, 2] = torch.nan

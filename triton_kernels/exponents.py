@@ -14,7 +14,8 @@ COL_OFFSET = tl.constexpr(2)
 PAIRS = tl.constexpr(3)
 PHI = tl.constexpr(4)
 CLASSES = tl.constexpr(5)
-HEADER = tl.constexpr(6)
+FLOOR = tl.constexpr(6)
+HEADER = tl.constexpr(7)
 
 
 @triton.jit
@@ -33,7 +34,7 @@ def affine(
     """dots (hi + lo) + row offset + column offset + class weights - shift.
 
     ``vectors``: coefficient's high and low part (one a row, or one), row offset, column offset,
-    class weights. The shift joins the offsets: the sum is rounded once, at the size of the result.
+    class weights. The shift joins the offsets: what is large in both is gone before dots are added.
     """
     if CODE[AT + PER_ROW]:
         high = tl.load(vectors[0] + rows, mask=rows < row_end, other=0.0)[:, None]

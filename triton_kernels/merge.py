@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .exponents import FLOOR
 from .shift import REACH, SMALLEST
 
 # Not compiled anew for a length that 16 divides, or another.
@@ -65,6 +66,7 @@ def certify(
     m,
     spans,
     flag,
+    CODE: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -75,21 +77,35 @@ def certify(
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if ROWS:
         for r in tl.static_range(len(row_totals)):
-            _certify(row_totals[r], row_general[r], row_tops[r], i, n, m, spans + r, flag)
+            _certify(
+                row_totals[r], row_general[r], row_tops[r], i, n, m, spans + r, flag,
+                CODE[CODE[r] + FLOOR],
+            )  # fmt: skip
     if COLS:
         for r in tl.static_range(len(col_totals)):
-            _certify(col_totals[r], col_general[r], col_tops[r], i, m, n, spans + r, flag)
+            _certify(
+                col_totals[r], col_general[r], col_tops[r], i, m, n, spans + r, flag,
+                CODE[CODE[r] + FLOOR],
+            )  # fmt: skip
 
 
 @triton.jit
-def _certify(totals, general, tops, i, length, terms, span_place, flag):
-    """Powers below 2^-126 may be flushed: of a sum of at least ``terms`` 2^-102 they are 2^-24."""
+def _certify(
+    totals, general, tops, i, length, terms, span_place, flag, EMPTY: tl.constexpr
+):  # fmt: skip
+    """Powers below 2^-126 may be flushed: of a sum of at least ``terms`` 2^-102 they are 2^-24.
+    EMPTY: a sum that is 0 is one of no pair, see FLOOR; else one of which all may have vanished.
+    """
     inside = i < length
     span = tl.load(span_place)
     total = tl.load(totals + i, mask=inside, other=float("inf"))
-    few = tl.min(total, 0) < terms * SMALLEST
-    # The second also for a span that is no number.
-    failed = (few & (span > 2 * REACH)) | ((span < float("inf")) == 0)
+    low = total < terms * SMALLEST
+    if EMPTY:
+        low = low & (total != 0.0)
+    few = tl.max(tl.where(low, 1, 0), 0) != 0
+    beyond = tl.max(tl.where(inside & ((total < float("inf")) == 0), 1, 0), 0) != 0
+    # The last also for a span that is no number.
+    failed = (few & (span > 2 * REACH)) | beyond | ((span < float("inf")) == 0)
     # Whoever writes, writes the same.
     tl.store(flag, 1, mask=failed)
     tl.store(general + i, tl.zeros_like(total), mask=inside)

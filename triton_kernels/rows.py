@@ -5,6 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .tiles import slab
+
+# Of the normal fp32 numbers.
+SMALLEST = tl.constexpr(2.0**-126)
+
 
 @triton.jit(do_not_specialize=["n", "m"])
 def prepare(
@@ -35,8 +40,8 @@ def prepare(
         paired = column >= 0
         total = tl.zeros([BLOCK], ACC)
         for depth in range(0, D, DEPTH):
-            q = _slab(query, query_stride, query_step, rows, paired, depth, D, DEPTH).to(ACC)
-            k = _slab(key, key_stride, key_step, column, paired, depth, D, DEPTH).to(ACC)
+            q = slab(query, query_stride, query_step, rows, paired, depth, D, DEPTH).to(ACC)
+            k = slab(key, key_stride, key_step, column, paired, depth, D, DEPTH).to(ACC)
             total += tl.sum(q * k, 1)
         tl.store(dots + rows, total, mask=rows < n)
     if NORMS:
@@ -52,15 +57,9 @@ def _largest_norm(
 ):
     total = tl.zeros(rows.shape, ACC)
     for depth in range(0, D, DEPTH):
-        value = _slab(x, stride, step, rows, rows < count, depth, D, DEPTH).to(ACC)
+        value = slab(x, stride, step, rows, rows < count, depth, D, DEPTH).to(ACC)
         total += tl.sum(value * value, 1)
+    # Squares may have vanished.
+    total = tl.where(rows < count, total + D * SMALLEST, total)
     # A maximum drops NaN, a sum keeps it.
     return tl.max(total, 0) + tl.sum(total, 0) * 0.0
-
-
-@triton.jit
-def _slab(x, stride, step, rows, wanted, depth, D: tl.constexpr, DEPTH: tl.constexpr):
-    features = (depth + tl.arange(0, DEPTH)).to(tl.int64)
-    inside = wanted[:, None] & (features < D)[None, :]
-    places = x + rows[:, None] * stride + features[None, :] * step
-    return tl.load(places, mask=inside, other=0.0)

@@ -1,8 +1,9 @@
 """The fixed shift of a channel: bounds that prove it right, and the certificate afterwards.
 
 Exponents lie within [low, high] bits by Cauchy and Schwarz. Where high - low is at most 2 REACH
-every power is a normal number. Beyond, the shift leaves the top REACH bits exact and powers may
-vanish at the bottom; ``certify`` then proves that none of them mattered, or calls the general form.
+every power is a normal number. Beyond, the shift leaves the top REACH bits as they are and powers
+may vanish at the bottom; ``certify`` then proves that none of them mattered, or calls the general
+form.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from .exponents import CLASSES, COL_OFFSET, PER_ROW, ROW_OFFSET
 
 # 2^REACH times 2^27 terms is within fp32.
 REACH = tl.constexpr(100.0)
+COARSE = tl.constexpr(2.0**22)
 # Powers below 2^-126 may be flushed: M of them are 2^-24 of a sum of M 2^-102.
 SMALLEST = tl.constexpr(2.0**-102)
 
@@ -102,6 +104,8 @@ def _choose(
         low += tl.load(class_range + 2 * c)
         high += tl.load(class_range + 2 * c + 1)
     span = high - low
+    # Rounded to fp32, a shift beyond would be off by whole bits.
+    span = tl.where(tl.maximum(high, -low) < COARSE, span, float("inf"))
     middle = tl.minimum(tl.maximum(high * 0.5, high - REACH), low + REACH)
     shift = tl.where(span <= 2 * REACH, middle, high - REACH)
     tl.store(shifts + c, shift.to(shifts.dtype.element_ty))

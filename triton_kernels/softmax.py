@@ -11,7 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .exponents import affine, included
+from .exponents import FLOOR, affine, included
+
+LOWEST = tl.constexpr(-126.0)
 
 
 @triton.jit
@@ -36,6 +38,9 @@ def store_sums(
     """Sums of 2^(y - shift) over a tile's columns and rows; one power serves both."""
     mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
     y = affine(dots, vectors, data, shift, CODE, AT, rows, cols, row_end, col_end)
+    if CODE[AT + FLOOR]:
+        # Only of no pair is the sum 0: what would vanish stays, as the smallest normal number.
+        y = tl.maximum(y, LOWEST, propagate_nan=tl.PropagateNan.ALL)
     power = tl.where(mask, tl.exp2(y), 0.0)
     if SUMS_ROWS:
         tl.store(row_sums, tl.sum(power, 1), mask=rows < row_end)

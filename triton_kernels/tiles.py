@@ -56,29 +56,22 @@ def dot_products(
             q = query.load([row, depth])
             k = key.load([col, depth])
         else:
-            q = _slab(query, query_stride, query_step, row, row_end, depth, D, ROWS, DEPTH)
-            k = _slab(key, key_stride, key_step, col, col_end, depth, D, COLS, DEPTH)
+            rows = (row + tl.arange(0, ROWS)).to(tl.int64)
+            cols = (col + tl.arange(0, COLS)).to(tl.int64)
+            q = slab(query, query_stride, query_step, rows, rows < row_end, depth, D, DEPTH)
+            k = slab(key, key_stride, key_step, cols, cols < col_end, depth, D, DEPTH)
         dots = tl.dot(q, k.T, dots, input_precision=PRECISION, out_dtype=ACC)
     return dots
 
 
 @triton.jit
-def _slab(
-    pointer,
-    stride,
-    step,
-    first,
-    end,
-    depth,
-    D: tl.constexpr,
-    COUNT: tl.constexpr,
-    DEPTH: tl.constexpr,
-):
-    # 64-bit offsets: rows times stride passes 2^31 long before memory ends.
-    rows = (first + tl.arange(0, COUNT)).to(tl.int64)
+def slab(x, stride, step, rows, wanted, depth, D: tl.constexpr, DEPTH: tl.constexpr):
+    """DEPTH features of ``rows`` (64-bit: times the stride they pass 2^31 long before memory ends);
+    0 beyond D and of rows not ``wanted``.
+    """
     features = (depth + tl.arange(0, DEPTH)).to(tl.int64)
-    inside = (rows < end)[:, None] & (features < D)[None, :]
-    places = pointer + rows[:, None] * stride + features[None, :] * step
+    inside = wanted[:, None] & (features < D)[None, :]
+    places = x + rows[:, None] * stride + features[None, :] * step
     return tl.load(places, mask=inside, other=0.0)
 
 

@@ -15,13 +15,12 @@ LARGEST = tl.constexpr(126.0)
 def largest_entries(
     upstream, n, m, parts, OF_COLUMNS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """parts[v, program]: largest magnitude of BLOCK entries of every vector, NaN if one is."""
+    """parts[v, program]: largest finite magnitude of BLOCK entries of every vector."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     for v in tl.static_range(len(upstream)):
         length = m if OF_COLUMNS[v] else n
         value = tl.abs(tl.load(upstream[v] + i, mask=i < length, other=0.0))
-        # A maximum drops NaN, a sum keeps it.
-        largest = tl.max(value, 0) + tl.sum(tl.where(value == value, 0.0, value), 0)
+        largest = tl.max(tl.where(value < float("inf"), value, 0.0), 0)
         tl.store(parts + v * tl.num_programs(0) + tl.program_id(0), largest)
 
 
@@ -107,13 +106,10 @@ def _unit(
 
 @triton.jit
 def _largest(vector, length, BLOCK: tl.constexpr):
-    """Largest magnitude, NaN if any entry is."""
+    """Largest finite magnitude: what is none spoils its own row, not the unit of all."""
     best = tl.zeros([BLOCK], tl.float64)
-    spoilt = tl.zeros([BLOCK], tl.float64)
     for start in range(0, length, BLOCK):
         at = start + tl.arange(0, BLOCK)
         value = tl.abs(tl.load(vector + at, mask=at < length, other=0.0)).to(tl.float64)
-        best = tl.maximum(best, value)
-        # A maximum drops NaN, a sum keeps it.
-        spoilt += tl.where(value == value, 0.0, value)
-    return tl.max(best, 0) + tl.sum(spoilt, 0)
+        best = tl.maximum(best, tl.where(value < float("inf"), value, 0.0))
+    return tl.max(best, 0)

@@ -85,7 +85,7 @@ class ReduceScores(torch.autograd.Function):
             if reduced:
                 _set_gradients(run, stat_grads)
                 if positive_grad is not None:
-                    run.positive_grad = positive_grad.to(run.problem.dtype).contiguous()
+                    run.positive_grad = positive_grad.contiguous().resolve_neg()
                     positive_grad = None
                 kernel = run.backend.bind(run)
                 for strip in run.plan:

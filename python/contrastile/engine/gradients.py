@@ -48,6 +48,7 @@ class Gradients:
         self.row_scale = run.scores.row_scale
         self.device_scale = scale if isinstance(scale, Tensor) and not scale.dim() else None
         self.run = run
+        self.query_unit = self._query_unit()
         self.kept = 0 if overwrite else 1
         self._new = torch.empty if overwrite else torch.zeros
         self.factor = 1.0 if isinstance(scale, Tensor) else scale
@@ -74,12 +75,23 @@ class Gradients:
     def _vector(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.float64, device=self.run.problem.device)
 
+    def _query_unit(self) -> Tensor | None:
+        """A power of two: divided by it, a scale per row leaves half precision queries in range."""
+        if self.row_scale is None or self.run.operand_dtype.itemsize > 2:
+            return None
+        largest = self.row_scale.abs().max()
+        usable = torch.isfinite(largest) & (largest > 0)
+        return torch.exp2(torch.ceil(torch.log2(torch.where(usable, largest, 1.0))))
+
     def scaled_query(self, rows: slice) -> Tensor:
-        """The query block with its per-row scale, if it has one."""
+        """The query block with its per-row scale, if it has one, less ``query_unit``."""
         block = self.run.query.rows(rows)
         if self.row_scale is None:
             return block
-        return block * self.row_scale[rows, None].to(block.dtype)
+        scale = self.row_scale[rows, None]
+        if self.query_unit is not None:
+            scale = scale / self.query_unit
+        return torch.mul(block, scale.to(self.run.problem.dtype), out=torch.empty_like(block))
 
     def add_strip(self, kernel: Kernel, strip: list[Block]) -> None:
         """A strip's weights and both products of each of its blocks."""
@@ -134,6 +146,8 @@ class Gradients:
         if self.row_scale is not None and self.query is not None:
             self.query.mul_(self.row_scale[:, None].to(self.query.dtype))
         if self.key is not None:
+            if self.query_unit is not None:
+                self.key.mul_(self.query_unit)
             self.key = self.key.contiguous()
 
     def rounded(self, gradient: Tensor | None, like: Tensor) -> Tensor | None:

@@ -19,7 +19,7 @@ class Kernel(Protocol):
     """A backend bound to one run: its answers for a block."""
 
     def reduce(self, block: Block) -> None:
-        """Add the block to the run's sums (and counts), and take its positives."""
+        """Add the block to the run's sums (and counts); take its positives, if not before."""
 
     def finish(self) -> None:
         """All blocks are in the sums: settle what had to wait for them."""

@@ -71,8 +71,8 @@ class ScaledScores:
         return self.scale if isinstance(self.scale, Tensor) and self.scale.dim() else None
 
 
-def _rounded(value: float) -> float:
-    """To fp32; infinite beyond its range."""
+def rounded(value: float) -> float:
+    """A number as fp32 holds it; infinite beyond its range."""
     with np.errstate(over="ignore"):
         return float(np.float32(value))
 
@@ -103,7 +103,7 @@ class ChannelVectors:
         self.coef_lo: float | Tensor
         if isinstance(scores.scale, float):
             exact = scores.scale * self.unit
-            self.coef_hi = exact if dtype == torch.float64 else _rounded(exact)
+            self.coef_hi = exact if dtype == torch.float64 else rounded(exact)
             self.coef_lo = exact - self.coef_hi
         else:
             coef = scores.scale * self.unit
@@ -151,7 +151,7 @@ class ChannelVectors:
             setattr(self.bits, side, bits)
         if shift is None:
             part(bits, span).fill_(-math.inf)
-            return part(bits, span).to(self.dtype)
+            return part(bits, span).to(self.dtype, copy=True)
         return log_sums(shift, part(sums, span), part(bits, span), self.dtype)
 
     def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
@@ -187,14 +187,14 @@ class TermVectors:
         self.upstream = Sides()
 
     def row_stats(self, span: slice) -> Tensor:
-        """The sums of the rows ``span``."""
+        """The sums of the rows ``span``; a copy: as an output the sums would keep the run alive."""
         assert self.sums.rows is not None
-        return part(self.sums.rows, span).to(self.dtype)
+        return part(self.sums.rows, span).to(self.dtype, copy=True)
 
     def col_stats(self, span: slice) -> Tensor:
         """The sums of the columns ``span``."""
         assert self.sums.cols is not None
-        return part(self.sums.cols, span).to(self.dtype)
+        return part(self.sums.cols, span).to(self.dtype, copy=True)
 
     def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
         """Memory for the coefficients of G = factor phi'(x) (row_grad + col_grad)."""

@@ -240,6 +240,11 @@ def _check_ranks(problem: Problem) -> None:
             f"{caller}: ranks compare plain scores, so the first channel must have a positive "
             "factor and no log-weights"
         )
+    if problem.columns and isinstance(first, Term) and first.threshold is not None:
+        raise InputError(
+            f"{caller}: ranks of columns compare scores, but the first term takes a threshold of "
+            "each row off them; leave out its threshold, or columns"
+        )
     if problem.row_thresholds is None and problem.positives is None:
         raise InputError(f"{caller}: ranks need positives or row_thresholds")
     if problem.columns and problem.col_thresholds is None and not _is_diagonal(problem):

@@ -20,6 +20,7 @@ def begin(context: Context) -> Carry:
     device, count = problem.device, len(run.vectors)
     carry = Carry(
         encode(problem, run.vectors),
+        context.precision,
         torch.empty(1, dtype=torch.int32, device=device),
         torch.empty(count, dtype=problem.dtype, device=device),
         torch.empty(count, dtype=torch.float64, device=device),

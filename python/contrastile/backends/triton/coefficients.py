@@ -42,7 +42,7 @@ class Entry:
 
 
 def form_coefficients(context: Context) -> Coefficients:
-    """Two launches; one where G needs no unit."""
+    """Two launches; one up to DIRECT entries, or where G needs no unit."""
     run, problem, carry = context.run, context.problem, context.carry
     entries = _entries(context)
     vectors = [entry.upstream for entry in entries]
@@ -53,7 +53,7 @@ def form_coefficients(context: Context) -> Coefficients:
     length = max(problem.n, problem.m)
     sweeps = programs(length, SWEEP)
     unit = parts = None
-    if run.operand_dtype != problem.dtype:
+    if _needs_unit(context):
         unit = torch.empty((), dtype=problem.dtype, device=problem.device)
     if unit is not None and length > DIRECT:
         parts = torch.empty((len(vectors), *sweeps), dtype=problem.dtype, device=problem.device)
@@ -88,6 +88,15 @@ def form_coefficients(context: Context) -> Coefficients:
         SWEEP=SWEEP,
     )
     return Coefficients(_arguments(context, entries), _sides(context), unit)
+
+
+def _needs_unit(context: Context) -> bool:
+    """For G in half precision; and for coefficients above a fixed shift, which have up to 127 bits
+    of their own beside the upstream gradient's.
+    """
+    dtype = context.problem.dtype
+    fixed = bool(context.channels) and False in context.forms
+    return context.run.operand_dtype != dtype or (fixed and dtype == torch.float32)
 
 
 def _entries(context: Context) -> list[Entry]:

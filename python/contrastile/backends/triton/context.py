@@ -37,6 +37,7 @@ class Carry:
     """
 
     encoded: Encoded
+    precision: str
     flag: Tensor
     shifts: Tensor
     spans: Tensor
@@ -54,7 +55,11 @@ class Context:
         self.query = Embedding.of(run.query.whole())
         self.key = self.query if run.problem.triangle else Embedding.of(run.key.whole())
         self.acc = as_triton(run.problem.dtype)
-        self.precision = precision(run.operand_dtype)
+        # As in the forward pass, whatever happened to torch's switches since.
+        carry = run.carry
+        self.precision = (
+            carry.precision if isinstance(carry, Carry) else precision(run.operand_dtype)
+        )
         self.channels = [v for v in run.vectors if isinstance(v, ChannelVectors)]
 
         self.forms = _forms(run, bool(self.channels))

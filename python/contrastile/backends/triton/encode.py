@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...engine.row_steps import LOG2E
-from ...engine.vectors import ChannelVectors, Vectors
+from ...engine.vectors import ChannelVectors, Vectors, rounded
 from ...problem import Channel, Problem, Term
 from ...problem.pairs import Op, Pairs
 
@@ -58,13 +58,14 @@ def encode(problem: Problem, vectors: Sequence[Vectors]) -> Encoded:
             0,
             int(reduction.phi) if isinstance(reduction, Term) else 0,
             len(classes),
+            int(_may_keep_none(reduction.pairs)),
             *([0] * len(classes)),
         ]
         if reduction.pairs is not None:
             code[header + 3] = len(code)
             code += prefix(reduction.pairs, slots)
         for place, (pairs, _) in enumerate(classes):
-            code[header + 6 + place] = len(code)
+            code[header + 7 + place] = len(code)
             code += prefix(pairs, slots)
         bits = [weight * LOG2E for _, weight in classes]
         ranges.append((sum(min(w, 0.0) for w in bits), sum(max(w, 0.0) for w in bits)))
@@ -90,6 +91,11 @@ def prefix(pairs: Pairs, slots: Slots) -> list[int]:
             stack.append([int(op), *(slots.of(t) for t in tensors if t is not None)])
     (program,) = stack
     return program
+
+
+def _may_keep_none(pairs: Pairs | None) -> bool:
+    """Whether rows without any pair are nothing unusual: with labels, of a class of one."""
+    return pairs is not None and any(op in (Op.EQUAL, Op.OVERLAP) for op, *_ in pairs.program())
 
 
 def _per_row(own: Vectors) -> bool:
@@ -118,6 +124,8 @@ def _tensors(problem: Problem, own: Vectors) -> tuple[Tensor, ...]:
 def _tensor(problem: Problem, value: float | Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.contiguous()
+    if problem.dtype == torch.float32:
+        value = rounded(value)
     return torch.full((), value, dtype=problem.dtype, device=problem.device)
 
 

@@ -25,6 +25,7 @@ class Embedding:
     @staticmethod
     def of(tensor: Tensor) -> Embedding:
         """``tensor`` itself, or a padded copy: N D work beside N M D, and no slow path for it."""
+        tensor = tensor.resolve_neg()
         if _aligned(tensor):
             return Embedding(tensor)
         step = ALIGNMENT // tensor.element_size()
