@@ -13,7 +13,14 @@ import pytest
 from contrastile.backends.triton.launch import VARIABLE, Purpose, shipped
 
 # Together they take every configuration there is.
-LOSSES = ["clip_loss", "nt_xent", "multi_positive_nce", "siglip_loss", "siglip_loss with ids"]
+LOSSES = [
+    "clip_loss",
+    "nt_xent",
+    "multi_positive_nce",
+    "siglip_loss",
+    "siglip_loss with ids",
+    "siglip_loss, kept",
+]
 ARCHS = ["sm_80", "sm_90", "sm_100", "sm_120", "gfx942"]
 
 
