@@ -42,7 +42,7 @@ L2_RATE = 7.0
 # Of cuBLAS on an H100; those of fp32 and fp64 are guesses, no note has them.
 GEMM_FLOPS = {"bf16": 720e12, "fp16": 720e12, "fp32": 50e12, "fp64": 55e12}
 LAUNCHES_MS = 0.06
-WORKSPACE = 256 * 2**20
+WORKSPACE, SHARE = 256 * 2**20, 64
 # As contrastile.backends.triton plans strips: see TritonBackend.tile and Device.wave.
 PARTIALS = 8 / 128
 GEMM_TILE = 128 * 256
@@ -89,18 +89,24 @@ RATES = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device: multiprocessors, Hz, bytes of its memory a second."""
+    """A device: multiprocessors, Hz, bytes of its memory a second, bytes in it."""
 
     name: str
     arch: str
     processors: int
     clock: float
     memory: float
+    capacity: int
+
+    @property
+    def workspace(self) -> int:
+        """As a loss takes it by default, see contrastile.problem."""
+        return max(WORKSPACE, self.capacity // SHARE)
 
 
 GPUS = (
-    Gpu("H100 SXM", "sm_90", 132, 1.755e9, 3.35e12),
-    Gpu("H200", "sm_90", 132, 1.755e9, 4.3e12),
+    Gpu("H100 SXM", "sm_90", 132, 1.755e9, 3.35e12, 78 * 2**30),
+    Gpu("H200", "sm_90", 132, 1.755e9, 4.3e12, 139 * 2**30),
 )
 
 
@@ -208,17 +214,17 @@ def tile_of(
     return Tile(product, loads, pipe_cycles(counts, shape.warps, rates), shape.specialize)
 
 
-def strip_rows(m: int, size: int, dtype: str, processors: int) -> int:
+def strip_rows(m: int, size: int, dtype: str, gpu: Gpu) -> int:
     """Rows of a strip of G at the default workspace."""
-    room = int(WORKSPACE / ((ITEMSIZE[dtype] + PARTIALS) * m))
-    wave = max(processors * GEMM_TILE // size // 128 * 128, 128)
+    room = int(gpu.workspace / ((ITEMSIZE[dtype] + PARTIALS) * m))
+    wave = max(gpu.processors * GEMM_TILE // size // 128 * 128, 128)
     step = wave if room >= wave else 128
     return max(room // step * step if room >= step else room, 1)
 
 
-def strips(n: int, m: int, size: int, dtype: str, processors: int) -> Iterator[int]:
+def strips(n: int, m: int, size: int, dtype: str, gpu: Gpu) -> Iterator[int]:
     """Heights of the strips of n rows."""
-    step = strip_rows(m, size, dtype, processors)
+    step = strip_rows(m, size, dtype, gpu)
     for first in range(0, n, step):
         yield min(step, n - first)
 
@@ -263,7 +269,7 @@ def predict(
     gpu: Gpu,
 ) -> Prediction:
     """Both passes and both products over all strips of N x N pairs."""
-    heights = list(strips(n, n, size, dtype, gpu.processors))
+    heights = list(strips(n, n, size, dtype, gpu))
     item = ITEMSIZE[dtype]
     return Prediction(
         sum(pass_ms(*reduce, height, n, gpu, 0) for height in heights),

@@ -122,11 +122,14 @@ def test_passes_take_what_their_stores_take() -> None:
 
 def test_strips_as_the_backend_plans_them() -> None:
     """256 MiB / (2.0625 bytes 65536): 1985 rows, whole tiles of 128 of them."""
-    assert strip_rows(65536, 256, "bf16", 132) == 1920
-    assert list(strips(4000, 65536, 256, "bf16", 132)) == [1920, 1920, 160]
+    small = replace(H100, capacity=2**30)
+    assert strip_rows(65536, 256, "bf16", small) == 1920
+    assert list(strips(4000, 65536, 256, "bf16", small)) == [1920, 1920, 160]
     # A wave of 132 32768 / 1024 = 4224 rows fits at 16384 columns.
-    assert strip_rows(16384, 1024, "bf16", 132) == 4224
-    assert strip_rows(2**26, 256, "bf16", 132) == 1
+    assert strip_rows(16384, 1024, "bf16", small) == 4224
+    assert strip_rows(2**26, 256, "bf16", small) == 1
+    # A 64th of 139 GiB takes a wave of 132 32768 / 256 rows at 65536 columns.
+    assert strip_rows(65536, 256, "bf16", H200) == 16896
 
 
 def test_gemms_by_arithmetic_or_by_memory() -> None:

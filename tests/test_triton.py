@@ -23,6 +23,7 @@ from contrastile.backends.triton.launch import INTERPRETED, Launch
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, Index, Overlap, Phi, Term
 from contrastile.problem.pairs import Op
+from contrastile.problem.problem import default_workspace
 from helpers import (
     Arguments,
     assert_results_close,
@@ -366,3 +367,15 @@ def test_interpreted_bf16_rounds_to_nearest_even() -> None:
 
     values = torch.randn(1000) * 10.0 ** torch.randint(-20, 20, (1000,))
     assert np.array_equal(widened(rounded(values.numpy())), values.bfloat16().float().numpy())
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(8 * 2**30, 2**28), (128 * 2**30, 2**31)])
+def test_a_gpu_lends_a_share_of_its_memory(
+    memory: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = type("Properties", (), {"total_memory": memory})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    default_workspace.cache_clear()
+    assert default_workspace(torch.device("cuda", 0)) == expected
+    assert default_workspace(torch.device("cpu")) == 2**28
+    default_workspace.cache_clear()

@@ -2,8 +2,8 @@
 
 Exponents are in bits. In the bounded form a channel has one shift for all pairs, so one power
 serves rows and columns; in the general form each tile has the largest exponent of each row and
-column beside its sum. Both are launched; ``flag`` says on the device which one works, the other
-returns at once.
+column beside its sum. Of a large problem both are launched; ``flag`` says on the device which one
+works, the other returns at once.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ class Options:
             leaves them out of the mean, "error" raises.
         group: None. The loss is of one process's embeddings; a process group is refused.
         backend: "auto", "cpu", "triton" or "reference".
-        workspace: bytes that the scores may take at any time; default 256 MiB.
+        workspace: bytes that the scores may take at any time; default 256 MiB,
+            on a GPU a 64th of its memory if that is more.
         return_stats: return ``(loss, Stats)``.
     """
 

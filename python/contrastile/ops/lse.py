@@ -59,7 +59,8 @@ def log_sum_exp(
         row_thresholds: [N], what ranks compare with instead of the positive.
         col_thresholds: [M], likewise for columns.
         backend: "auto", "cpu", "triton" or "reference".
-        workspace: bytes that S may take at any time; default 256 MiB.
+        workspace: bytes that S may take at any time; default 256 MiB,
+            on a GPU a 64th of its memory if that is more.
         expected: for one direction, what the upstream gradients of a strip's stats will be, up to
             one factor: ``expected(rows, stats, positives) -> gradients``. The gradients are then
             made in the forward pass, in three products of N x M x D instead of four; where the

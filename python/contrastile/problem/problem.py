@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from .pairs import Index, Pairs
 from .scores import Scores
 
 DEFAULT_WORKSPACE = 256 * 2**20
+# On an H200 2.2 GB: at N = 65,536 in half precision, D = 256, a strip of one wave of its product.
+SHARE = 64
 MAX_CHANNELS = 3
 
 
@@ -103,7 +106,7 @@ class Problem:
             col_thresholds=_threshold(caller, "col_thresholds", col_thresholds, m, device),
             ranks=ranks,
             backend=backend,
-            workspace=check_workspace(caller, workspace),
+            workspace=check_workspace(caller, workspace) or default_workspace(device),
         )
         if ranks:
             _check_ranks(problem)
@@ -125,11 +128,19 @@ def _pairs_of(reduction: Channel | Term) -> Iterator[Pairs]:
         yield from (pairs for pairs, _ in reduction.class_log_weights)
 
 
-def check_workspace(caller: str, workspace: object) -> int:
-    """``workspace`` in bytes; None is the default of 256 MiB."""
+def check_workspace(caller: str, workspace: object) -> int | None:
+    """``workspace`` in bytes; None is the device's default."""
     if workspace is None:
-        return DEFAULT_WORKSPACE
+        return None
     return int(check_number(caller, "workspace (bytes)", workspace, 1, 2**62))
+
+
+@cache
+def default_workspace(device: torch.device) -> int:
+    """256 MiB; on a GPU a share of its memory, if that is more."""
+    if device.type != "cuda":
+        return DEFAULT_WORKSPACE
+    return max(DEFAULT_WORKSPACE, torch.cuda.get_device_properties(device).total_memory // SHARE)
 
 
 def _check_positives(

@@ -26,7 +26,7 @@ from .sums import SideSums
 # Entries of a vector, and rows of an embedding, that one program of the small kernels takes.
 LINE = 128
 # Up to so many scores, in one block, only the general form is launched. It takes twice the powers
-# (predicted: 9 us of an H200 at N = 4096) and saves the host five launches of some 10 us each.
+# (predicted: 9 us of an H200 at N = 4096) and saves the host seven launches of 10 us or more.
 SMALL = 2**22
 
 
