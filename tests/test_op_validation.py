@@ -9,7 +9,7 @@ import contrastile
 import pytest
 import torch
 from contrastile.ops import gather_dot, log_sum_exp, merge_log_sum_exp, pair_sum
-from contrastile.problem import Channel, Equal, Index, Overlap, Pairs, Phi, Term
+from contrastile.problem import Channel, Equal, Index, InputError, Overlap, Pairs, Phi, Term
 from torch import Tensor
 
 ROWS, COLS, SIZE = 6, 5, 4
@@ -279,3 +279,10 @@ def test_merge_log_sum_exp() -> None:
     ):
         with pytest.raises(error, match=f"^{re.escape(f'merge_log_sum_exp: {message}')}"):
             merge_log_sum_exp(*blocks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_eight_bit_embeddings_are_refused(dtype: torch.dtype) -> None:
+    x = torch.zeros(4, 16).to(dtype)
+    with pytest.raises(InputError, match=r"float16 or bfloat16, got torch\.float8"):
+        log_sum_exp(x, x, backend="triton")

@@ -379,3 +379,28 @@ def test_a_gpu_lends_a_share_of_its_memory(
     assert default_workspace(torch.device("cuda", 0)) == expected
     assert default_workspace(torch.device("cpu")) == 2**28
     default_workspace.cache_clear()
+
+
+def test_tf32_by_the_switch_of_torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[str] = []
+    over_tiles = context.Context.over_tiles
+
+    def recorded(self: context.Context, *args: Any, **constants: Any) -> None:
+        chosen.append(self.precision)
+        over_tiles(self, *args, **constants)
+
+    monkeypatch.setattr(context.Context, "over_tiles", recorded)
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        for allowed in (False, True):
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+            for dtype in (torch.float32, torch.bfloat16):
+                x, y = (torch.randn(8, 8).to(dtype).requires_grad_() for _ in "xy")
+                loss = losses.clip_loss(x, y, temperature=1.0, **TRITON)
+                # The backward pass weighs the scores that the forward pass summed.
+                torch.backends.cuda.matmul.allow_tf32 = False
+                loss.backward()
+                torch.backends.cuda.matmul.allow_tf32 = allowed
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert chosen == ["ieee"] * 4 + ["tf32"] * 2 + ["ieee"] * 2
