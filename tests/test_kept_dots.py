@@ -78,6 +78,8 @@ def test_a_diagonal_keeps_every_tile_that_its_weights_read(
 ) -> None:
     """The squares on a diagonal are as large as a tile's longer side, see side_of_diagonal."""
     device = Device(arch, 100)
-    made = pick(device, dtype, Purpose.REDUCE_AND_KEEP, reductions)
     read = pick(device, dtype, Purpose.WEIGH_KEPT, reductions)
-    assert max(made.rows, made.cols) % max(read.rows, read.cols) == 0
+    # Of a small problem the general form keeps them.
+    for purpose in (Purpose.REDUCE_AND_KEEP, Purpose.REDUCE_GENERAL):
+        made = pick(device, dtype, purpose, reductions)
+        assert max(made.rows, made.cols) % max(read.rows, read.cols) == 0
