@@ -73,6 +73,19 @@ def test_scale_of_each_row_beyond_half_precision(size: float, scale: float) -> N
     assert_relative(found[0], found[1].double(), 5e-3)
 
 
+def test_scale_of_each_row_of_positives_alone() -> None:
+    """No pass over pairs: only the positives have an upstream gradient."""
+    x, y = (torch.randn(6, 8).half() for _ in "xy")
+    scales = torch.linspace(0.1, 0.3, 6)
+    found = []
+    for own, dtype in ((TRITON, torch.float16), ({"backend": "reference"}, torch.float64)):
+        k = y.to(dtype).requires_grad_()
+        stats = log_sum_exp(x.to(dtype), k, scale=scales, positives=Index.diagonal(6), **own)
+        assert stats.positive is not None
+        found += torch.autograd.grad(stats.positive.sum(), k)
+    assert_relative(found[0], found[1].double(), 5e-3)
+
+
 @pytest.mark.parametrize("bias", [3e8, 5e8, 1e9])
 def test_shifts_that_fp32_rounds_by_whole_bits(bias: float) -> None:
     x, y = (normalize(torch.randn(5, 8), dim=1) for _ in "xy")

@@ -49,6 +49,10 @@ class Gradients:
         self.device_scale = scale if isinstance(scale, Tensor) and not scale.dim() else None
         self.run = run
         self.query_unit = self._query_unit()
+        # What the queries are multiplied by on their way to the keys' gradients.
+        self.key_scale = self.row_scale
+        if self.row_scale is not None and self.query_unit is not None:
+            self.key_scale = self.row_scale / self.query_unit
         self.kept = 0 if overwrite else 1
         self._new = torch.empty if overwrite else torch.zeros
         self.factor = 1.0 if isinstance(scale, Tensor) else scale
@@ -86,12 +90,10 @@ class Gradients:
     def scaled_query(self, rows: slice) -> Tensor:
         """The query block with its per-row scale, if it has one, less ``query_unit``."""
         block = self.run.query.rows(rows)
-        if self.row_scale is None:
+        if self.key_scale is None:
             return block
-        scale = self.row_scale[rows, None]
-        if self.query_unit is not None:
-            scale = scale / self.query_unit
-        return torch.mul(block, scale.to(self.run.problem.dtype), out=torch.empty_like(block))
+        scale = self.key_scale[rows, None].to(self.run.problem.dtype)
+        return torch.mul(block, scale, out=torch.empty_like(block))
 
     def add_strip(self, kernel: Kernel, strip: list[Block]) -> None:
         """A strip's weights and both products of each of its blocks."""
@@ -125,7 +127,7 @@ class Gradients:
         if self.col_bias is not None:
             self.col_bias.index_add_(0, columns.clamp(min=0), weight.double())
         weight = weight * self.factor
-        key_weight = weight if self.row_scale is None else weight * self.row_scale.to(weight.dtype)
+        key_weight = weight if self.key_scale is None else weight * self.key_scale.to(weight.dtype)
         add_gradients(
             self.run.query, self.run.key, None, columns, weight, self.query, self.key, key_weight
         )
