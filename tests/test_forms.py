@@ -113,6 +113,16 @@ def test_powers_that_vanish_are_noticed_beside_empty_rows(settled: list[int]) ->
     assert torch.allclose(lse.double(), exact, rtol=1e-6)
 
 
+def test_fp64_keeps_small_powers_beside_empty_rows(settled: list[int]) -> None:
+    """A sum 93 bits below the shift, beside what would vanish in fp32, but not in fp64."""
+    x, y = torch.zeros(6, 4, dtype=torch.float64), torch.zeros(30, 4, dtype=torch.float64)
+    x[:, 0], y[:, 0], y[0, 0] = 1.0, -1.0, 0.33
+    labels = torch.zeros(6, dtype=torch.int64), torch.zeros(30, dtype=torch.int64)
+    lse = log_sum_exp(x, y, scale=200.0, channels=[Channel(Equal(*labels))], **TRITON).rows[0]
+    assert settled == [0]
+    assert torch.allclose(lse, (200.0 * x @ y.T).logsumexp(1), rtol=1e-14, atol=0.0)
+
+
 def test_a_row_that_is_no_number_stays_alone(settled: list[int]) -> None:
     x, y = torch.randn(20, 8), torch.randn(20, 8)
     x[3, 2] = torch.nan
