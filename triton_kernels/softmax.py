@@ -42,8 +42,8 @@ def store_sums(
     y = affine(dots, vectors, data, shift, CODE, AT, rows, cols, row_end, col_end)
     if CODE[AT + FLOOR]:
         # Only of no pair is the sum 0: what would vanish stays, as the smallest normal number.
-        lowest: tl.constexpr = LOWEST_DOUBLE if y.dtype == tl.float64 else LOWEST
-        y = tl.maximum(y, lowest, propagate_nan=tl.PropagateNan.ALL)
+        LEAST: tl.constexpr = LOWEST_DOUBLE if y.dtype == tl.float64 else LOWEST
+        y = tl.maximum(y, LEAST, propagate_nan=tl.PropagateNan.ALL)
     power = tl.where(mask, tl.exp2(y), 0.0)
     if SUMS_ROWS:
         tl.store(row_sums, tl.sum(power, 1), mask=rows < row_end)

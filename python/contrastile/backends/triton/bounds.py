@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 
 from ...triton_kernels import rows, shift
-from .context import LINE, Carry, Context, first, programs
+from .context import LINE, SWEEP, Carry, Context, first, programs
 from .encode import encode
 from .sums import SideSums
 
 FEATURES = 32
-# Entries that a program over a whole vector takes at a time.
-SWEEP = 1024
 
 
 def begin(context: Context) -> Carry:

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from ...engine.vectors import ChannelVectors
 from ...triton_kernels import upstream
-from .context import LINE, Context, first, programs
+from .context import LINE, SWEEP, Context, first, programs
 
-# Entries that a program looks through for the largest.
-SWEEP = 1024
 # Up to so many, one program finds the largest in less time than another launch takes the host.
 DIRECT = 8 * SWEEP
 

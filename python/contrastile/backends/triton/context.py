@@ -25,6 +25,8 @@ from .sums import SideSums
 
 # Entries of a vector, and rows of an embedding, that one program of the small kernels takes.
 LINE = 128
+# Entries that one program takes at a time where it goes through whole vectors.
+SWEEP = 1024
 # Up to so many scores, in one block, only the general form is launched. It takes twice the powers
 # (predicted: 9 us of an H200 at N = 4096) and saves the host seven launches of 10 us or more.
 SMALL = 2**22
@@ -61,7 +63,6 @@ class Context:
             carry.precision if isinstance(carry, Carry) else precision(run.operand_dtype)
         )
         self.channels = [v for v in run.vectors if isinstance(v, ChannelVectors)]
-
         self.forms = _forms(run, bool(self.channels))
 
     @property

@@ -12,6 +12,7 @@ from ...engine.row_steps import LOG2E
 from ...engine.vectors import ChannelVectors, Vectors, rounded
 from ...problem import Channel, Problem, Term
 from ...problem.pairs import Op, Pairs
+from ...triton_kernels.exponents import HEADER, PAIRS
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +63,10 @@ def encode(problem: Problem, vectors: Sequence[Vectors]) -> Encoded:
             *([0] * len(classes)),
         ]
         if reduction.pairs is not None:
-            code[header + 3] = len(code)
+            code[header + PAIRS.value] = len(code)
             code += prefix(reduction.pairs, slots)
         for place, (pairs, _) in enumerate(classes):
-            code[header + 7 + place] = len(code)
+            code[header + HEADER.value + place] = len(code)
             code += prefix(pairs, slots)
         bits = [weight * LOG2E for _, weight in classes]
         ranges.append((sum(min(w, 0.0) for w in bits), sum(max(w, 0.0) for w in bits)))
