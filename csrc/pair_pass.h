@@ -2,22 +2,13 @@
 #pragma once
 
 #include "count_pass.h"
+#include "phi.h"
 
 namespace contrastile::CONTRASTILE_LEVEL {
 
 template <class T>
 Affine<T> affine_row(const Term<T>& term, int64_t i) {
   return {term.coef[i], T(0), term.row_offset[i]};
-}
-
-template <class F>
-CONTRASTILE_HD void with_phi(Phi phi, F&& f) {
-  switch (phi) {
-    case Phi::softplus: return f(Softplus{});
-    case Phi::relu: return f(Relu{});
-    case Phi::identity: return f(Identity{});
-    case Phi::square: return f(Square{});
-  }
 }
 
 template <bool kShifted, class T>

@@ -1,0 +1,93 @@
+// The host's calls to CUDA: launches and descriptions of matrices. Every failure is an exception
+// that says what was being done.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace contrastile::hw {
+
+using TensorMap = CUtensorMap;
+
+inline void check(cudaError_t status, const std::string& what) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(what + ": " + cudaGetErrorString(status));
+}
+
+// Makes a device the current one while it lives.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    check(cudaGetDevice(&before_), "current device");
+    if (device == before_) return;
+    check(cudaSetDevice(device), "device " + std::to_string(device));
+    changed_ = true;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+struct Grid {
+  int x, y;
+};
+
+template <class... Parameters>
+void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, void* stream,
+            const std::string& name, const Parameters&... parameters) {
+  const std::string what = name + " (grid " + std::to_string(grid.x) + " x " +
+                           std::to_string(grid.y) + ", " + std::to_string(shared_bytes) +
+                           " bytes of shared memory)";
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+        what);
+  kernel<<<dim3(grid.x, grid.y), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(
+      parameters...);
+  check(cudaGetLastError(), what);
+}
+
+// The driver's function, found at run time: nothing is linked against the driver.
+inline auto tensor_map_encoder() {
+  using Encode = decltype(&cuTensorMapEncodeTiled);
+  static const Encode encode = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000,
+                                           cudaEnableDefault, &result),
+          "cuTensorMapEncodeTiled");
+    if (found == nullptr) throw std::runtime_error("the driver has no cuTensorMapEncodeTiled");
+    return reinterpret_cast<Encode>(found);
+  }();
+  return encode;
+}
+
+// A matrix of halves for the copy engine: rows `stride` elements apart, in boxes.
+inline TensorMap matrix_of_halves(const void* base, int64_t rows, int64_t cols, int64_t stride,
+                                  int box_rows, int box_cols, bool swizzled) {
+  TensorMap map;
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(2 * stride)};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[] = {1, 1};
+  // Either half has 16 bits; nothing here computes with them.
+  const CUresult status = tensor_map_encoder()(
+      &map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, const_cast<void*>(base), sizes, strides, box, steps,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS)
+    throw std::runtime_error("cuTensorMapEncodeTiled: error " + std::to_string(status) + " for " +
+                             std::to_string(rows) + " x " + std::to_string(cols) + ", stride " +
+                             std::to_string(stride));
+  return map;
+}
+
+}  // namespace contrastile::hw

@@ -1,0 +1,34 @@
+// The host's interface to the kernels.
+#pragma once
+
+#include "params.h"
+
+namespace contrastile::cuda {
+
+enum class Element : int { bf16, fp16, tf32 };
+// Which instructions there are: those of sm_80, or of sm_90a too.
+enum class Family : int { sm80, sm90 };
+
+struct Target {
+  Family family;
+  int device, processors;
+  int shared_bytes;  // that a block may take
+  void* stream;
+};
+
+// What there is for one kind of element on one family; asynchronous, on the target's stream. They
+// throw std::runtime_error with the kernel's name and configuration where a launch fails.
+struct Launcher {
+  // Columns of a tile: `reduce` leaves a partial sum of each row and tile, and of each column and
+  // group of 64 rows; `weigh` one product of each row and tile.
+  int (*tile_cols)(int d, const Target& target);
+  void (*reduce)(Form form, const Reduce& p, const Target& target);
+  void (*weigh)(Form form, const Weigh& p, const Target& target);
+};
+
+extern const Launcher sm80_bf16, sm80_fp16, sm80_tf32, sm90_bf16, sm90_fp16;
+
+// Raises std::invalid_argument where there is none.
+const Launcher& launcher(Element element, Family family);
+
+}  // namespace contrastile::cuda

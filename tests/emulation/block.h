@@ -1,0 +1,229 @@
+// A thread block on a CPU: one fiber for each thread, scheduled at random, with poisoned shared
+// memory. Fibers give way only where hardware may make a thread wait.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace contrastile::hw {
+
+constexpr int kWarp = 32;
+constexpr size_t kStackBytes = 1 << 18;
+constexpr unsigned char kPoison = 0xFF;  // NaN in every format
+
+// What all lanes of a warp hand in to an operation that they do together.
+struct Deposit {
+  const void* operation;
+  uint32_t words[8];
+};
+
+// Where the 32 lanes of a warp meet. Two tables: a fast lane is at most one meeting ahead.
+struct WarpMeeting {
+  Deposit table[2][kWarp];
+  int arrived = 0;
+  long turn = 0;
+};
+
+struct NamedBarrier {
+  int arrived = 0, expected = 0;
+  long turn = 0;
+};
+
+// A copy that the copy engine has been asked for and may do at any time.
+struct PendingCopy {
+  std::function<void()> run;
+  int owner;   // the thread that waits for it by group, or -1
+  long group;  // of the owner
+};
+
+struct ThreadCopies {
+  std::vector<std::function<void()>> open;
+  std::vector<std::vector<std::function<void()>>> groups;
+  long stores_committed = 0;
+  std::vector<PendingCopy> open_stores;
+};
+
+// One wgmma as one thread issued it.
+struct Product {
+  float* c;
+  uint64_t left, right;
+  bool accumulate;
+  int cols;
+  bool half;
+};
+
+struct ProductGroup {
+  std::vector<std::vector<Product>> of_thread;
+  int committed = 0;
+  bool done = false;
+};
+
+struct Warpgroup {
+  std::vector<ProductGroup> groups;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  bool done = false;
+  std::vector<Product> open;
+  long committed = 0;
+  ThreadCopies copies;
+};
+
+class Block {
+ public:
+  Block(int x, int y, int grid_y, int threads, size_t shared_bytes, unsigned seed)
+      : x(x), y(y), grid_y(grid_y), random(seed), shared_(shared_bytes + 2048, kPoison) {
+    fibers.resize(threads);
+    warps.resize(threads / kWarp);
+    warpgroups.resize((threads + 127) / 128);
+  }
+
+  // The start of shared memory, 1024-byte aligned.
+  char* shared() {
+    const auto start = reinterpret_cast<uintptr_t>(shared_.data());
+    return reinterpret_cast<char*>((start + 1023) & ~uintptr_t{1023});
+  }
+  size_t shared_size() const { return shared_.size() - 2048; }
+
+  void run(const std::function<void()>& body);
+  // Let others run; the caller looks again whether it may go on.
+  void give_way() { swapcontext(&fibers[current].context, &scheduler_); }
+
+  int x, y, grid_y, current = 0;
+  std::vector<Fiber> fibers;
+  std::vector<WarpMeeting> warps;
+  std::vector<Warpgroup> warpgroups;
+  NamedBarrier barriers[16];
+  std::vector<PendingCopy> copies;
+  std::mt19937 random;
+  // Anything that may let a waiting thread go on counts.
+  long progress = 0;
+  std::string error;
+
+ private:
+  static void enter(unsigned low, unsigned high);
+  void start(const std::function<void()>& body);
+  void run_warp(int warp);
+  void run_copies(bool all);
+
+  std::vector<unsigned char> shared_;
+  ucontext_t scheduler_;
+  const std::function<void()>* body_ = nullptr;
+  int alive_ = 0;
+};
+
+inline thread_local Block* block = nullptr;
+
+inline void Block::enter(unsigned low, unsigned high) {
+  auto* self = reinterpret_cast<Block*>(static_cast<uintptr_t>(high) << 32 | low);
+  const int own = self->current;
+  try {
+    (*self->body_)();
+  } catch (const std::exception& failure) {
+    if (self->error.empty()) self->error = failure.what();
+  }
+  self->fibers[own].done = true;
+  --self->alive_;
+  ++self->progress;
+  swapcontext(&self->fibers[own].context, &self->scheduler_);
+}
+
+inline void Block::start(const std::function<void()>& body) {
+  body_ = &body;
+  alive_ = static_cast<int>(fibers.size());
+  for (Fiber& fiber : fibers) {
+    fiber.stack = std::make_unique<char[]>(kStackBytes);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    const auto self = reinterpret_cast<uintptr_t>(this);
+    makecontext(&fiber.context, reinterpret_cast<void (*)()>(&Block::enter), 2,
+                static_cast<unsigned>(self), static_cast<unsigned>(self >> 32));
+  }
+}
+
+// A warp's lanes one after the other, a random number of rounds.
+inline void Block::run_warp(int warp) {
+  for (int rounds = 1 + random() % 16; rounds > 0; --rounds) {
+    const long before = progress;
+    for (int lane = 0; lane < kWarp; ++lane) {
+      current = warp * kWarp + lane;
+      if (fibers[current].done) continue;
+      swapcontext(&scheduler_, &fibers[current].context);
+      if (!error.empty()) return;
+    }
+    if (progress == before) return;
+  }
+}
+
+inline void Block::run_copies(bool all) {
+  for (size_t k = 0; k < copies.size();) {
+    if (!all && random() % 3 != 0) {
+      ++k;
+      continue;
+    }
+    const PendingCopy copy = copies[k];
+    copies.erase(copies.begin() + static_cast<long>(k));
+    copy.run();
+    ++progress;
+  }
+}
+
+inline void Block::run(const std::function<void()>& body) {
+  Block* const outer = block;
+  block = this;
+  start(body);
+  std::vector<int> order(warps.size());
+  for (size_t w = 0; w < order.size(); ++w) order[w] = static_cast<int>(w);
+  int idle = 0;
+  while (alive_ > 0 && error.empty()) {
+    const long before = progress;
+    std::shuffle(order.begin(), order.end(), random);
+    for (const int warp : order) {
+      run_warp(warp);
+      if (!error.empty()) break;
+    }
+    run_copies(idle > 0);
+    idle = progress == before ? idle + 1 : 0;
+    if (idle > 8) error = "deadlock";
+  }
+  if (error.empty()) run_copies(true);
+  block = outer;
+  if (!error.empty())
+    throw std::runtime_error("block (" + std::to_string(x) + ", " + std::to_string(y) +
+                             "): " + error);
+}
+
+// All lanes of a warp meet in `operation`; what they handed in.
+inline const Deposit* meet(const void* operation, const void* words, size_t bytes) {
+  Block* const b = block;
+  const int warp = b->current / kWarp, lane = b->current % kWarp;
+  WarpMeeting& meeting = b->warps[warp];
+  const long turn = meeting.turn;
+  Deposit* table = meeting.table[turn % 2];
+  table[lane].operation = operation;
+  std::memcpy(table[lane].words, words, bytes);
+  ++b->progress;
+  if (++meeting.arrived == kWarp) {
+    for (int l = 1; l < kWarp; ++l)
+      if (table[l].operation != table[0].operation)
+        throw std::runtime_error("lanes of a warp meet in different operations");
+    meeting.arrived = 0;
+    ++meeting.turn;
+  }
+  while (meeting.turn == turn) b->give_way();
+  return table;
+}
+
+}  // namespace contrastile::hw
