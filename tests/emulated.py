@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -10,7 +11,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -52,7 +53,7 @@ def compiled(source: Path, kernels: Path = KERNELS, flags: Sequence[str] = ()) -
     for path in sorted(headers):
         digest.update(path.read_bytes())
     out = folder() / f"{source.stem}-{digest.hexdigest()[:20]}.o"
-    with locked():
+    with locked(out.stem):
         if not out.exists():
             partial = out.with_suffix(".partial")
             includes = [kernels, EMULATION, pybind11.get_include(), sysconfig.get_path("include")]
@@ -62,35 +63,38 @@ def compiled(source: Path, kernels: Path = KERNELS, flags: Sequence[str] = ()) -
     return out
 
 
-class locked:
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
     """One worker compiles, the others wait for what it made."""
-
-    def __enter__(self) -> None:
-        self.file = (folder() / "lock").open("w")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+    with (folder() / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def linked(objects: Sequence[Path], flags: Sequence[str] = ()) -> ModuleType:
     """The module ``emulated`` made of these object files."""
     names = " ".join([*(path.name for path in objects), *flags])
     out = folder() / hashlib.sha256(names.encode()).hexdigest()[:20] / "emulated.so"
-    with locked():
+    with locked(out.parent.name):
         if not out.exists():
             out.parent.mkdir(exist_ok=True)
             partial = out.with_suffix(".partial")
             run([compiler(), "-shared", *flags, "-o", partial, *objects])
             partial.rename(out)
-    spec = importlib.util.spec_from_file_location("emulated", out)
+    # pybind11 returns the module it made before for a name it knows.
+    spec = importlib.util.spec_from_file_location(f"{out.parent.name}.emulated", out)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+def face() -> list[Path]:
+    """The parts that Python calls, without any kernel."""
+    return [compiled(EMULATION / "module.cpp"), compiled(KERNELS / "bindings.cpp")]
+
+
 def load() -> ModuleType:
     """All kernels of csrc/cuda."""
-    parts = (EMULATION / "module.cpp", KERNELS / "bindings.cpp", KERNELS / "launcher.cpp")
-    return linked([compiled(part) for part in parts])
+    parts = EMULATION / "kernels.cpp", KERNELS / "launcher.cpp"
+    return linked([*face(), *(compiled(part) for part in parts)])

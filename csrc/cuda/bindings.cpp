@@ -114,24 +114,25 @@ void weigh_block(Element element, Form form, const Target& target, const Builder
 
 void bind(py::module_& m) {
   using namespace py::literals;
-  py::enum_<Element>(m, "Element", "What is multiplied.")
+  py::enum_<Element>(m, "Element", "What is multiplied.", py::module_local())
       .value("bf16", Element::bf16)
       .value("fp16", Element::fp16)
       .value("tf32", Element::tf32);
-  py::enum_<Form>(m, "Form", "What is computed of a block.")
+  py::enum_<Form>(m, "Form", "What is computed of a block.", py::module_local())
       .value("fixed", Form::fixed)
       .value("general", Form::general)
       .value("term", Form::term);
-  py::enum_<Family>(m, "Family", "Whose instructions.")
+  py::enum_<Family>(m, "Family", "Whose instructions.", py::module_local())
       .value("sm80", Family::sm80)
       .value("sm90", Family::sm90);
-  py::class_<Target>(m, "Target", "A device and a stream.")
+  py::class_<Target>(m, "Target", "A device and a stream.", py::module_local())
       .def(py::init([](Family family, int device, int processors, int shared_bytes, Address stream) {
              return Target{family, device, processors, shared_bytes,
                            pointer<void>(stream)};
            }),
            "family"_a, "device"_a, "processors"_a, "shared_bytes"_a, "stream"_a);
-  py::class_<Builder>(m, "Reductions", "Up to four log-sum-exps, or pair sums, of one problem.")
+  py::class_<Builder>(m, "Reductions", "Up to four log-sum-exps, or pair sums, of one problem.",
+                      py::module_local())
       .def(py::init<>())
       .def("add", &Builder::add, "coef_hi"_a, "coef_lo"_a, "per_row"_a, "row_offset"_a,
            "has_row_offset"_a, "col_offset"_a, "pairs"_a, "classes"_a, "class_weights"_a, "phi"_a,

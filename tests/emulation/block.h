@@ -82,7 +82,7 @@ struct Fiber {
 class Block {
  public:
   Block(int x, int y, int grid_y, int threads, size_t shared_bytes, unsigned seed)
-      : x(x), y(y), grid_y(grid_y), random(seed), shared_(shared_bytes + 2048, kPoison) {
+      : x(x), y(y), grid_y(grid_y), random(seed), seed_(seed), shared_(shared_bytes + 2048, kPoison) {
     fibers.resize(threads);
     warps.resize(threads / kWarp);
     warpgroups.resize((threads + 127) / 128);
@@ -98,6 +98,23 @@ class Block {
   void run(const std::function<void()>& body);
   // Let others run; the caller looks again whether it may go on.
   void give_way() { swapcontext(&fibers[current].context, &scheduler_); }
+  // Until all others had their turn and copies had their chance.
+  void give_way_for_long() {
+    for (const long until = sweep + 2; sweep < until; ++progress) give_way();
+  }
+  // 0, 1 or 2: the same for all threads that ask about the same thing.
+  int tosses(long thing) const {
+    return static_cast<int>((seed_ * 40503u + static_cast<unsigned>(thing)) * 2654435761u >> 16) % 3;
+  }
+  // Whether copies run as soon as they are asked for, or as late as can be, the last first.
+  bool copies_at_once() const { return tosses(-1) == 0; }
+  bool copies_last() const { return tosses(-1) == 1; }
+  void copy(PendingCopy pending) {
+    copies.push_back(std::move(pending));
+    if (copies_at_once()) run_copy(copies.size() - 1);
+    ++progress;
+  }
+  void run_copy(size_t k);
 
   int x, y, grid_y, current = 0;
   std::vector<Fiber> fibers;
@@ -107,7 +124,7 @@ class Block {
   std::vector<PendingCopy> copies;
   std::mt19937 random;
   // Anything that may let a waiting thread go on counts.
-  long progress = 0;
+  long progress = 0, sweep = 0;
   std::string error;
 
  private:
@@ -115,7 +132,9 @@ class Block {
   void start(const std::function<void()>& body);
   void run_warp(int warp);
   void run_copies(bool all);
+  void check_end(int thread) const;
 
+  unsigned seed_;
   std::vector<unsigned char> shared_;
   ucontext_t scheduler_;
   const std::function<void()>* body_ = nullptr;
@@ -129,6 +148,7 @@ inline void Block::enter(unsigned low, unsigned high) {
   const int own = self->current;
   try {
     (*self->body_)();
+    self->check_end(own);
   } catch (const std::exception& failure) {
     if (self->error.empty()) self->error = failure.what();
   }
@@ -136,6 +156,12 @@ inline void Block::enter(unsigned low, unsigned high) {
   --self->alive_;
   ++self->progress;
   swapcontext(&self->fibers[own].context, &self->scheduler_);
+}
+
+inline void Block::check_end(int thread) const {
+  for (const PendingCopy& copy : copies)
+    if (copy.owner == thread)
+      throw std::runtime_error("a thread ends while a copy still reads its shared memory");
 }
 
 inline void Block::start(const std::function<void()>& body) {
@@ -167,17 +193,18 @@ inline void Block::run_warp(int warp) {
   }
 }
 
+inline void Block::run_copy(size_t k) {
+  const PendingCopy copy = copies[k];
+  copies.erase(copies.begin() + static_cast<long>(k));
+  copy.run();
+  ++progress;
+}
+
 inline void Block::run_copies(bool all) {
-  for (size_t k = 0; k < copies.size();) {
-    if (!all && random() % 3 != 0) {
-      ++k;
-      continue;
-    }
-    const PendingCopy copy = copies[k];
-    copies.erase(copies.begin() + static_cast<long>(k));
-    copy.run();
-    ++progress;
-  }
+  while (all && !copies.empty()) run_copy(copies.size() - 1);
+  if (copies_last()) return;
+  for (size_t k = copies.size(); k > 0; --k)
+    if (random() % 3 != 0) run_copy(k - 1);
 }
 
 inline void Block::run(const std::function<void()>& body) {
@@ -194,7 +221,9 @@ inline void Block::run(const std::function<void()>& body) {
       run_warp(warp);
       if (!error.empty()) break;
     }
-    run_copies(idle > 0);
+    run_copies(false);
+    ++sweep;
+    if (progress == before && !copies.empty()) run_copy(copies.size() - 1);
     idle = progress == before ? idle + 1 : 0;
     if (idle > 8) error = "deadlock";
   }

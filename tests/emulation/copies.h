@@ -94,8 +94,7 @@ inline void tile_load(void* to, const TensorMap* from, int x, int y, Barrier* b)
     });
     complete_bytes(b, map.box_rows * map.box_bytes);
   };
-  block->copies.push_back({run, -1, 0});
-  ++block->progress;
+  block->copy({run, -1, 0});
 }
 
 inline ThreadCopies& own_copies() { return block->fibers[block->current].copies; }
@@ -113,12 +112,13 @@ inline void tile_store(const TensorMap* to, const void* from, int x, int y) {
 }
 inline void tile_store_commit() {
   ThreadCopies& own = own_copies();
-  for (PendingCopy& copy : own.open_stores) block->copies.push_back(copy);
+  for (PendingCopy& copy : own.open_stores) block->copy(copy);
   own.open_stores.clear();
   ++own.stores_committed;
 }
 template <int kPending>
 void tile_store_wait_read() {
+  if (block->tosses(own_copies().stores_committed) == 0) block->give_way_for_long();
   const long settled = own_copies().stores_committed - kPending;
   const int own = block->current;
   std::vector<PendingCopy>& all = block->copies;
@@ -153,7 +153,7 @@ inline void copy_commit() {
 }
 template <int kPending>
 void copy_wait() {
-  block->give_way();
+  if (block->random() % 4 == 0) block->give_way_for_long();
   auto& groups = own_copies().groups;
   while (groups.size() > kPending) {
     for (auto& copy : groups.front()) copy();

@@ -1,17 +1,8 @@
-// The kernels and their launches, compiled onto the emulation, as a Python module.
+// The kernels' Python module.
 #include <pybind11/pybind11.h>
 
 #include "bindings.h"
-#include "launch_sm80.h"
-#include "launch_sm90.h"
-
-namespace contrastile::cuda {
-extern const Launcher sm80_bf16 = sm80::kLauncher<Bf16>;
-extern const Launcher sm80_fp16 = sm80::kLauncher<Fp16>;
-extern const Launcher sm80_tf32 = sm80::kLauncher<Tf32>;
-extern const Launcher sm90_bf16 = sm90::kLauncher<Bf16>;
-extern const Launcher sm90_fp16 = sm90::kLauncher<Fp16>;
-}  // namespace contrastile::cuda
+#include "hardware.h"
 
 PYBIND11_MODULE(emulated, m) {
   contrastile::cuda::bind(m);

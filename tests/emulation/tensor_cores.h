@@ -84,7 +84,8 @@ template <int kPending>
 void wgmma_wait() {
   Fiber& own = block->fibers[block->current];
   const int index = block->current / 128;
-  block->give_way();
+  // Products may take long; other threads go on meanwhile.
+  if (block->tosses(own.committed) == 0) block->give_way_for_long();
   for (long g = 0; g < own.committed - kPending; ++g) {
     // By index: other threads may add groups meanwhile.
     while (block->warpgroups[index].groups[g].committed < 128) block->give_way();
