@@ -25,17 +25,6 @@ ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 ACCUMULATOR = {"bf16": 4, "fp16": 4, "fp32": 4, "fp64": 8}
 SIZES = tuple(2**k for k in range(12, 19))
 WIDTHS = (128, 256, 512, 768, 1024)
-# Milliseconds of clip_loss forward and backward on an H200, by (N, D); bf16.
-TARGETS_H200 = {
-    (32768, 256): 3.4,
-    (32768, 512): 6.7,
-    (32768, 768): 10.0,
-    (32768, 1024): 13.3,
-    (65536, 256): 13.3,
-    (65536, 512): 26.5,
-    (65536, 768): 40.0,
-    (65536, 1024): 53.0,
-}
 # Unverified. TB/s from L2 of all of an H100: a multiprocessor's share, in bytes a clock, is taken
 # for the other architectures too.
 L2_RATE = 7.0
@@ -249,7 +238,7 @@ def products_ms(height: int, m: int, size: int, dtype: str, gpu: Gpu) -> float:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Milliseconds of clip_loss forward and backward."""
+    """Milliseconds of a loss forward and backward."""
 
     reduce_ms: float
     weights_ms: float

@@ -10,25 +10,25 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import contrastile
 import torch
-from contrastile.backends.triton.backend import interpreting
+from contrastile.backends.triton.backend import KEEP_FROM, interpreting
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.launch import Purpose, pick, specialised, trying
 
 from .ahead_of_time import TARGETS, Compiled, compile_for
+from .gpu_targets import MILLISECONDS
 from .static_model import (
     GPUS,
     L2_RATE,
     PIPES,
     RATES,
     SIZES,
-    TARGETS_H200,
     WIDTHS,
     Gpu,
     Prediction,
@@ -49,12 +49,22 @@ DTYPES = {
     "fp32": torch.float32,
     "fp64": torch.float64,
 }
-# Between them they launch kernels of every purpose.
-LOSSES = ("clip_loss", "nt_xent", "siglip_loss")
+# Between them they launch kernels of every purpose; a kept one has room for its dot products.
+LOSSES = ("clip_loss", "info_nce", "nt_xent", "siglip_loss", "clip_loss, kept")
+# The two passes of the losses that are predicted. Each computes S twice and has two GEMMs, also
+# where one direction could turn a strip of S into G at once: 4 units of 2 N M D flop.
+PASSES = {
+    "clip_loss": (Purpose.REDUCE, Purpose.WEIGH),
+    "info_nce": (Purpose.REDUCE_ROWS, Purpose.WEIGH),
+    "siglip_loss": (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS),
+}
+UNITS = 4
 # Compiled once, for one D: others change the length of the main loop, of sm_80 how far it is
 # unrolled, and hardly anything in the epilogue. More scores than launch the general form alone, and
 # tiles divide them, as they do most batches.
 COMPILED_N, COMPILED_D = 2304, 256
+# Dot products are kept from an embedding size on.
+KEPT_D = max(KEEP_FROM, COMPILED_D)
 # Families of operations of NVIDIA's and of AMD's assembly.
 COUNTED = {
     "MUFU": r"MUFU|v_(exp|log|rcp|rsq|sqrt)_",
@@ -69,7 +79,17 @@ RESOURCES = ("warps", "regs", "stack", "shared")
 COMPILED = ("loss", "purpose", "tile", "stages", "per SM", "spec.", *RESOURCES, *COUNTED)
 CYCLES = ("loss", "purpose", "D", "product", "loads", *PIPES, "main", "epilogue", "tile", "% MMA")
 PAIRED = ("reduce ms", "TFLOP/s", "weights ms", "TFLOP/s", "GEMMs ms")
-LOSS = ("N", "D", *PAIRED, "total ms", "TFLOP/s", "target ms", "of target", "if overlapped ms")
+LOSS = (
+    "loss",
+    "N",
+    "D",
+    *PAIRED,
+    "total ms",
+    "TFLOP/s",
+    "target ms",
+    "of target",
+    "if overlapped ms",
+)
 
 
 @dataclass(frozen=True)
@@ -84,10 +104,14 @@ class Kernel:
     l2_rate: float
 
     def tile(self, size: int) -> Tile:
-        """The model of its tile; the architecture must be one that the model has rates of."""
+        """The model of its tile; the architecture must be one that the model has rates of.
+
+        Kept dot products have no main loop.
+        """
         counts = epilogue_counts(self.compiled.instructions, self.shape, self.dtype)
         rates = RATES[self.compiled.arch]
-        return tile_of(counts, self.shape, size, self.dtype, rates, self.l2_rate)
+        product = 0 if self.purpose is Purpose.WEIGH_KEPT else size
+        return tile_of(counts, self.shape, product, self.dtype, rates, self.l2_rate)
 
     def counts(self) -> dict[str, int]:
         """Instructions in the whole kernel, loop and epilogue, by family."""
@@ -98,27 +122,41 @@ class Kernel:
         }
 
 
-def purpose_of(compiled: Compiled) -> Purpose | None:
+def purpose_of(kernel: str, constants: Mapping[str, Any]) -> Purpose | None:
     """None of the small kernels around the two passes."""
-    constants = compiled.constants
-    general, diagonal = constants.get("GENERAL", False), constants.get("DIAGONAL", False)
-    if compiled.name == "reduce":
-        bounded = Purpose.REDUCE if constants["CHANNELS"] else Purpose.REDUCE_TERMS
-        return Purpose.REDUCE_GENERAL if general else bounded
-    if compiled.name != "weigh":
-        return None
-    if diagonal:
+    if kernel == "reduce":
+        return _purpose_of_reduce(constants)
+    return _purpose_of_weigh(constants) if kernel == "weigh" else None
+
+
+def _purpose_of_reduce(constants: Mapping[str, Any]) -> Purpose:
+    if constants["GENERAL"]:
+        return Purpose.REDUCE_GENERAL
+    if constants["KEEP"]:
+        return Purpose.REDUCE_AND_KEEP
+    if not constants["CHANNELS"]:
+        return Purpose.REDUCE_TERMS
+    return Purpose.REDUCE if constants["SUMS_COLS"] else Purpose.REDUCE_ROWS
+
+
+def _purpose_of_weigh(constants: Mapping[str, Any]) -> Purpose:
+    general = constants["GENERAL"]
+    if constants["KEPT"]:
+        return Purpose.WEIGH_KEPT
+    if constants["DIAGONAL"]:
         return Purpose.WEIGH_DIAGONAL_GENERAL if general else Purpose.WEIGH_DIAGONAL
-    return Purpose.WEIGH_GENERAL if general else Purpose.WEIGH
+    if general:
+        return Purpose.WEIGH_GENERAL
+    return Purpose.WEIGH if constants["CHANNELS"] else Purpose.WEIGH_TERMS
 
 
 def kernels(arch: str, dtype: str, loss: str, l2_rate: float) -> Iterator[Kernel]:
     """The kernels of a loss that pass over all pairs, each as ``pick`` configures it."""
     for compiled in compile_for(arch, step_of(loss, DTYPES[dtype])):
-        purpose = purpose_of(compiled)
+        purpose = purpose_of(compiled.name, compiled.constants)
         if purpose is None:
             continue
-        launch = pick(Device(arch, 132), DTYPES[dtype], purpose)
+        launch = pick(Device(arch, 132), DTYPES[dtype], purpose, size=compiled.constants["D"])
         if not launch.constants().items() <= compiled.constants.items():
             raise RuntimeError(f"{compiled.name} for {arch}, {dtype}: not launched as {launch}")
         shape = Shape(
@@ -136,14 +174,17 @@ def kernels(arch: str, dtype: str, loss: str, l2_rate: float) -> Iterator[Kernel
 def step_of(loss: str, dtype: torch.dtype) -> Callable[[], None]:
     """Forward and backward with a learnable scale."""
 
+    name, _, kept = loss.partition(", ")
+
     def step() -> None:
-        size = COMPILED_N, COMPILED_D
+        size = COMPILED_N, KEPT_D if kept else COMPILED_D
         x, y = (torch.ones(size, dtype=dtype, requires_grad=True) for _ in "xy")
         scale = torch.tensor(14.3, requires_grad=True)
-        # Room for a strip of G, none for dot products to be kept.
-        workspace = COMPILED_N**2 * max(dtype.itemsize, 4)
+        # Room for a strip of G, and for dot products and one block more only where they are kept.
+        blocks = 3 if kept else 1
+        workspace = blocks * COMPILED_N**2 * max(dtype.itemsize, 4)
         own = {"backend": "triton", "workspace": workspace}
-        getattr(contrastile, loss)(x, y, logit_scale=scale, **own).backward()
+        getattr(contrastile, name)(x, y, logit_scale=scale, **own).backward()
 
     return step
 
@@ -199,20 +240,22 @@ def report(arch: str, dtype: str, found: Sequence[Kernel], record: dict[str, Any
     title = f"\n{arch} {dtype}, cycles of a tile: {PREDICTED} ({record['unverified']})"
     show(title, CYCLES, texts(rows))
     add(record["tiles"], arch, dtype, CYCLES, rows)
-    clip = {kernel.purpose: kernel for kernel in found if kernel.loss == "clip_loss"}
-    for gpu in GPUS:
-        if gpu.arch == arch and clip:
-            report_loss(gpu, dtype, clip, record)
+    for loss in (loss for loss in PASSES if any(kernel.loss == loss for kernel in found)):
+        own = {kernel.purpose: kernel for kernel in found if kernel.loss == loss}
+        reduce, weigh = (own[purpose] for purpose in PASSES[loss])
+        for gpu in (gpu for gpu in GPUS if gpu.arch == arch):
+            report_loss(gpu, dtype, (reduce, weigh), record)
 
 
-def report_loss(gpu: Gpu, dtype: str, clip: dict[Purpose, Kernel], record: dict[str, Any]) -> None:
-    """clip_loss forward and backward on one GPU."""
-    passes = clip[Purpose.REDUCE], clip[Purpose.WEIGH]
+def report_loss(
+    gpu: Gpu, dtype: str, passes: tuple[Kernel, Kernel], record: dict[str, Any]
+) -> None:
+    """A loss forward and backward on one GPU."""
     rows = [loss_row(gpu, dtype, passes, n, size) for n in SIZES for size in WIDTHS]
-    what = f"\n{gpu.name} {dtype}, clip_loss forward and backward"
+    what = f"\n{gpu.name} {dtype}, {passes[0].loss} forward and backward"
     show(f"{what}: {PREDICTED} ({record['unverified']})", LOSS, texts(rows))
     names = [*LOSS]
-    names[3], names[5], names[8] = "reduce TFLOP/s", "weights TFLOP/s", "total TFLOP/s"
+    names[4], names[6], names[9] = "reduce TFLOP/s", "weights TFLOP/s", "total TFLOP/s"
     add(record["losses"], gpu.name, dtype, names, rows)
 
 
@@ -252,15 +295,17 @@ def loss_row(gpu: Gpu, dtype: str, passes: tuple[Kernel, Kernel], n: int, size: 
         return predict(tiles[0], tiles[1], n, size, dtype, gpu)
 
     own = predicted(overlapped=False)
+    loss = passes[0].loss
     aimed = (gpu.name, dtype) == ("H200", "bf16")
-    target = TARGETS_H200.get((n, size)) if aimed else None
+    target = MILLISECONDS.get((loss, n, size)) if aimed else None
     return [
+        loss,
         n,
         size,
         *(own.reduce_ms, tflops(1, n, size, own.reduce_ms)),
         *(own.weights_ms, tflops(1, n, size, own.weights_ms)),
         own.products_ms,
-        *(own.total_ms, tflops(4, n, size, own.total_ms)),
+        *(own.total_ms, tflops(UNITS, n, size, own.total_ms)),
         target,
         None if target is None else own.total_ms / target,
         predicted(overlapped=True).total_ms,

@@ -8,13 +8,22 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import contrastile
 import pytest
 import torch
-from contrastile.benches.gpu import cli, errors, exact, gemm, host, large, memory, speed, supervise
+from contrastile.benches.gpu import (
+    cli,
+    errors,
+    exact,
+    huge,
+    large,
+    memory,
+    supervise,
+)
 from contrastile.benches.gpu.record import FAIL, PASS, SKIPPED, Outcome, Part, Row, load_parts
 from contrastile.benches.gpu.sections import SECTIONS, Section
 from contrastile.benches.gpu.settings import Settings, difference
@@ -38,7 +47,7 @@ with tempfile.TemporaryDirectory() as folder:
     from contrastile.benches.gpu.settings import Settings
     cpu = torch.device("cpu")
     settings = Settings(cpu, row=print)
-    shapes = ((19, 8, None),)
+    shapes = (errors.Shape(19, 8), errors.Shape(19, 7, 2**9, "unaligned"))
     rules = [
         errors.Rule("clip_loss", dtype, shapes, (14.3,), draws=1, orders=3, device=cpu)
         for dtype in ("fp32", "fp16")
@@ -60,7 +69,7 @@ def settings(rows: list[Row]) -> Settings:
 
 
 def tiny_rule(loss: str, dtype: str) -> errors.Rule:
-    shapes = ((37, 24, None), (45, 8, 2**12))
+    shapes = (errors.Shape(37, 24, None, "strided"), errors.Shape(45, 8, 2**12, "unaligned"))
     return errors.Rule(loss, dtype, shapes, (14.3,), draws=1, orders=3, device=CPU, backend="cpu")
 
 
@@ -151,47 +160,79 @@ def test_a_dense_loss_would_show_in_the_fit() -> None:
     assert (square, linear, fixed) == pytest.approx((2, 700, 1e6))
 
 
-def test_row_losses_of_the_huge_forward() -> None:
-    inputs = memory.pair(60, 8, torch.float64, CPU)
-    expected = contrastile.clip_loss(
-        inputs.x, inputs.y, logit_scale=inputs.scale, reduction="none", backend="reference"
-    )
-    every = torch.arange(60)
-    assert memory.relative(memory.row_losses(inputs, every), expected.detach()) < 1e-12
+def test_a_huge_step(settings: Settings, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It agrees with fp64 on the CPU too, and each thing that is wrong shows by its name."""
+    monkeypatch.setattr(huge, "PIECE", 100)
+    row = huge.huge_step(settings, 301, 16)
+    assert row["seconds"] > 0 and row["bytes"] > 2 * 301 * 16 * 4
+    assert set(row["errors"]) == {"rows", "columns", "loss", "scale", "x", "y"}
+    assert huge.too_far(row["errors"], torch.float32) == []
+
+    right = huge.step
+    for place, name in enumerate(("loss", "x", "y", "scale")):
+
+        def off(*arguments: Any, place: int = place) -> tuple[Tensor, ...]:
+            results = list(right(*arguments))
+            results[place] = results[place] * 1.01
+            return tuple(results)
+
+        monkeypatch.setattr(huge, "step", off)
+        outcome = memory.of_huge_step(settings, (301, 16))
+        assert outcome.verdict == FAIL and f"301 x 16: {name} is off" in str(outcome.reason)
+    assert huge.too_far({"y": float("nan")}, torch.bfloat16) == ["y is off by nan, allowed 0.016"]
 
 
-def test_timings(settings: Settings, rows: list[Row]) -> None:
-    quick = Settings(CPU, "cpu", quick=True, row=rows.append)
-    outcome = speed.speed_section(quick, (128, 64), (16,), dtype="fp32")
-    assert outcome.verdict == PASS
-    assert {(row["provider"], row["n"]) for row in rows} == {
-        (provider, n) for provider in ("contrastile", "naive") for n in (128, 64)
-    }
-    assert all(row["ms"] > 0 for row in rows)
-    assert gemm.gemm_section(settings, (32,), (64,), (8,), 2**10).verdict == PASS
-    assert host.host_section(settings, 16, 8, 1).numbers["clip_loss contrastile us"] > 0
+def test_a_huge_step_is_left_out_with_a_reason(
+    settings: Settings, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = memory.of_huge_step(replace(settings, seconds=1.0), (301, 16))
+    assert outcome.verdict == SKIPPED and "s are left" in str(outcome.numbers)
+    assert "left out" in rows[0]
+
+    device = torch.device("cuda", 0)
+    for free, told in ((2**34, None), (2**33, "needs 16.0 GiB, 8.0 are free")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 2**37))
+        reason = huge.too_small(2**20, 512, device)
+        assert reason is None if told is None else told in str(reason)
 
 
-def test_a_case_that_fails_is_told_and_the_next_is_timed(rows: list[Row]) -> None:
-    quick = Settings(CPU, "no such backend", quick=True, row=rows.append)
-    outcome = speed.speed_section(quick, (16,), (4,), dtype="fp32")
-    assert outcome.verdict == FAIL and "no such backend" in str(outcome.reason)
-    assert [("ms" in row, row["provider"]) for row in rows if row["loss"] == "clip_loss"] == [
-        (False, "contrastile"),
-        (True, "naive"),
-    ]
+def test_a_graph_is_compared_with_the_same_step_without_one(settings: Settings) -> None:
+    case = exact.Repeat(contrastile.clip_loss, 33, 8, torch.float32, 2**10)
+
+    def at_once(loss: exact.Loss, inputs: exact.Pair) -> exact.Replay:
+        return lambda: exact.step(loss, inputs)
+
+    def stale(loss: exact.Loss, inputs: exact.Pair) -> exact.Replay:
+        first = exact.step(loss, inputs)
+        return lambda: first
+
+    good = list(exact.replays(case, settings, at_once))
+    assert len(good) == len(exact.REPLAYED) and all(row["bits equal"] for row in good)
+    assert all(row["error"] > 1e-3 for row in exact.replays(case, settings, stale))
 
 
-def test_every_target_is_timed_and_first() -> None:
-    cells = list(speed.plan(speed.SIZES, speed.WIDTHS))
-    assert len(set(cells)) == len(cells)
-    assert {(c.loss, c.n, c.d) for c in cells[: len(speed.TARGETS)]} == set(speed.TARGETS)
+@pytest.mark.parametrize("loss", [contrastile.clip_loss, contrastile.nt_xent])
+def test_graphs_of_one_form_and_of_both_are_captured(loss: exact.Loss) -> None:
+    pytest.importorskip("triton")
+    from contrastile.backends.triton.context import SMALL
+
+    views = 2 if loss is contrastile.nt_xent else 1
+    cases = [case for case in exact.CAPTURED if case.loss is loss]
+    small = [(views * case.n) ** 2 <= SMALL and case.workspace is None for case in cases]
+    assert {True, False} == set(small)
+    assert contrastile.siglip_loss in {case.loss for case in exact.CAPTURED}
 
 
-@pytest.mark.parametrize("name", ["graph", "streams", "devices", "oom", "sanitizer"])
+@pytest.mark.parametrize("name", ["graph", "streams", "devices", "oom", "sanitizer", "specialised"])
 def test_what_needs_a_gpu_says_so(name: str, settings: Settings) -> None:
     outcome = SECTIONS[name].run(settings)
     assert outcome.verdict == SKIPPED and outcome.reason
+
+
+def test_all_sections_have_time_in_one_call() -> None:
+    """Also where each takes all of its own, and the last is not cut."""
+    limit = cli.parser().parse_args([]).limit
+    assert sum(section.seconds for section in SECTIONS.values()) + supervise.GRACE <= limit < 600
 
 
 def failing(settings: Settings) -> Outcome:

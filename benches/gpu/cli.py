@@ -14,7 +14,7 @@ from .record import FAIL, MERGED, Part, load_parts, merge, part_file, sources, u
 from .report import show_parts
 from .sections import SECTIONS
 from .settings import Settings
-from .supervise import supervise
+from .supervise import LIMIT, supervise
 from .work import serve
 
 
@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     new.add_argument("--device", type=torch.device, default=torch.device("cuda", 0))
     new.add_argument("--backend", default="triton", help="of contrastile")
-    new.add_argument("--limit", type=float, default=540.0, help="seconds for everything")
+    new.add_argument("--wheels", type=_folder, help="folder of wheels of the section peers")
+    new.add_argument("--limit", type=float, default=LIMIT, help="seconds for everything")
     new.add_argument("--list", action="store_true", help="show the sections, run nothing")
     new.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     new.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = options.parts or options.out / "parts"
     folder.mkdir(parents=True, exist_ok=True)
     if options.worker:
-        return serve(folder, Settings(options.device, options.backend, options.quick))
+        settings = Settings(options.device, options.backend, options.quick, options.wheels)
+        return serve(folder, settings)
     options.out.mkdir(parents=True, exist_ok=True)
     return check(options, folder)
 
@@ -72,18 +74,27 @@ def check(options: argparse.Namespace, folder: Path) -> int:
         gather()
 
     given = ["--device", str(options.device), "--backend", options.backend]
+    given += ["--quick"] if options.quick else []
+    given += [] if options.wheels is None else ["--wheels", str(options.wheels)]
     if todo:
         supervise(
             todo,
             lambda name: SECTIONS[name].seconds,
             folder,
-            [*given, *(["--quick"] if options.quick else [])],
+            given,
             options.limit,
             told,
         )
     parts, missing = gather()
     show_parts(parts, missing, sources())
     return 1 if missing or any(part.verdict == FAIL for part in parts) else 0
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text)
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return folder.resolve()
 
 
 def _names(text: str) -> list[str]:

@@ -6,11 +6,11 @@ Its draws, formulas and slack are those of the tests, which lie beside the bench
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from contrastile import functional
@@ -25,20 +25,41 @@ Results = dict[str, Tensor]
 SELF_MODE = {"nt_xent", "dcl_loss", "dclw_loss", "supcon_loss"}
 ONE_SUM_FOR_TWO = 2**0.5
 SCALES = (1.0, 14.3, 50.0, 100.0)
-# Nothing a tile or a vector divides; the last in several strips. Few sizes of embeddings: each
-# is compiled anew.
-SHAPES = ((307, 136, None), (77, 33, None), (1021, 136, 2**19))
+
+
+class Shape(NamedTuple):
+    """Rows and features; a small workspace makes several strips. ``layout``: see ``laid_out``."""
+
+    rows: int
+    size: int
+    workspace: int | None = None
+    layout: str = "rows"
+
+
+# Nothing a tile divides. Small ones in one strip launch the general form alone, all others both;
+# from 768 features on half precision keeps dot products.
+SHAPES = (
+    Shape(307, 136),
+    Shape(2100, 512),
+    Shape(1021, 136, 2**19, "strided"),
+    Shape(501, 77, 2**18, "unaligned"),
+    Shape(307, 776),
+    Shape(77, 77),
+)
+# Half precision first: what the device is for. Each size of embeddings is compiled anew, a minute
+# for all of a loss: so many shapes of each dtype.
+COUNTS = {"bf16": len(SHAPES), "fp32": 4, "fp16": 2}
 DRAWS, ORDERS = 3, 5
 GPU = torch.device("cuda", 0)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One loss at one dtype, over shapes (rows, features, workspace) and scales."""
+    """One loss at one dtype, over shapes and scales."""
 
     loss: str
     dtype: str
-    shapes: tuple[tuple[int, int, int | None], ...] = SHAPES
+    shapes: tuple[Shape, ...] = SHAPES
     scales: tuple[float, ...] = SCALES
     draws: int = DRAWS
     orders: int = ORDERS
@@ -46,13 +67,17 @@ class Rule:
     backend: str = "triton"
 
 
-def errors_section(settings: Settings, rules: Sequence[Rule] | None = None) -> Outcome:
-    """Every loss at every dtype."""
+def errors_section(
+    settings: Settings,
+    rules: Sequence[Rule] | None = None,
+    judging: Callable[[Rule], list[Row]] | None = None,
+) -> Outcome:
+    """Every loss at every dtype, by ``judge`` or another way to judge a rule."""
     if rules is None:
         rules = all_rules(settings)
     wrong: list[str] = []
     worst: dict[str, float] = dict.fromkeys((rule.dtype for rule in rules), 0.0)
-    for rule, found in each(judge, rules, settings):
+    for rule, found in each(judging or judge, rules, settings):
         name = f"{rule.loss} {rule.dtype}"
         if isinstance(found, str):
             settings.row({"loss": rule.loss, "dtype": rule.dtype, "error": found})
@@ -72,10 +97,10 @@ def errors_section(settings: Settings, rules: Sequence[Rule] | None = None) -> O
 
 
 def all_rules(settings: Settings) -> list[Rule]:
-    """Half precision first: what the device is for."""
+    """Every dtype of every loss."""
     rules = [
-        Rule(loss, dtype, device=settings.device, backend=settings.backend)
-        for dtype in ("bf16", "fp32", "fp16")
+        Rule(loss, dtype, SHAPES[:count], device=settings.device, backend=settings.backend)
+        for dtype, count in COUNTS.items()
         for loss in LOSSES
     ]
     if settings.quick:
@@ -86,18 +111,18 @@ def all_rules(settings: Settings) -> list[Rule]:
 def judge(rule: Rule) -> list[Row]:
     """For each output the share of its budget that the error takes: beyond 1 the rule is broken."""
     return [
-        {**row, "shape": [rows, size], "scale": scale}
-        for rows, size, workspace in rule.shapes
+        {**row, "shape": list(shape), "scale": scale}
+        for shape in rule.shapes
         for scale in rule.scales
-        for row in compare(rule, rows, size, scale, workspace)
+        for row in compare(rule, shape, scale)
     ]
 
 
-def compare(rule: Rule, rows: int, size: int, scale: float, workspace: int | None) -> list[Row]:
+def compare(rule: Rule, shape: Shape, scale: float) -> list[Row]:
     """One setting: all draws as one tensor, the worst order of features of the plain formula."""
     oracle = getattr(tests("oracles"), rule.loss)
-    draws = [draw(rule, rows, size, scale, seed) for seed in range(rule.draws)]
-    options = {"backend": rule.backend, "workspace": workspace}
+    draws = [draw(rule, shape, scale, seed) for seed in range(rule.draws)]
+    options = {"backend": rule.backend, "workspace": shape.workspace}
     got = together([evaluate(getattr(functional, rule.loss), d, options) for d in draws])
     # The oracles make their index tensors on the default device.
     with rule.device:
@@ -114,11 +139,15 @@ def compare(rule: Rule, rows: int, size: int, scale: float, workspace: int | Non
     return found
 
 
-def draw(rule: Rule, rows: int, size: int, scale: float, seed: int) -> dict[str, Any]:
+def draw(rule: Rule, shape: Shape, scale: float, seed: int) -> dict[str, Any]:
     """Arguments at the rule's dtype on its device; the scale and the bias stay fp32."""
     cases = tests("cases")
     choice = cases.default_choice(
-        rule.loss, shape=(rows, size), scale="logit_scale tensor", value=scale, crowded=True
+        rule.loss,
+        shape=(shape.rows, shape.size),
+        scale="logit_scale tensor",
+        value=scale,
+        crowded=True,
     )
     made = cases.arguments_for(rule.loss, choice, seed)
     arguments = {
@@ -129,9 +158,25 @@ def draw(rule: Rule, rows: int, size: int, scale: float, seed: int) -> dict[str,
     if rule.loss == "siglip_loss":
         arguments["logit_bias"] = torch.tensor(-0.9 * scale, device=rule.device)
     return {
-        name: value.detach().requires_grad_() if is_float(value) else value
+        name: laid_out(value.detach(), shape.layout).requires_grad_() if is_float(value) else value
         for name, value in arguments.items()
     }
+
+
+def laid_out(value: Tensor, layout: str) -> Tensor:
+    """The same numbers: as rows, as rows that begin at no multiple of 16 bytes, or as every other
+    column of a matrix.
+    """
+    if value.dim() != 2 or layout == "rows":
+        return value
+    rows, size = value.shape
+    if layout == "unaligned":
+        place = value.new_empty(rows, size + 1)[:, 1:]
+    elif layout == "strided":
+        place = value.new_empty(rows, 2 * size)[:, ::2]
+    else:
+        raise ValueError(f"no layout {layout!r}")
+    return place.copy_(value)
 
 
 def in_order(oracle: Any, arguments: dict[str, Any], seed: int) -> Results:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from ..gpu_targets import HOST_US
+from .aims import Aim, judged
 from .profile import kernels
 from .record import PASS, Outcome, Row
 from .recorder import Recorder
@@ -20,6 +22,7 @@ BURST = 10
 def host_section(settings: Settings, n: int = 256, d: int = 512, bursts: int = 30) -> Outcome:
     """Wall time of the Python calls, nobody waiting for the device."""
     numbers: Row = {}
+    aims: list[Aim] = []
     for loss in ("clip_loss", "siglip_loss"):
         for provider in (OURS, PLAIN):
             cell = Timed(loss, provider, n, d, "bf16" if settings.on_gpu else "fp32")
@@ -29,6 +32,9 @@ def host_section(settings: Settings, n: int = 256, d: int = 512, bursts: int = 3
                 row |= on_device(run, settings)
             settings.row(row)
             numbers[f"{loss} {provider} us"] = round(row["us"])
+            if provider == OURS:
+                aims.append(Aim(f"{loss} on the host", "us", row["us"], HOST_US))
+    numbers |= judged(aims, settings)
     return Outcome(PASS, numbers)
 
 

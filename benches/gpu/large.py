@@ -116,8 +116,8 @@ def truth(inputs: Pair, rows: Tensor) -> Truth:
 def gradient(
     own: Tensor, other: Tensor, scale: Tensor, own_lse: Tensor, other_lse: Tensor, rows: Tensor
 ) -> Tensor:
-    """Of ``rows`` of one side."""
-    scores = scale * (own[rows] @ other.T)
+    """Of ``rows`` of one side; the other is in fp64."""
+    scores = scale * (own[rows].double() @ other.T)
     weights = (scores - own_lse[rows, None]).exp() + (scores - other_lse).exp()
     return scale / len(own) * (weights @ other / 2 - other[rows])
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import torch
-from contrastile.testing import AllocationSpy
 from torch import Tensor
 
-from .large import relative, sampled
-from .record import Outcome, Row
+from .huge import dtype_of, huge_step, too_far, too_small
+from .peak import held_at_most
+from .record import SKIPPED, Outcome, Row
 from .settings import Pair, Settings, equal, pair, step, synchronize
 
 MIB = 2**20
@@ -21,6 +22,9 @@ SIZES = (8192, 16384, 24576, 32768, 49152, 65536)
 ALLOWED_SQUARE = 0.01
 # Left free: not enough, at different places of a step.
 MARGINS = (4, 40, 100, 200, 300)
+# Expected are 5 to 8 for the step itself, 5 for the log-sum-exps it is compared with, and as many
+# to compile.
+HUGE_SECONDS = 25
 
 
 def oom_section(settings: Settings, n: int = 16384, d: int = 512) -> Outcome:
@@ -79,7 +83,7 @@ def memory_section(
     workspace: int = WORKSPACE,
     huge: tuple[int, int] | None = (2**20, 512),
 ) -> Outcome:
-    """Bytes of a step at several N beyond its inputs, as a + b N + c N^2; then one huge forward."""
+    """Bytes of a step at several N beyond its inputs, as a + b N + c N^2; then one huge step."""
     extra = []
     for n in sizes:
         inputs = pair(n, d, torch.bfloat16 if settings.on_gpu else torch.float32, settings.device)
@@ -100,34 +104,33 @@ def memory_section(
         wrong.append(f"{square:.3g} bytes for each pair, allowed {ALLOWED_SQUARE}")
     if not max(laws) <= 1:
         wrong.append(f"{max(laws):.3g} times workspace + 8 (N + M) D")
-    if huge is not None and settings.on_gpu and not settings.quick and settings.left > 15:
-        found = huge_forward(settings, *huge)
-        settings.row(found)
-        numbers |= {"forward of 1M, s": found["seconds"], "its MiB": found["MiB"]}
-        if not found["error"] <= 1e-5:
-            wrong.append(f"forward at {huge}: off by {found['error']:.2g}")
+    if huge is not None and settings.on_gpu and not settings.quick:
+        found = of_huge_step(settings, huge)
+        numbers |= found.numbers
+        wrong += [found.reason] if found.reason else []
     return Outcome.of(wrong, numbers)
+
+
+def of_huge_step(settings: Settings, size: tuple[int, int]) -> Outcome:
+    """A step at that N and D, where there is the memory and the time."""
+    name = f"step of {size[0]} x {size[1]}"
+    reason = too_small(*size, settings.device)
+    if reason is None and settings.left < HUGE_SECONDS:
+        reason = f"left out: {settings.left:.0f} s are left, it takes {HUGE_SECONDS}"
+    if reason is not None:
+        settings.row({"huge": name, "left out": reason})
+        return Outcome(SKIPPED, {name: reason})
+    row = huge_step(settings, *size)
+    settings.row(row)
+    wrong = [f"{name}: {text}" for text in too_far(row["errors"], dtype_of(settings))]
+    return Outcome.of(wrong, {f"{name}, s": row["seconds"], "its MiB": row["bytes"] / MIB})
 
 
 def peak(settings: Settings, inputs: Pair, workspace: int) -> int:
     """Bytes of a step beyond its inputs, gradients included; warmed up before."""
-    loss = settings.loss()
-    step(loss, inputs, workspace=workspace)
-    if not settings.on_gpu:
-        with AllocationSpy() as spy:
-            step(loss, inputs, workspace=workspace)
-        return spy.peak_bytes
-    return gpu_peak(settings.device, lambda: step(loss, inputs, workspace=workspace))
-
-
-def gpu_peak(device: torch.device, run: Callable[[], object]) -> int:
-    """Bytes held at most during ``run`` beyond those held before."""
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    run = partial(step, settings.loss(), inputs, workspace=workspace)
     run()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    return held_at_most(settings.device, run)
 
 
 def fit(sizes: Sequence[int], values: Sequence[int]) -> tuple[float, float, float]:
@@ -138,48 +141,3 @@ def fit(sizes: Sequence[int], values: Sequence[int]) -> tuple[float, float, floa
     target = torch.tensor(values, dtype=torch.float64)[:, None]
     c, b, a = torch.linalg.lstsq(powers, target).solution[:, 0].tolist()
     return c / float(scale) ** 2, b / float(scale), a
-
-
-@torch.no_grad()
-def huge_forward(settings: Settings, n: int, d: int, sample: int = 16) -> Row:
-    """One forward at a size no other way can do; the loss of some rows against fp64."""
-    inputs = pair(n, d, torch.bfloat16, settings.device)
-    loss = settings.loss()
-    # The kernels are compiled at a size that takes no time.
-    small = pair(4096, d, torch.bfloat16, settings.device)
-    loss(small.x, small.y, logit_scale=small.scale, reduction="none")
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    found: list[Tensor] = []
-
-    def run() -> None:
-        begin.record()
-        found.append(loss(inputs.x, inputs.y, logit_scale=inputs.scale, reduction="none"))
-        end.record()
-
-    used = gpu_peak(settings.device, run)
-    rows = sampled(n, sample, settings.device)
-    error = relative(found[0][rows], row_losses(inputs, rows))
-    seconds = begin.elapsed_time(end) / 1000
-    flop = 2.0 * n * n * d
-    return {
-        "n": n,
-        "d": d,
-        "seconds": seconds,
-        "TFLOP/s": flop / seconds / 1e12,
-        "MiB": used / MIB,
-        "error": error,
-    }
-
-
-def row_losses(inputs: Pair, rows: Tensor) -> Tensor:
-    """clip_loss of some rows in fp64, the other side taken in pieces."""
-    x, y, scale = inputs.x, inputs.y, inputs.scale.double()
-    own = scale * (x[rows].double() * y[rows].double()).sum(1)
-    total = torch.zeros_like(own)
-    for mine, other in ((x, y), (y, x)):
-        parts = [
-            (scale * (mine[rows].double() @ piece.double().T)).logsumexp(1)
-            for piece in other.split(2**17)
-        ]
-        total += torch.stack(parts).logsumexp(0) - own
-    return total / 2

@@ -1,8 +1,9 @@
-"""The section ``peers``: other libraries on clip_loss, where they are installed."""
+"""The section ``peers``: other libraries on clip_loss, installed or carried along as wheels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -15,8 +16,9 @@ from ..naive import LossFunction
 from .record import PASS, Outcome, Row
 from .recorder import Recorder
 from .settings import Settings
-from .speed import OURS, Timed, inputs_of, step_of
+from .speed import OURS, Timed, inputs_of, loss_of
 from .timing import median_ms
+from .wheels import unpacked
 
 SIZES = ((32768, 512), (8192, 512), (32768, 1024))
 
@@ -71,24 +73,44 @@ PEERS: dict[str, Callable[[], LossFunction]] = {
 
 def peers_section(settings: Settings, sizes: Sequence[tuple[int, int]] = SIZES) -> Outcome:
     """Milliseconds of a training step, and the largest difference of the loss from ours."""
-    here = [name for name in PEERS if find_spec(name)]
-    if not here:
-        return Outcome.skip(f"none is installed: {', '.join(PEERS)}")
+    with unpacked(settings.wheels) as wheels:
+        here = [name for name in PEERS if find_spec(name)]
+        if not here:
+            carried = f", nor in {len(wheels)} wheels" if wheels else ""
+            return Outcome.skip(f"none is installed{carried}: {', '.join(PEERS)}")
+        return compare(here, settings, sizes)
+
+
+def compare(here: Sequence[str], settings: Settings, sizes: Sequence[tuple[int, int]]) -> Outcome:
+    """The peers that are here, beside ours."""
     numbers: Row = {}
+    largest: dict[str, float] = {}
     for n, d in sizes:
         cell = Timed("clip_loss", OURS, n, d, "bf16" if settings.on_gpu else "fp32")
         inputs = inputs_of(cell, settings.device)
-        ours = step_of(cell, settings.device, settings.backend)
-        ms = median_ms(ours, settings.device, seconds=0.2)
-        settings.row({"peer": OURS, "n": n, "d": d, "ms": ms})
+        own = loss_of(cell, settings.backend)
+        loss = float(evaluate(own, inputs)[0])
+        ms = median_ms(partial(evaluate, own, inputs), settings.device, seconds=0.2)
+        settings.row({"peer": OURS, "n": n, "d": d, "loss": loss, "ms": ms})
         for name in here:
             if settings.left < 0:
                 break
             row = time_peer(name, inputs, settings)
-            settings.row({"peer": name, "n": n, "d": d, **row})
             if "ms" in row:
+                row["difference"] = relative(row["loss"], loss)
+                largest[name] = max(largest.get(name, 0.0), row["difference"])
                 numbers[f"{name} {n} x {d}, x ours"] = row["ms"] / ms
+            else:
+                numbers[f"{name} {n} x {d}"] = row["error"]
+            settings.row({"peer": name, "n": n, "d": d, **row})
+    numbers |= {f"{name}: largest difference": value for name, value in largest.items()}
     return Outcome(PASS, numbers)
+
+
+def relative(value: float, ours: float) -> float:
+    """Infinite for what is no number, so that it is the largest."""
+    found = abs(value - ours) / abs(ours)
+    return found if found == found else float("inf")
 
 
 def time_peer(name: str, inputs: Inputs, settings: Settings) -> Row:

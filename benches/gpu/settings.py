@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from contrastile import clip_loss
@@ -26,6 +27,7 @@ class Settings:
         device: where to compute; sections that make sense on a GPU alone skip other devices.
         backend: of contrastile.
         quick: fewer and smaller cases.
+        wheels: a folder of other libraries' wheels, for the section ``peers``.
         seconds: after which a section is to start nothing new.
         row: takes a row of results as soon as it is there.
     """
@@ -33,6 +35,7 @@ class Settings:
     device: torch.device = field(default_factory=lambda: torch.device("cuda", 0))
     backend: str = "triton"
     quick: bool = False
+    wheels: Path | None = None
     seconds: float = float("inf")
     row: Callable[[Row], None] = lambda row: None
     start: float = field(default_factory=time.monotonic)

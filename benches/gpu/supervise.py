@@ -15,6 +15,8 @@ from pathlib import Path
 from .record import FAIL, Part, part_file, read_rows, rows_file, sources
 
 SCRIPT = Path(__file__).resolve().parents[1] / "gpu_check.py"
+# Seconds that a call may take: less than the ten minutes after which some machines end it.
+LIMIT = 540.0
 # Beyond the time after which a section itself starts nothing new; and for a process to start.
 GRACE, START = 20.0, 40.0
 # No section is begun with fewer seconds.
