@@ -2,12 +2,17 @@
 
 CONTRASTILE_NATIVE=0 builds without it, 1 demands it, auto (the default) builds it where a C++17
 compiler is found. With a compiler present a compile error is an error in either mode.
+CONTRASTILE_CUDA=0|1|auto says the same of the CUDA kernels in it, and of nvcc; the architectures
+are those of CONTRASTILE_CUDA_ARCHS, "80;90a" unless it is set. Kernels for 90a are sm_90.h's; all
+architectures get those of sm_80.h, later ones by PTX.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,11 +38,67 @@ LEVEL_FLAGS = {
 }
 
 
-def native_mode() -> str:
-    mode = os.environ.get("CONTRASTILE_NATIVE", "auto")
+NVCC_FLAGS = ["-std=c++17", "-O3", "-DCONTRASTILE_LEVEL=device"]
+NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
+
+
+def mode_of(variable: str) -> str:
+    mode = os.environ.get(variable, "auto")
     if mode not in ("0", "1", "auto"):
-        raise SystemExit(f"CONTRASTILE_NATIVE: expected 0, 1 or auto, got {mode!r}")
+        raise SystemExit(f"{variable}: expected 0, 1 or auto, got {mode!r}")
     return mode
+
+
+def cuda_root() -> Path | None:
+    """A CUDA toolkit: a folder that holds both the compiler and the headers."""
+    named = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    nvcc = shutil.which("nvcc")
+    found = [str(Path(nvcc).resolve().parents[1])] if nvcc else []
+    for root in map(Path, filter(None, [*named, *found, "/usr/local/cuda"])):
+        if (root / "bin/nvcc").exists() and (root / "include/cuda_runtime.h").exists():
+            return root
+    return None
+
+
+def cuda_archs() -> list[str]:
+    """Compute capabilities without the dot; "a" for an architecture's own instructions."""
+    archs = os.environ.get("CONTRASTILE_CUDA_ARCHS", "80;90a").split(";")
+    for arch in archs:
+        if not arch.removesuffix("a").isdigit() or int(arch.removesuffix("a")) < 80:
+            raise SystemExit(f"CONTRASTILE_CUDA_ARCHS: expected such as 80;90a, got {arch!r}")
+    return archs
+
+
+def code_flags(source: str, archs: list[str]) -> list[str]:
+    """For which architectures a file of kernels is compiled; of sm_80's also as PTX."""
+    if source.startswith("sm90"):
+        return ["-gencode=arch=compute_90a,code=sm_90a"]
+    plain = sorted({int(arch.removesuffix("a")) for arch in archs})
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in plain]
+    return [*flags, f"-gencode=arch=compute_{plain[0]},code=compute_{plain[0]}"]
+
+
+def cuda_parts() -> dict[str, Any]:
+    """What the CUDA kernels add to the extension; or the reason why they add nothing."""
+    mode, root = mode_of("CONTRASTILE_CUDA"), cuda_root()
+    reason = "CONTRASTILE_CUDA=0 was set" if mode == "0" else "nvcc was not found"
+    if mode == "0" or root is None:
+        if mode == "1":
+            raise SystemExit("CONTRASTILE_CUDA=1, but no CUDA toolkit: set CUDA_HOME to its root")
+        return {"sources": [], "macros": [("CONTRASTILE_NO_CUDA", f'"{reason}"')], "libraries": []}
+    archs = cuda_archs()
+    files = sorted(Path("csrc/cuda").glob("*.cu")) + sorted(Path("csrc/cuda").glob("*.cpp"))
+    macros = [("CONTRASTILE_CUDA", f'"{" ".join(archs)}"')]
+    if "90a" in archs:
+        macros.append(("CONTRASTILE_SM90", "1"))
+    else:
+        files = [path for path in files if not path.name.startswith("sm90")]
+    return {
+        "sources": [str(path) for path in files],
+        "macros": macros,
+        # Static: the extension then serves any torch, whichever CUDA that brings.
+        "libraries": [f"-L{root / 'lib64'}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"],
+    }
 
 
 def compiles(flags: list[str], code: str) -> str | None:
@@ -60,7 +121,7 @@ def compiles(flags: list[str], code: str) -> str | None:
 
 
 def extensions() -> list[Extension]:
-    mode = native_mode()
+    mode = mode_of("CONTRASTILE_NATIVE")
     if mode == "0":
         return []
     reason = compiles(FLAGS, "#include <vector>\nint main() { return std::vector<int>().size(); }")
@@ -81,18 +142,33 @@ def extensions() -> list[Extension]:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         sources = {name: path for name, path in sources.items() if name not in LEVEL_FLAGS}
         macros = []
+    cuda = cuda_parts()
     return [
         Extension(
             "contrastile._C",
-            list(sources.values()),
-            depends=[str(path) for path in sorted(Path("csrc").glob("*.h"))],
+            [*sources.values(), *cuda["sources"]],
+            depends=[str(path) for path in sorted(Path("csrc").rglob("*.h"))],
             include_dirs=[pybind11.get_include()],
-            define_macros=macros,
+            define_macros=[*macros, *cuda["macros"]],
             extra_compile_args=[*FLAGS, *openmp],
-            extra_link_args=openmp,
+            extra_link_args=[*openmp, *cuda["libraries"]],
             language="c++",
         )
     ]
+
+
+def compile_cuda(source: str, folder: str) -> str:
+    """The object file of a file of kernels."""
+    root = cuda_root()
+    assert root is not None, "sources of kernels without a compiler for them"
+    out = Path(folder, source).with_suffix(".o")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    flags = [*NVCC_FLAGS, *code_flags(Path(source).name, cuda_archs())]
+    command = [str(root / "bin/nvcc"), *flags, "-c", source, "-o", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise CompileError(f"{' '.join(command)}\n{result.stderr}")
+    return str(out)
 
 
 class BuildLevels(build_ext):
@@ -105,6 +181,8 @@ class BuildLevels(build_ext):
             common = options.pop("extra_postargs", None) or []
 
             def compile_one(source: str) -> list[str]:
+                if source.endswith(".cu"):
+                    return [compile_cuda(source, options["output_dir"])]
                 flags = [*common, *LEVEL_FLAGS.get(Path(source).name, [])]
                 return compile_some([source], extra_postargs=flags, **options)
 

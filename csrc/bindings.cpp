@@ -12,6 +12,9 @@
 #include "bindings.h"
 #include "dispatch.h"
 #include "norms.h"
+#if defined(CONTRASTILE_CUDA)
+#include "cuda/bindings.h"
+#endif
 
 namespace py = pybind11;
 
@@ -284,4 +287,11 @@ PYBIND11_MODULE(_C, m) {
                      "Up to three log-sum-exps in one pass over a tile.");
   bind_pass<Term>(m, "PairPass", "terms", "Up to three pair sums in one pass over a tile.");
   bind_row_steps(m);
+#if defined(CONTRASTILE_CUDA)
+  py::module_ kernels = m.def_submodule("cuda", "Kernels for NVIDIA GPUs.");
+  cuda::bind(kernels);
+  m.attr("cuda_archs") = CONTRASTILE_CUDA;
+#else
+  m.attr("no_cuda") = CONTRASTILE_NO_CUDA;
+#endif
 }

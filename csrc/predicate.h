@@ -6,22 +6,6 @@
 
 namespace contrastile::CONTRASTILE_LEVEL {
 
-// Zero where the lane is 0, also for NaN.
-CONTRASTILE_HD float keep_if(int32_t lane, float x) {
-  int32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  bits &= lane;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-CONTRASTILE_HD double keep_if(int64_t lane, double x) {
-  int64_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  bits &= lane;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 // g * s, where a pair that is left out counts 0 even if its s is infinite.
 template <bool kMasked, class T>
 CONTRASTILE_HD T product_if(T g, T s, const Lane<T>* keep, int j) {

@@ -145,6 +145,32 @@ struct Square {
   }
 };
 
+// Zero where the lane, 0 or -1, is 0: also for NaN, and without a branch.
+CONTRASTILE_HD float keep_if(int32_t lane, float x) {
+  int32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits &= lane;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+CONTRASTILE_HD double keep_if(int64_t lane, double x) {
+  int64_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits &= lane;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// The one of two numbers that is not 0.
+CONTRASTILE_HD float either(float x, float y) {
+  int32_t a, b;
+  memcpy(&a, &x, sizeof a);
+  memcpy(&b, &y, sizeof b);
+  a |= b;
+  memcpy(&x, &a, sizeof x);
+  return x;
+}
+
 // An affine score y = s * hi + s * lo + offset + c, c being the column's own offset.
 template <class T>
 struct Affine {

@@ -35,7 +35,7 @@ class Case:
     channels: int = 1
     biases: bool = False
     per_row: bool = False
-    classes: bool = False
+    members: bool = False
     columns: bool = True
     diagonal: bool = False
     first_row: int = 0
@@ -50,7 +50,7 @@ class Case:
         parts += [self.predicate] if self.predicate != "all" else []
         parts += [PHI[self.phi]] if self.form == "term" else []
         parts += [f"{self.channels} channels"] if self.channels > 1 else []
-        flags = ("biases", "per_row", "classes", "diagonal")
+        flags = ("biases", "per_row", "members", "diagonal")
         parts += [flag for flag in flags if getattr(self, flag)]
         parts += [] if self.columns else ["rows only"]
         parts += ["inner block"] if self.first_row or self.first_col else []
@@ -133,12 +133,9 @@ class Problem:
         if col_offset is not None:
             scores = scores + row_offset.double()[:, None] + col_offset.double()
         steps, kept = self._predicate(channel)
-        classes, weights = [], torch.tensor([0.75, -0.5])
-        if case.classes:
-            for weight in weights.tolist():
-                code, members = self._equal(3)
-                classes.append(code)
-                scores = scores + weight * members
+        code, members = self._equal(3) if case.members else ([], torch.zeros(()))
+        scores = scores + 0.75 * members
+        weight = torch.tensor([0.75]) if case.members else None
         self.reductions.add(
             data.address(high),
             data.address(low),
@@ -147,8 +144,8 @@ class Problem:
             case.biases,
             data.address(col_offset),
             steps,
-            classes,
-            data.address(weights),
+            code,
+            data.address(weight),
             case.phi,
             False,
         )

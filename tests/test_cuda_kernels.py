@@ -36,7 +36,15 @@ def _cases() -> list[Case]:
             cases += [
                 plain,
                 replace(plain, n=150, m=300, d=130, predicate="hole"),
-                replace(plain, n=133, m=259, d=72, predicate="mixed", biases=True, classes=True),
+                replace(
+                    plain,
+                    n=133,
+                    m=259,
+                    d=72,
+                    predicate="mixed",
+                    biases=True,
+                    members=form != "term",
+                ),
                 replace(plain, n=300, m=300, d=64, diagonal=True, first_row=0),
                 replace(plain, n=77, m=200, d=40, channels=2, per_row=True, columns=False),
                 replace(plain, n=1, m=1, d=1),

@@ -50,19 +50,18 @@ struct Builder {
   }
 
   void add(Address coef_hi, Address coef_lo, bool per_row, Address row_offset, bool has_row_offset,
-           Address col_offset, const Steps& pairs, const std::vector<Steps>& classes,
-           Address class_weights, int phi, bool floor) {
+           Address col_offset, const Steps& pairs, const Steps& members, Address member_weight,
+           int phi, bool floor) {
     require(value.count < kMaxReductions, "too many reductions");
-    require(classes.size() <= kMaxClasses, "too many weighted classes");
     require(phi >= 0 && phi <= static_cast<int>(Phi::square), "phi: expected 0 to 3");
     Reduction& own = value.each[value.count++];
     own.coef_hi = {at<float>(coef_hi), per_row};
     own.coef_lo = {at<float>(coef_lo), per_row};
     own.row_offset = {at<float>(row_offset), has_row_offset};
     own.col_offset = at<float>(col_offset);
-    own.class_weights = at<float>(class_weights);
     own.pairs = program(pairs);
-    for (const Steps& code : classes) own.classes[own.class_count++] = program(code);
+    own.members = program(members);
+    own.member_weight = at<float>(member_weight);
     own.phi = static_cast<Phi>(phi);
     own.floor = floor;
   }
@@ -135,7 +134,7 @@ void bind(py::module_& m) {
                       py::module_local())
       .def(py::init<>())
       .def("add", &Builder::add, "coef_hi"_a, "coef_lo"_a, "per_row"_a, "row_offset"_a,
-           "has_row_offset"_a, "col_offset"_a, "pairs"_a, "classes"_a, "class_weights"_a, "phi"_a,
+           "has_row_offset"_a, "col_offset"_a, "pairs"_a, "members"_a, "member_weight"_a, "phi"_a,
            "floor"_a);
   m.def("tile_cols", [](Element element, const Target& target, int d) {
     return launcher(element, target.family).tile_cols(d, target);

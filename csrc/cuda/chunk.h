@@ -31,7 +31,7 @@ struct Place {
   CONTRASTILE_DEVICE static int min(int a, int b) { return a < b ? a : b; }
   // Of the chunk at (row, col).
   CONTRASTILE_DEVICE static Place of(const Block& block, int row, int col) {
-    const int lane = hw::thread() % 32;
+    const int lane = hw::forgotten(hw::thread() % 32);
     return {row + lane / 4, col + 2 * (lane % 4), block.row_end - 1, block.col_end - 1};
   }
 };
@@ -40,16 +40,17 @@ struct Place {
 // neighbours: 16 loads of a lane's own, started early, took the registers that scores need.
 struct ColumnValues {
   float low, high;
+  int first;  // the lane that holds this lane's column 0
 
   CONTRASTILE_DEVICE static ColumnValues of(const float* x, const Place& place) {
-    if (x == nullptr) return {0, 0};
-    const int lane = hw::thread() % 32, first = place.col - 2 * (lane % 4) + lane;
-    return {x[Place::min(first, place.last_col)], x[Place::min(first + 32, place.last_col)]};
+    const int lane = hw::forgotten(hw::thread() % 32), first = 2 * (lane % 4);
+    if (x == nullptr) return {0, 0, first};
+    const int own = place.col - first + lane;
+    return {x[Place::min(own, place.last_col)], x[Place::min(own + 32, place.last_col)], first};
   }
   // Of column v of the lane; by all lanes at once.
   CONTRASTILE_DEVICE float at(int v) const {
-    const int lane = hw::thread() % 32;
-    return hw::shuffle(v < kLaneCols / 2 ? low : high, 8 * (v / 2 % 4) + 2 * (lane % 4) + v % 2);
+    return hw::shuffle(v < kLaneCols / 2 ? low : high, first + 8 * (v / 2 % 4) + v % 2);
   }
 };
 

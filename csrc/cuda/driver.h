@@ -61,9 +61,14 @@ inline auto tensor_map_encoder() {
   static const Encode encode = [] {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
     check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000,
                                            cudaEnableDefault, &result),
           "cuTensorMapEncodeTiled");
+#else
+    check(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result),
+          "cuTensorMapEncodeTiled");
+#endif
     if (found == nullptr) throw std::runtime_error("the driver has no cuTensorMapEncodeTiled");
     return reinterpret_cast<Encode>(found);
   }();

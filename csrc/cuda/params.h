@@ -15,7 +15,6 @@ CONTRASTILE_HD int tiles_of(int64_t length, int size) {
 }
 
 constexpr int kMaxReductions = 4;
-constexpr int kMaxClasses = 2;
 constexpr int kMaxSteps = 32;
 
 // What a kernel computes of a block.
@@ -41,10 +40,10 @@ struct Vector {
 struct Reduction {
   Vector coef_hi, coef_lo, row_offset;
   const float* col_offset;  // null: none
-  const float* class_weights;
   Span pairs;
-  Span classes[kMaxClasses];
-  int class_count;
+  // Pairs whose exponents get a weight of their own; null: none.
+  Span members;
+  const float* member_weight;
   Phi phi;
   // Powers that would vanish stay, as the smallest normal number: a sum of 0 is one of no pair.
   bool floor;

@@ -44,6 +44,13 @@ CONTRASTILE_DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync
 CONTRASTILE_DEVICE float shuffle(float x, int lane) { return __shfl_sync(~0u, x, lane); }
 CONTRASTILE_DEVICE bool all_of_warp(bool x) { return __all_sync(~0u, x); }
 
+// x, but the compiler does not know: what follows from it is computed anew instead of kept in
+// registers since the last time.
+CONTRASTILE_DEVICE int forgotten(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 template <int kCount>
 CONTRASTILE_DEVICE void release_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));

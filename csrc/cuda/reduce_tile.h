@@ -1,6 +1,8 @@
 // Partial sums of a tile, from its dot products in registers.
 #pragma once
 
+#include <type_traits>
+
 #include "../phi.h"
 #include "scores.h"
 #include "sums.h"
@@ -43,37 +45,34 @@ struct Partials {
   }
 };
 
-// f(value, score) for every score of a chunk that counts.
-template <class Value, class Add>
-CONTRASTILE_DEVICE void for_each_score(const float* dots, const Rows& rows, const Columns* columns,
-                                       bool floor, Value value, Add add) {
+// A chunk of which every pair counts: no columns to look at.
+struct NoColumns {};
+
+// Sums of 2^(y - shift), or of phi(x), over the rows and columns of a chunk.
+template <bool kCols, class Columns, class Value>
+CONTRASTILE_DEVICE void sum_chunk(const float* dots, const Rows& rows, const Columns& columns,
+                                  float least, Value value, float (&row_total)[kLaneRows],
+                                  float (&col_total)[kLaneCols]) {
+  constexpr bool kPlain = std::is_same_v<Columns, NoColumns>;
 #pragma unroll
   for (int v = 0; v < kLaneCols; ++v) {
-    const float offset = columns == nullptr ? 0.0f : columns->offset.at(v);
+    float offset = 0, total = 0;
+    if constexpr (!kPlain) offset = columns.offset.at(v);
 #pragma unroll
     for (int h = 0; h < kLaneRows; ++h) {
       const int k = score_at(h, v);
-      if (columns == nullptr) {
-        add(h, v, value(exponent(rows.each[h], dots[k])));
+      float x;
+      if constexpr (kPlain) {
+        x = value(exponent(rows.each[h], dots[k]));
       } else {
-        const float y = exponent(rows.each[h], dots[k], offset + columns->class_weight(k));
-        add(h, v, columns->keeps(k) ? value(floored(y, floor)) : 0.0f);
+        const float y = columns.exponent_of(rows.each[h], dots[k], offset, k);
+        x = columns.keep(k, value(floored(y, least)));
       }
+      row_total[h] += x;
+      total += x;
     }
+    if constexpr (kCols) col_total[v] = total;
   }
-}
-
-// Sums of 2^(y - shift), or of phi(x), over the rows and columns of a chunk.
-template <bool kCols, class Value>
-CONTRASTILE_DEVICE void sum_chunk(const float* dots, const Rows& rows, const Columns* columns,
-                                  bool floor, Value value, float (&row_total)[kLaneRows],
-                                  float (&col_total)[kLaneCols]) {
-#pragma unroll
-  for (int v = 0; v < kLaneCols; ++v) col_total[v] = 0;
-  for_each_score(dots, rows, columns, floor, value, [&](int h, int v, float x) {
-    row_total[h] += x;
-    if constexpr (kCols) col_total[v] += x;
-  });
 }
 
 // The four warps' sums of 64 columns, added and stored.
@@ -91,7 +90,7 @@ CONTRASTILE_DEVICE void store_columns(float (&col_total)[kLaneCols], Group& grou
 }
 
 // One reduction of a tile with a shift for all pairs, or a pair sum.
-template <bool kCols, int kChunks, class Value>
+template <Form kForm, bool kCols, int kChunks, class Value>
 CONTRASTILE_DEVICE void sum_tile(const Reduce& p, int r, const float* dots, const TilePlace& tile,
                                  Group& group, Value value, float shift) {
   const Reduction& reduction = p.reductions.each[r];
@@ -105,10 +104,12 @@ CONTRASTILE_DEVICE void sum_tile(const Reduce& p, int r, const float* dots, cons
     const Lanes kept = lanes_kept(p.reductions, reduction, place, lanes_inside(place));
     const float* own = dots + c * kLaneScores;
     if (is_plain(reduction, kept)) {
-      sum_chunk<kCols>(own, rows, nullptr, false, value, row_total, col_total);
+      sum_chunk<kCols>(own, rows, NoColumns{}, 0.0f, value, row_total, col_total);
     } else {
-      const Columns columns = Columns::of(p.reductions, reduction, place, kept);
-      sum_chunk<kCols>(own, rows, &columns, reduction.floor, value, row_total, col_total);
+      const float least = least_exponent(reduction);
+      with_columns<kForm>(p.reductions, reduction, place, kept, [&](const auto& columns) {
+        sum_chunk<kCols>(own, rows, columns, least, value, row_total, col_total);
+      });
     }
     if (kCols && tile.sums_columns(p.block))
       store_columns(col_total, group, partials, p.col_sums, p.block, tile.col + c * kChunkCols);
@@ -118,7 +119,8 @@ CONTRASTILE_DEVICE void sum_tile(const Reduce& p, int r, const float* dots, cons
   if (p.row_sums) partials.store_rows(p.row_sums, row_total, Place::of(p.block, row, tile.col));
 }
 
-// Exponents of a chunk; -inf where a pair does not count.
+// Exponents of a chunk: -inf where a pair does not count, NaN where one is infinite.
+template <class Columns>
 CONTRASTILE_DEVICE void exponents_of(const float* dots, const Rows& rows, const Columns& columns,
                                      float (&y)[kLaneScores]) {
 #pragma unroll
@@ -127,8 +129,8 @@ CONTRASTILE_DEVICE void exponents_of(const float* dots, const Rows& rows, const 
 #pragma unroll
     for (int h = 0; h < kLaneRows; ++h) {
       const int k = score_at(h, v);
-      const float all = loud_exponent(rows.each[h], dots[k], offset + columns.class_weight(k));
-      y[k] = columns.keeps(k) ? all : -INFINITY;
+      const float all = columns.exponent_of(rows.each[h], dots[k], offset, k);
+      y[k] = columns.keep_or_lowest(k, Score::loud(all));
     }
   }
 }
@@ -190,9 +192,10 @@ CONTRASTILE_DEVICE void raise_tile(const Reduce& p, int r, const float* dots, co
   for (int c = 0; c < kChunks; ++c) {
     const Place place = Place::of(p.block, row, tile.col + c * kChunkCols);
     const Lanes kept = lanes_kept(p.reductions, reduction, place, lanes_inside(place));
-    const Columns columns = Columns::of(p.reductions, reduction, place, kept);
     float y[kLaneScores];
-    exponents_of(dots + c * kLaneScores, rows, columns, y);
+    with_columns<Form::general>(p.reductions, reduction, place, kept, [&](const auto& columns) {
+      exponents_of(dots + c * kLaneScores, rows, columns, y);
+    });
     raise_rows(y, top, total);
     if (kCols && tile.sums_columns(p.block))
       store_raised_columns(y, group, partials, p, tile.col + c * kChunkCols);
@@ -214,11 +217,11 @@ CONTRASTILE_DEVICE void reduce_tile(const Reduce& p, const float* dots, const Ti
       raise_tile<kCols, kChunks>(p, r, dots, tile, group);
     } else if constexpr (kForm == Form::fixed) {
       const auto power = [](float y) { return hw::exp2(y); };
-      sum_tile<kCols, kChunks>(p, r, dots, tile, group, power, p.shifts[r]);
+      sum_tile<kForm, kCols, kChunks>(p, r, dots, tile, group, power, p.shifts[r]);
     } else {
       CONTRASTILE_LEVEL::with_phi(p.reductions.each[r].phi, [&](auto phi) {
         const auto value = [](float x) { return decltype(phi)::value(Score::loud(x)); };
-        sum_tile<kCols, kChunks>(p, r, dots, tile, group, value, 0.0f);
+        sum_tile<kForm, kCols, kChunks>(p, r, dots, tile, group, value, 0.0f);
       });
     }
   }

@@ -17,21 +17,23 @@ CONTRASTILE_DEVICE int staged_vector(int row, int vector) {
 
 template <class T>
 CONTRASTILE_DEVICE void stage_chunk(char* to, const float (&g)[kLaneScores]) {
-  const int lane = hw::thread() % 32;
+  const int lane = hw::forgotten(hw::thread() % 32);
+  // staged_vector of any vector is that of vector 0 with some bits turned over, and rows 8 apart
+  // are 1024 bytes apart: one address, not sixteen that stay in registers.
+  const int first = staged_vector(lane / 4, 0) + lane % 4 * 4;
 #pragma unroll
   for (int v = 0; v < kLaneCols; v += 2)
 #pragma unroll
     for (int h = 0; h < kLaneRows; ++h) {
-      const int at = staged_vector(lane / 4 + 8 * h, v / 2) + lane % 4 * 4;
-      *reinterpret_cast<uint32_t*>(to + at) =
-          hw::pack<T>(g[score_at(h, v)], g[score_at(h, v + 1)]);
+      char* at = to + (first ^ v / 2 * 16) + 8 * h * 128;
+      *reinterpret_cast<uint32_t*>(at) = hw::pack<T>(g[score_at(h, v)], g[score_at(h, v + 1)]);
     }
 }
 
 // Transposed: 64 rows of 32 bytes.
 template <class T>
 CONTRASTILE_DEVICE void stage_mirror(char* to, const float (&g)[kLaneScores]) {
-  const int lane = hw::thread() % 32;
+  const int lane = hw::forgotten(hw::thread() % 32);
 #pragma unroll
   for (int v = 0; v < kLaneCols; ++v) {
     const uint32_t both = hw::pack<T>(g[score_at(0, v)], g[score_at(1, v)]);

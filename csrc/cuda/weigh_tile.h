@@ -43,24 +43,30 @@ struct PairWeight {
 };
 
 // g += one reduction's share of G of a chunk.
-template <Form kForm, class Phi>
-CONTRASTILE_DEVICE void add_weights(const float* dots, const Rows& rows, const Columns* columns,
+template <Form kForm, class Phi, class Columns>
+CONTRASTILE_DEVICE void add_weights(const float* dots, const Rows& rows, const Columns& columns,
                                     const Factors<kForm == Form::general>& factors,
                                     float (&g)[kLaneScores]) {
+  constexpr bool kPlain = std::is_same_v<Columns, NoColumns>;
   const PairWeight<kForm, Phi> weight{factors};
 #pragma unroll
   for (int v = 0; v < kLaneCols; ++v) {
     const float b = factors.col.at(v);
     const float b_top = kForm == Form::general ? factors.col_top.at(v) : 0.0f;
-    const float offset = columns == nullptr ? 0.0f : columns->offset.at(v);
+    float offset = 0;
+    if constexpr (!kPlain) {
+      // Not all shuffles at once: with 256 columns a few registers were missing for them.
+      if (v % 8 == 0) hw::sync_warp();
+      offset = columns.offset.at(v);
+    }
 #pragma unroll
     for (int h = 0; h < kLaneRows; ++h) {
       const int k = score_at(h, v);
-      if (columns == nullptr) {
+      if constexpr (kPlain) {
         g[k] += weight(h, exponent(rows.each[h], dots[k]), b, b_top);
       } else {
-        const float y = exponent(rows.each[h], dots[k], offset + columns->class_weight(k));
-        g[k] += columns->keeps(k) ? weight(h, y, b, b_top) : 0.0f;
+        const float y = columns.exponent_of(rows.each[h], dots[k], offset, k);
+        g[k] += columns.keep(k, weight(h, y, b, b_top));
       }
     }
   }
@@ -76,10 +82,11 @@ CONTRASTILE_DEVICE void weigh_reduction(const Weigh& p, int r, const float* dots
   const auto factors = Factors<kForm == Form::general>::of(p.coefficients[r], place);
   const Lanes kept = lanes_kept(p.reductions, reduction, place, inside);
   if (is_plain(reduction, kept)) {
-    add_weights<kForm, Phi>(dots, rows, nullptr, factors, g);
+    add_weights<kForm, Phi>(dots, rows, NoColumns{}, factors, g);
   } else {
-    const Columns columns = Columns::of(p.reductions, reduction, place, kept);
-    add_weights<kForm, Phi>(dots, rows, &columns, factors, g);
+    with_columns<kForm>(p.reductions, reduction, place, kept, [&](const auto& columns) {
+      add_weights<kForm, Phi>(dots, rows, columns, factors, g);
+    });
   }
 }
 

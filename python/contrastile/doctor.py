@@ -58,6 +58,7 @@ def extension() -> Lines:
         yield "contrastile._C", "loaded"
         best, *others = module.levels()
         yield "SIMD", f"{best} in use" + (f" (also {', '.join(others)})" if others else "")
+        yield "CUDA kernels", native.cuda_archs() or f"not built: {native.why_no_cuda()}"
 
 
 def installed(distribution: str) -> str:

@@ -36,3 +36,20 @@ def level() -> str:
     """The best SIMD level this CPU has, of "avx512", "avx2", "baseline"; "" if not built."""
     module = load()
     return "" if module is None else str(module.levels()[0])
+
+
+def cuda_kernels() -> ModuleType | None:
+    """``contrastile._C.cuda``, or None where it was not built."""
+    return getattr(load(), "cuda", None)
+
+
+def cuda_archs() -> str:
+    """What the CUDA kernels were compiled for, as "80 90a"; "" if they were not built."""
+    return str(getattr(load(), "cuda_archs", ""))
+
+
+def why_no_cuda() -> str:
+    """The reason that the build gave for leaving the CUDA kernels out; "" if it did not."""
+    if load() is None:
+        return "the extension was not built"
+    return str(getattr(load(), "no_cuda", ""))
