@@ -1,0 +1,63 @@
+"""What the CUDA backend can compute, and the strips it does so in."""
+
+from __future__ import annotations
+
+import torch
+
+from ... import native
+from ...engine.blocks import Keeping, Tile
+from ...engine.run import Kernel, Run
+from ...problem import Phi, Problem, Term
+from ..strips import strip_tile
+from ..switches import tf32_allowed
+from .machine import library, machine_of
+from .programs import why_not_encodable
+
+# Dot products are computed again: the kernels have no other way to their weights.
+NEVER = Keeping(2**62)
+
+
+class CudaBackend:
+    """Tensor cores only: half precision, and fp32 where torch's switch allows TF32."""
+
+    name = "cuda"
+    reads_scale = False
+    forms_coefficients = True
+    settles_strips = False
+
+    def available(self) -> str | None:
+        return None if library() is not None else f"not built: {native.why_no_cuda()}"
+
+    def supports(self, problem: Problem) -> str | None:
+        machine = machine_of(problem.device)
+        if isinstance(machine, str):
+            return machine
+        if problem.dtype == torch.float64:
+            return "it has no fp64"
+        if self.operand_dtype(problem) == torch.float32 and not tf32_allowed():
+            return "fp32 only where torch allows TF32 (torch.backends.cuda.matmul.allow_tf32)"
+        if problem.ranks:
+            return "it does not count ranks"
+        return why_not_encodable(problem.reductions)
+
+    def operand_dtype(self, problem: Problem) -> torch.dtype:
+        half = problem.embedding_dtype in (torch.float16, torch.bfloat16)
+        return problem.embedding_dtype if half and not _unbounded(problem) else problem.dtype
+
+    def keeping(self, problem: Problem) -> Keeping:
+        return NEVER
+
+    def tile(self, problem: Problem) -> Tile:
+        machine = machine_of(problem.device)
+        assert not isinstance(machine, str), machine
+        return strip_tile(problem, self.operand_dtype(problem), machine.processors)
+
+    def bind(self, run: Run) -> Kernel:
+        from .kernel import CudaKernel
+
+        return CudaKernel(run)
+
+
+def _unbounded(problem: Problem) -> bool:
+    """Whether G may be any multiple of the upstream gradient, too much for half precision."""
+    return any(isinstance(r, Term) and r.phi is Phi.SQUARE for r in problem.reductions)
