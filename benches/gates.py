@@ -9,19 +9,24 @@ kernels are never compiled.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 
+import torch
 from contrastile.backends.triton.backend import interpreting
 from contrastile.backends.triton.launch import specialised, trying
 
 from .ahead_of_time import SHARED_LIMIT, TARGETS, Compiled, compile_for
 from .cases import DTYPES
-from .problems import Step, steps
+from .problems import ROWS, SIZE, steps
 
 # Kernels over tiles; the others are O(N) work.
 TILES = ("reduce", "weigh")
 REGISTERS = 65_536
+# As a dtype: fp32 with torch's switch for tf32 on; and where it is then multiplied so.
+TF32 = "tf32"
+WITH_TF32 = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 
 
 def broken_rules(kernel: Compiled, dtype: str) -> Iterator[str]:
@@ -35,12 +40,20 @@ def broken_rules(kernel: Compiled, dtype: str) -> Iterator[str]:
         yield f"takes {kernel.registers} registers for each of {32 * kernel.warps} threads"
     if dtype in ("bf16", "fp16"):
         yield from _missing_tensor_cores(kernel)
-    elif nvidia and kernel.count("tf32"):
-        yield "multiplies in tf32"
+    else:
+        yield from _wrong_precision(kernel, dtype == TF32 and kernel.arch in WITH_TF32)
     if nvidia and dtype != "fp64":
         yield from _duplicated_powers(kernel)
     if kernel.constants["SPECIALIZE"] and not kernel.count("setmaxnreg"):
         yield "is not specialised: no warp hands its registers on"
+
+
+def _wrong_precision(kernel: Compiled, tf32: bool) -> Iterator[str]:
+    found = kernel.count(r"[tx]f32\b") > 0
+    if found and not tf32:
+        yield "multiplies in tf32"
+    if tf32 and not found and not kernel.constants.get("KEPT"):
+        yield "does not multiply in tf32"
 
 
 def _missing_tensor_cores(kernel: Compiled) -> Iterator[str]:
@@ -80,8 +93,10 @@ def reductions(kernel: Compiled) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m contrastile.benches.gates")
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
+    parser.add_argument("--dtype", nargs="+", choices=[*DTYPES, TF32], default=["bf16", "fp32"])
     parser.add_argument("--loss", nargs="+", default=None, help="default: all kinds")
+    parser.add_argument("--rows", nargs="+", type=int, default=[ROWS], help=f"default: {ROWS}")
+    parser.add_argument("--size", nargs="+", type=int, default=[SIZE], help=f"default: {SIZE}")
     parser.add_argument("--specialised", action="store_true", help="the launches that are on trial")
     options = parser.parse_args(argv)
     if interpreting():
@@ -89,31 +104,37 @@ def main(argv: list[str] | None = None) -> int:
     broken = 0
     for arch in options.arch:
         with trying(specialised(arch) if options.specialised else {}):
-            for dtype in options.dtype:
-                for name, step in steps(DTYPES[dtype]).items():
-                    if options.loss is None or name in options.loss:
-                        broken += check(arch, dtype, name, step)
+            for case in itertools.product(options.dtype, options.rows, options.size):
+                broken += check(arch, *case, options.loss)
     print(f"{broken} rules broken")
     return 1 if broken else 0
 
 
-def check(arch: str, dtype: str, loss: str, step: Step) -> int:
-    """Print the kernels of a step, and the rules they break; how many."""
+def check(arch: str, dtype: str, rows: int, size: int, losses: list[str] | None) -> int:
+    """Print the kernels of the steps of ``losses``, and the rules they break; how many."""
+    torch.backends.cuda.matmul.allow_tf32 = dtype == TF32
+    made = steps(DTYPES["fp32" if dtype == TF32 else dtype], rows=rows, size=size)
     broken = 0
-    for kernel in compile_for(arch, step):
-        if kernel.name not in TILES:
-            continue
-        shape = "x".join(str(kernel.constants[k]) for k in ("ROWS", "COLS", "DEPTH"))
-        form = "general" if kernel.constants.get("GENERAL") else "fixed"
-        rules = list(broken_rules(kernel, dtype))
-        broken += len(rules)
-        print(
-            f"{arch:7}{dtype:5} {loss:21}{kernel.name:16}{form:8}{shape:12}"
-            f"{kernel.registers:4} registers {kernel.stack:4} B stack {kernel.shared:7} B shared  "
-            + "; ".join(rules),
-            flush=True,
-        )
+    for loss, step in made.items():
+        if losses is None or loss in losses:
+            for kernel in compile_for(arch, step):
+                if kernel.name in TILES:
+                    rules = list(broken_rules(kernel, dtype))
+                    broken += len(rules)
+                    print(f"{arch:7}{dtype:5} {loss:21}{described(kernel)}", *rules, flush=True)
     return broken
+
+
+def described(kernel: Compiled) -> str:
+    """What a kernel over tiles is, and what it takes."""
+    constants = kernel.constants
+    tile = "x".join(str(constants[k]) for k in ("ROWS", "COLS", "DEPTH"))
+    form = "general" if constants.get("GENERAL") else "fixed"
+    even = "even" if constants["EVEN"] else "uneven"
+    return (
+        f"{kernel.name:8}{form:8}{even:7}D {constants['D']:<6}{tile:12}"
+        f"{kernel.registers:4} registers {kernel.stack:4} B stack {kernel.shared:7} B shared "
+    )
 
 
 if __name__ == "__main__":

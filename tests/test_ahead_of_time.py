@@ -21,6 +21,8 @@ LOSSES = [
     "siglip_loss with ids",
     "siglip_loss, kept",
 ]
+# Rows that every tile divides.
+EVEN = 2304
 ARCHS = ["sm_80", "sm_90", "sm_100", "sm_120", "gfx942"]
 
 
@@ -50,11 +52,38 @@ def test_other_dtypes(arch: str, dtype: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
+def test_sizes_that_tiles_divide() -> None:
+    """The kernels of most batches, which ask of no pair whether it is there."""
+    arguments = ("--arch", "sm_90", "--dtype", "bf16", "--rows", str(EVEN), "--size", "64", "1024")
+    done = gates(*arguments, "--loss", "clip_loss", "info_nce", "siglip_loss")
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    lines = done.stdout.splitlines()[:-1]
+    assert lines and all(" even " in line for line in lines)
+    assert all(any(f"D {size} " in line for line in lines) for size in (64, 1024))
+
+
+def test_small_embeddings_of_a_shallow_launch() -> None:
+    """Of sm_100, where a loop of one step is pipelined as nothing else is."""
+    arguments = ("--arch", "sm_100", "--dtype", "bf16", "--size", "64")
+    done = gates(*arguments, "--loss", "clip_loss", "siglip_loss with ids")
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "gfx942", "gfx90a"])
+def test_tf32_once_torch_allows_it(arch: str) -> None:
+    """But not on gfx90a, for which Triton refuses to compile it."""
+    done = gates("--arch", arch, "--dtype", "tf32", "--loss", "siglip_loss")
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
 def test_specialised_launches() -> None:
     """Those on trial, with the Triton that they are for."""
     arguments = ("--arch", "sm_90", "--dtype", "bf16", "--specialised", "--loss")
     done = gates(*arguments, "clip_loss", "nt_xent", "siglip_loss")
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    done = gates(*arguments, "info_nce", "--rows", str(EVEN), "--size", "64", "512")
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert done.stdout.count("128x256x32") == done.stdout.count("128x256x64") == 2
 
 
 def test_a_broken_rule_is_reported(tmp_path: Path) -> None:
@@ -62,7 +91,7 @@ def test_a_broken_rule_is_reported(tmp_path: Path) -> None:
     launch = replace(shipped("sm_90")["half", Purpose.REDUCE], stages=8)
     file = tmp_path / "deep.json"
     file.write_text(json.dumps({"arch": "sm_90", "half": {"reduce": asdict(launch)}}))
-    arguments = ("--arch", "sm_90", "--dtype", "bf16", "--loss", "info_nce")
+    arguments = ("--arch", "sm_90", "--dtype", "bf16", "--loss", "clip_loss")
     done = gates(*arguments, **{VARIABLE: str(file)})
     assert done.returncode == 1, done.stderr[-2000:]
     assert "of shared memory" in done.stdout

@@ -12,7 +12,7 @@ import contrastile.functional as losses
 import pytest
 import torch
 from cases import arguments_for, default_choice
-from contrastile.backends.triton import context, launch
+from contrastile.backends.triton import TritonBackend, context, launch
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.launch import (
     FOLDER,
@@ -33,6 +33,7 @@ from contrastile.backends.triton.launch import (
 from contrastile.benches.problems import Step
 from contrastile.benches.tune import TIMED, VALUES, Timer, Tuner, Work, candidates
 from contrastile.cli import main
+from contrastile.engine.blocks import Keeping
 from contrastile.problem import InputError
 from helpers import cast, evaluate
 
@@ -86,9 +87,57 @@ def test_shipped_files(file: Path) -> None:
     assert table == specialised(arch) or table.items() <= shipped(arch).items()
 
 
-def test_an_architecture_without_a_file_takes_the_default() -> None:
-    assert shipped("sm_35") == shipped("default")
-    assert pick(Device("sm_35", 1), torch.float64, Purpose.WEIGH).rows == 32
+@pytest.mark.parametrize("arch", ["sm_35", "sm_86", "sm_89", "sm_103", "sm_121", "gfx950"])
+def test_an_architecture_without_a_file_takes_the_default(arch: str) -> None:
+    assert shipped(arch) == shipped("default")
+    assert pick(Device(arch, 1), torch.float64, Purpose.WEIGH).rows == 32
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "depth"),
+    [
+        ("sm_100", None, 64),
+        ("sm_100", 65, 64),
+        ("sm_100", 64, 32),
+        ("sm_100", 33, 32),
+        ("sm_100", 32, 16),
+        ("sm_100", 1, 16),
+        ("sm_90", 64, 64),
+        ("sm_90", 1, 64),
+    ],
+)
+def test_small_embeddings_take_shallow_slabs(arch: str, size: int | None, depth: int) -> None:
+    """Where the loop over features must not be a single step."""
+    device = Device(arch, 100)
+    assert pick(device, torch.bfloat16, Purpose.REDUCE, size=size).depth == depth
+
+
+def test_specialised_loops_have_two_steps() -> None:
+    """One alone does not compile."""
+    with trying(specialised("sm_90")):
+        assert pick(Device("sm_90", 132), torch.half, Purpose.WEIGH, size=64).depth == 32
+
+
+@pytest.mark.parametrize("small", [context.SMALL, 0])
+@pytest.mark.parametrize("loss", ["clip_loss", "info_nce", "nt_xent", "siglip_loss"])
+def test_sums_of_rows_alone_have_their_own_launch(
+    loss: str, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "SMALL", small)
+    monkeypatch.setattr(TritonBackend, "keeping", lambda self, problem: Keeping(2**62))
+    seen, choose = set(), context.pick
+
+    def recorded(device: Device, dtype: torch.dtype, purpose: Purpose, *rest: int) -> Launch:
+        seen.add(purpose)
+        return choose(device, dtype, purpose, *rest)
+
+    monkeypatch.setattr(context, "pick", recorded)
+    choice = default_choice(loss, shape=(10, 20))
+    evaluate(getattr(losses, loss), arguments_for(loss, choice), backend="triton")
+    fixed = {"info_nce": Purpose.REDUCE_ROWS, "siglip_loss": Purpose.REDUCE_TERMS}
+    expected = fixed.get(loss, Purpose.REDUCE)
+    assert (expected in seen) == (not small or loss == "siglip_loss")
+    assert not seen & ({Purpose.REDUCE, Purpose.REDUCE_ROWS, Purpose.REDUCE_TERMS} - {expected})
 
 
 def test_two_reductions_take_smaller_tiles() -> None:
@@ -113,6 +162,7 @@ def test_two_reductions_take_smaller_tiles() -> None:
             "rows must be a power of two",
         ),
         ({"half": {"weigh": {**SOUND, "stages": 0}}}, "half, 'weigh'", "stages must be positive"),
+        ({"half": {"weigh": {**SOUND, "steps": 0}}}, "half, 'weigh'", "steps must be positive"),
         (
             {"half": {"weigh": {**SOUND, "warps": 4.0}}},
             "half, 'weigh'",
@@ -155,7 +205,9 @@ def test_an_override_for_another_architecture_is_refused(override: Callable[[Any
     assert str(raised.value).startswith(f"{file}: ")
 
 
-@pytest.mark.parametrize(("name", "value"), [("rows", 64), ("warps", 4), ("specialize", True)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("rows", 64), ("warps", 4), ("steps", 2), ("specialize", True)]
+)
 def test_an_override_cannot_change_results(
     name: str, value: int, override: Callable[[Any], Path]
 ) -> None:

@@ -8,10 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from contrastile.backends.triton import context
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import And, Channel, Equal, Index, Not, Or, Overlap, Pairs, Phi, Term
-from dense import DenseChannel, DenseTerm, compare, inputs, named, reduced
-from helpers import generator
+from dense import (
+    DenseChannel,
+    DenseTerm,
+    compare,
+    evaluate_all,
+    inputs,
+    named,
+    reduced,
+)
+from helpers import Arguments, Results, assert_results_close, cast, generator
 from hypothesis import given, strategies
 from torch import Tensor
 
@@ -162,6 +171,52 @@ def test_classes_of_a_log_weight(name: str, engine: dict[str, Any]) -> None:
             given, [DenseChannel(everything, class_log_weights=dense)], columns=True
         ),
         inputs(ROWS, COLS, scale="0-d"),
+    )
+
+
+# Of the gradients' largest entry; stats are fp32 in every dtype.
+GRADIENTS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+STATS = 1e-5
+
+
+def assert_close_to_fp64(
+    ours: Callable[[Arguments], Results],
+    dense: Callable[[Arguments], Results],
+    dtype: torch.dtype,
+) -> None:
+    """Outputs and gradients at ``dtype`` are those of fp64 on the very same numbers."""
+    low = cast(inputs(ROWS, COLS), dtype)
+    got, exact = evaluate_all(ours, low), evaluate_all(dense, cast(low, torch.float64))
+    for name, value in exact.items():
+        empty = torch.isneginf(value)
+        assert torch.equal(torch.isneginf(got[name]), empty), name
+        rtol = GRADIENTS[dtype] if name.startswith("d ") else STATS
+        kept = {name: got[name].double().masked_fill(empty, 0.0)}
+        assert_results_close(kept, {name: value.masked_fill(empty, 0.0)}, rtol, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", GRADIENTS, ids=str)
+@pytest.mark.parametrize("name", PREDICATES)
+def test_the_kernels_of_a_gpu_at_lower_precision(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By fixed shifts first, as large problems are computed."""
+    monkeypatch.setattr(context, "SMALL", 0)
+    pairs, kept = PREDICATES[name]()
+    channels = [Channel(pairs), Channel(~pairs)]
+    assert_close_to_fp64(
+        lambda given: named(
+            log_sum_exp(**given, channels=channels, columns=True, backend="triton")
+        ),
+        lambda given: reduced(given, [DenseChannel(kept), DenseChannel(~kept)], columns=True),
+        dtype,
+    )
+    assert_close_to_fp64(
+        lambda given: named(
+            pair_sum(**given, terms=[Term(Phi.SOFTPLUS, pairs)], columns=True, backend="triton")
+        ),
+        lambda given: reduced(given, [DenseTerm("SOFTPLUS", kept)], columns=True),
+        dtype,
     )
 
 

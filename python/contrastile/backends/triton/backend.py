@@ -50,7 +50,8 @@ class TritonBackend:
 
     def keeping(self, problem: Problem) -> Keeping:
         """Of fp32 always: 12 bytes a score, against products outside the tensor cores."""
-        return Keeping(KEEP_FROM if uses_tensor_cores(self.operand_dtype(problem)) else 0)
+        dtype, arch = self.operand_dtype(problem), Device.of(problem.device).arch
+        return Keeping(KEEP_FROM if uses_tensor_cores(dtype, arch) else 0)
 
     def tile(self, problem: Problem) -> Tile:
         """All columns, and as many rows as the workspace has room for.

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...engine.blocks import Block
 from ...triton_kernels import merge, weights
 from .coefficients import Coefficients
-from .context import LINE, Context, first, programs
+from .context import LINE, Context, first, kept_dots, programs
 from .launch import Purpose
 from .operands import as_triton, strip_argument
 
@@ -61,8 +61,7 @@ class Weigher:
             else carry.flag,
             out.stride(0),
             products,
-            first(block.kept, carry.flag),
-            block.shape[1],
+            *kept_dots(block, carry.flag),
             KEPT=block.kept is not None,
             CHANNELS=bool(context.channels),
             SIDES=self.coefficients.sides,

@@ -60,7 +60,9 @@ class Context:
         # As in the forward pass, whatever happened to torch's switches since.
         carry = run.carry
         self.precision = (
-            carry.precision if isinstance(carry, Carry) else precision(run.operand_dtype)
+            carry.precision
+            if isinstance(carry, Carry)
+            else precision(run.operand_dtype, self.device.arch)
         )
         self.channels = [v for v in run.vectors if isinstance(v, ChannelVectors)]
         self.forms = _forms(run, bool(self.channels))
@@ -77,7 +79,8 @@ class Context:
 
     def launch(self, purpose: Purpose) -> Launch:
         """The configuration of a kernel."""
-        return pick(self.device, self.run.operand_dtype, purpose, len(self.run.vectors))
+        dtype, reductions = self.run.operand_dtype, len(self.run.vectors)
+        return pick(self.device, dtype, purpose, reductions, self.problem.d)
 
     def over_tiles(
         self, kernel: Any, launch: Launch, block: Block, *arguments: Any, **constants: Any
@@ -152,6 +155,11 @@ def _forms(run: Run, channels: bool) -> tuple[bool, ...]:
 def programs(count: int, each: int = LINE) -> tuple[int]:
     """A grid in which a program takes ``each`` entries."""
     return (-(-count // each),)
+
+
+def kept_dots(block: Block, absent: Tensor) -> tuple[Tensor, int]:
+    """The memory of a block's dot products and its row stride; any where there is none."""
+    return (absent, 0) if block.kept is None else (block.kept, block.kept.stride(0))
 
 
 def first(*tensors: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...engine.blocks import Block
 from ...triton_kernels.reduce import reduce
-from .context import Context, first
+from .context import Context, first, kept_dots
 from .launch import Launch, Purpose
 from .stats import Partials, add, merge_blocks, merge_only_block
 
@@ -41,7 +41,10 @@ def _purpose(context: Context, block: Block, general: bool) -> Purpose:
         return Purpose.REDUCE_GENERAL
     if block.kept is not None:
         return Purpose.REDUCE_AND_KEEP
-    return Purpose.REDUCE if context.channels else Purpose.REDUCE_TERMS
+    if not context.channels:
+        return Purpose.REDUCE_TERMS
+    both = context.problem.columns or context.problem.triangle
+    return Purpose.REDUCE if both else Purpose.REDUCE_ROWS
 
 
 def _is_first(context: Context, general: bool) -> bool:
@@ -92,8 +95,7 @@ def _launch(
         *both("tops"),
         (first(thresholds.rows, carry.flag), first(thresholds.cols, carry.flag)),
         *both("counts"),
-        first(block.kept, carry.flag),
-        block.shape[1],
+        *kept_dots(block, carry.flag),
         CHANNELS=bool(context.channels),
         KEEP=block.kept is not None and _is_first(context, general),
         SUMS_ROWS=rows is not None,

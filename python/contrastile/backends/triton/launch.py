@@ -24,11 +24,13 @@ from .device import Device
 
 
 class Purpose(Enum):
-    """Which kernel is launched. The general forms need more registers, and run where a problem is
-    small or a bound fails; the weights of a diagonal block are written twice.
+    """Which kernel is launched. Sums over columns take registers, and no warp specialisation; the
+    general forms need more, and run where a problem is small or a bound fails; the weights of a
+    diagonal block are written twice.
     """
 
     REDUCE = "reduce"
+    REDUCE_ROWS = "reduce rows"
     REDUCE_GENERAL = "reduce, general form"
     REDUCE_TERMS = "reduce pair sums"
     REDUCE_AND_KEEP = "reduce, keep dot products"
@@ -53,6 +55,8 @@ class Launch:
     per_processor: int = 1
     # Into how many parts, side by side, the weights of a tile are made and stored.
     parts: int = 1
+    # Of the loop over features, at least: where embeddings are small, ``depth`` is less.
+    steps: int = 1
     group: int = 8
     flatten: bool = False
     specialize: bool = False
@@ -82,6 +86,8 @@ Table = Mapping[tuple[str, Purpose], Launch]
 INTERPRETED = Launch(16, 32, 16, 4, 1, descriptors=True)
 # A tile is not halved below: the tensor cores of sm_90 and sm_100 take no fewer rows.
 FEWEST_ROWS, FEWEST_COLS = 64, 32
+# Nor does any tensor core take fewer features.
+SHALLOWEST = 16
 FOLDER = Path(__file__).parent / "launches"
 VARIABLE = "CONTRASTILE_LAUNCHES"
 # Classes of dtypes, as files name them.
@@ -96,13 +102,28 @@ OTHERWISE = "otherwise"
 _trial: dict[tuple[str, Purpose], Launch] = {}
 
 
-def pick(device: Device, dtype: torch.dtype, purpose: Purpose, reductions: int = 1) -> Launch:
-    """The configuration for operands of ``dtype``.
+def pick(
+    device: Device,
+    dtype: torch.dtype,
+    purpose: Purpose,
+    reductions: int = 1,
+    size: int | None = None,
+) -> Launch:
+    """The configuration for operands of ``dtype`` with ``size`` features (None: many).
 
     Several reductions of one tile take registers each: its sides are half as long then.
     """
     # A test may replace INTERPRETED: it is a key like all others.
-    return _pick(device.arch, kind_of(dtype), purpose, reductions > 1, INTERPRETED)
+    launch = _pick(device.arch, kind_of(dtype), purpose, reductions > 1, INTERPRETED)
+    return launch if size is None else _in_steps(launch, size)
+
+
+def _in_steps(launch: Launch, size: int) -> Launch:
+    """Slabs of features so shallow that the loop over them takes its ``steps``."""
+    depth = launch.depth
+    while depth > SHALLOWEST and depth * (launch.steps - 1) >= max(size, 1):
+        depth //= 2
+    return launch if depth == launch.depth else replace(launch, depth=depth)
 
 
 @cache

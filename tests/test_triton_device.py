@@ -1,0 +1,107 @@
+"""What the Triton backend owes a device: strips of whole waves, launches where the tensors are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import contrastile.functional as losses
+import pytest
+import torch
+from contrastile.backends.triton import TritonBackend, context
+from contrastile.backends.triton.backend import PARTIALS
+from contrastile.backends.triton.context import Context
+from contrastile.backends.triton.device import Device
+from contrastile.backends.triton.precision import precision, uses_tensor_cores
+from contrastile.problem import Channel, Problem, Scores
+
+H200 = Device("sm_90", 132)
+COLS = 65_536
+BYTES_A_PAIR = 2 + PARTIALS
+
+
+def problem(size: int, workspace: int) -> Problem:
+    """Of embeddings that take no memory."""
+    query, key = (torch.zeros(1, size).bfloat16().expand(COLS, size) for _ in "xy")
+    scores = Scores.of("test", query, key)
+    return Problem.of("test", scores, [Channel()], Channel, workspace=workspace)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"), [(64, 67_584), (256, 16_896), (1024, 4224), (1000, 4224), (10**6, 128)]
+)
+def test_a_wave_has_an_output_tile_for_each_multiprocessor(size: int, rows: int) -> None:
+    assert H200.wave(size) == rows
+
+
+@pytest.mark.parametrize(
+    ("room", "rows"),
+    [
+        pytest.param(16_896 * 2.9, 2 * 16_896, id="whole waves"),
+        pytest.param(16_896, 16_896, id="one wave"),
+        pytest.param(16_895, 131 * 128, id="whole tiles"),
+        pytest.param(127, 127, id="less than a tile"),
+        pytest.param(0.5, 1, id="less than a row"),
+    ],
+)
+def test_strips_are_whole_waves(room: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Device, "of", staticmethod(lambda _: H200))
+    tile = TritonBackend().tile(problem(256, round(room * COLS * BYTES_A_PAIR)))
+    assert (tile.rows, tile.cols, tile.itemsize) == (rows, COLS, BYTES_A_PAIR)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_device_of_the_tensors_is_made_current(
+    index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: f"guard of {device}")
+    on_gpu = SimpleNamespace(problem=SimpleNamespace(device=torch.device("cuda", index)))
+    assert Context.on_device(on_gpu) == f"guard of cuda:{index}"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("small", [context.SMALL, 0])
+@pytest.mark.parametrize("loss", ["clip_loss", "nt_xent", "siglip_loss"])
+def test_every_launch_is_under_the_guard(
+    loss: str, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from triton.runtime.interpreter import GridExecutor
+
+    guards: list[Device] = []
+    launched: list[bool] = []
+
+    @contextlib.contextmanager
+    def guard(self: Context) -> Iterator[None]:
+        guards.append(self.device)
+        yield
+        guards.pop()
+
+    monkeypatch.setattr(context, "SMALL", small)
+    monkeypatch.setattr(Context, "on_device", guard)
+    monkeypatch.setattr(GridExecutor, "__call__", lambda *_, **__: launched.append(bool(guards)))
+    x, y = (torch.randn(24, 8).requires_grad_() for _ in "xy")
+    getattr(losses, loss)(x, y, logit_scale=3.0, backend="triton").backward()
+    assert launched and all(launched)
+
+
+@pytest.fixture
+def tf32_allowed() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+@pytest.mark.parametrize(
+    ("arch", "tf32"), [("sm_80", True), ("sm_90", True), ("gfx942", True), ("gfx90a", False)]
+)
+def test_tf32_where_triton_has_it(arch: str, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert precision(torch.float32, arch) == ("tf32" if tf32 else "ieee")
+    assert uses_tensor_cores(torch.float32, arch) == tf32
+    assert precision(torch.float64, arch) == "ieee"
+    # Products outside the tensor cores are worth keeping at any size.
+    monkeypatch.setattr(Device, "of", staticmethod(lambda _: Device(arch, 100)))
+    query = torch.zeros(4, 8)
+    single = Problem.of("test", Scores.of("test", query, query + 1), [Channel()], Channel)
+    assert (TritonBackend().keeping(single).from_size > 0) == tf32
