@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from contrastile.backends import strips as planned
+
 PIPES = ("mufu", "exchange", "fp32", "alu", "fp64", "issue")
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 ACCUMULATOR = {"bf16": 4, "fp16": 4, "fp32": 4, "fp64": 8}
@@ -32,9 +34,6 @@ L2_RATE = 7.0
 GEMM_FLOPS = {"bf16": 720e12, "fp16": 720e12, "fp32": 50e12, "fp64": 55e12}
 LAUNCHES_MS = 0.06
 WORKSPACE, SHARE = 256 * 2**20, 64
-# As contrastile.backends.triton plans strips: see TritonBackend.tile and Device.wave.
-PARTIALS = 8 / 128
-GEMM_TILE = 128 * 256
 LOOP = "HGMMA HMMA DMMA UTCHMMA WARPGROUP WARPSYNC UTMALDG LDGSTS LDGDEPBAR DEPBAR LDSM SYNCS"
 MEMBERS = {
     "mufu": "MUFU F2F F2I I2F FRND",
@@ -205,10 +204,7 @@ def tile_of(
 
 def strip_rows(m: int, size: int, dtype: str, gpu: Gpu) -> int:
     """Rows of a strip of G at the default workspace."""
-    room = int(gpu.workspace / ((ITEMSIZE[dtype] + PARTIALS) * m))
-    wave = max(gpu.processors * GEMM_TILE // size // 128 * 128, 128)
-    step = wave if room >= wave else 128
-    return max(room // step * step if room >= step else room, 1)
+    return planned.strip_rows(gpu.workspace, m, size, ITEMSIZE[dtype], gpu.processors)
 
 
 def strips(n: int, m: int, size: int, dtype: str, gpu: Gpu) -> Iterator[int]:

@@ -16,6 +16,7 @@ SOURCE = """
 #include "launch_{family}.h"
 namespace contrastile::cuda {{
 const Launcher& launcher(Element, Family) {{ return {family}::kLauncher<Bf16>; }}
+int shared_bytes(int) {{ return 232448; }}
 }}
 """
 

@@ -208,8 +208,8 @@ def test_ranks_of_weighted_scores() -> None:
 
 @each
 def test_backend_and_workspace(name: str) -> None:
-    for value in ("cuda", "", None, 3):
-        message = f"backend must be one of auto, cpu, triton, reference, got {value!r}"
+    for value in ("gpu", "", None, 3):
+        message = f"backend must be one of auto, cpu, triton, cuda, reference, got {value!r}"
         rejected(name, message, backend=value)
     on_meta = {side: tensor.to(META) for side, tensor in sides().items()}
     rejected(name, "query is on the meta device, it has no values to compute with", **on_meta)

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import contrastile.functional as losses
 import pytest
 import torch
+from contrastile.backends.strips import PARTIALS, wave
 from contrastile.backends.triton import TritonBackend, context
-from contrastile.backends.triton.backend import PARTIALS
 from contrastile.backends.triton.context import Context
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.precision import precision, uses_tensor_cores
@@ -32,7 +32,7 @@ def problem(size: int, workspace: int) -> Problem:
     ("size", "rows"), [(64, 67_584), (256, 16_896), (1024, 4224), (1000, 4224), (10**6, 128)]
 )
 def test_a_wave_has_an_output_tile_for_each_multiprocessor(size: int, rows: int) -> None:
-    assert H200.wave(size) == rows
+    assert wave(H200.processors, size) == rows
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def test_choices(loss: str) -> None:
         rejected(loss, message, reduction=value)
     rejected(loss, "empty must be one of zero, skip, error, got 'drop'", empty="drop")
     for value in ("cuda:0", None, 3):
-        message = f"backend must be one of auto, cpu, triton, reference, got {value!r}"
+        message = f"backend must be one of auto, cpu, triton, cuda, reference, got {value!r}"
         rejected(loss, message, backend=value)
 
 

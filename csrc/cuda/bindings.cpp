@@ -136,6 +136,7 @@ void bind(py::module_& m) {
       .def("add", &Builder::add, "coef_hi"_a, "coef_lo"_a, "per_row"_a, "row_offset"_a,
            "has_row_offset"_a, "col_offset"_a, "pairs"_a, "members"_a, "member_weight"_a, "phi"_a,
            "floor"_a);
+  m.def("shared_bytes", &shared_bytes, "device"_a, "Shared memory that a block may take.");
   m.def("tile_cols", [](Element element, const Target& target, int d) {
     return launcher(element, target.family).tile_cols(d, target);
   }, "element"_a, "target"_a, "d"_a, "Columns of a tile.");

@@ -28,6 +28,9 @@ struct Launcher {
 
 extern const Launcher sm80_bf16, sm80_fp16, sm80_tf32, sm90_bf16, sm90_fp16;
 
+// Shared memory that a block may take on a device.
+int shared_bytes(int device);
+
 // Raises std::invalid_argument where there is none.
 const Launcher& launcher(Element element, Family family);
 

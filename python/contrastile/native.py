@@ -52,4 +52,4 @@ def why_no_cuda() -> str:
     """The reason that the build gave for leaving the CUDA kernels out; "" if it did not."""
     if load() is None:
         return "the extension was not built"
-    return str(getattr(load(), "no_cuda", ""))
+    return str(getattr(load(), "no_cuda", "an older build"))

@@ -8,4 +8,5 @@ extern const Launcher sm80_fp16 = sm80::kLauncher<Fp16>;
 extern const Launcher sm80_tf32 = sm80::kLauncher<Tf32>;
 extern const Launcher sm90_bf16 = sm90::kLauncher<Bf16>;
 extern const Launcher sm90_fp16 = sm90::kLauncher<Fp16>;
+int shared_bytes(int) { return 232448; }
 }  // namespace contrastile::cuda

@@ -7,8 +7,8 @@ import torch
 from ... import native
 from ...engine.blocks import Keeping, Tile
 from ...engine.run import Kernel, Run
-from ...problem import Phi, Problem, Term
-from ..strips import strip_tile
+from ...problem import Problem
+from ..strips import operand_dtype, strip_tile
 from ..switches import tf32_allowed
 from .machine import library, machine_of
 from .programs import why_not_encodable
@@ -41,8 +41,7 @@ class CudaBackend:
         return why_not_encodable(problem.reductions)
 
     def operand_dtype(self, problem: Problem) -> torch.dtype:
-        half = problem.embedding_dtype in (torch.float16, torch.bfloat16)
-        return problem.embedding_dtype if half and not _unbounded(problem) else problem.dtype
+        return operand_dtype(problem)
 
     def keeping(self, problem: Problem) -> Keeping:
         return NEVER
@@ -56,8 +55,3 @@ class CudaBackend:
         from .kernel import CudaKernel
 
         return CudaKernel(run)
-
-
-def _unbounded(problem: Problem) -> bool:
-    """Whether G may be any multiple of the upstream gradient, too much for half precision."""
-    return any(isinstance(r, Term) and r.phi is Phi.SQUARE for r in problem.reductions)

@@ -11,6 +11,7 @@ from ...engine.blocks import Block
 from ...engine.run import Run
 from ...engine.vectors import ChannelVectors
 from ..aligned import aligned_rows
+from ..strips import StripMemory
 from . import positives
 from .coefficients import Coefficients, form
 from .machine import Machine, machine_of
@@ -20,8 +21,6 @@ from .sums import LogSums, Partials, Raised, log_sums, publish
 
 # Rows of a group of warps, whose columns are summed before they leave the multiprocessor.
 GROUP_ROWS = 64
-# Elements that the rows of a strip are padded to: whole 16-byte vectors in every dtype.
-PADDING = 16
 # Up to so many scores, in one block, only the general form is launched.
 SMALL = 2**22
 
@@ -59,10 +58,10 @@ class CudaKernel:
         self.raised_cols: Raised | None = None
         self.carry = run.carry if isinstance(run.carry, Carry) else self._begin()
         self.coefficients: Coefficients | None = None
-        self.memory: Tensor | None = None
         if any(not own.upstream.absent for own in run.vectors):
             self.coefficients = form(run, self.carry.rows, self.carry.cols)
             run.unit = self.coefficients.unit.to(self.problem.dtype)
+            self.memory = StripMemory(run)
 
     def reduce(self, block: Block) -> None:
         """Add the block's partial sums to the run's."""
@@ -84,7 +83,7 @@ class CudaKernel:
     def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """unit G of the block, in memory that the next call overwrites."""
         assert self.coefficients is not None
-        strip = self._strip(*block.shape)
+        strip = self.memory.strip(*block.shape)
         parts = [self._weigh(block, strip, name, row_products is not None) for name in self.forms]
         if row_products is not None:
             own = parts[0]
@@ -108,8 +107,8 @@ class CudaKernel:
             cols = self._partials(block, -(-height // GROUP_ROWS), width, general)
         self.machine.kernels.reduce(
             *self._scene(block, name),
-            *(_address(side and side.sums) for side in (rows, cols)),
-            *(_address(side and side.tops) for side in (rows, cols)),
+            *(_address(None if side is None else side.sums) for side in (rows, cols)),
+            *(_address(None if side is None else side.tops) for side in (rows, cols)),
         )
         for side, span, which in ((rows, block.rows, "rows"), (cols, block.cols, "cols")):
             if side is not None:
@@ -120,9 +119,7 @@ class CudaKernel:
         assert self.coefficients is not None
         tiles = -(-block.shape[1] // self.tile_cols)
         products = self._room(block, (tiles, block.shape[0]) if with_products else (0,), 0.0)
-        addresses = [
-            tuple(_address(vector) for vector in own) for own in self.coefficients.vectors
-        ]
+        addresses = [tuple(_address(vector) for vector in own) for own in self.coefficients.vectors]
         self.machine.kernels.weigh(
             *self._scene(block, name),
             addresses,
@@ -208,14 +205,6 @@ class CudaKernel:
         tops = self._room(block, shape, -torch.inf) if general else None
         return Partials(self._room(block, shape, 0.0), tops)
 
-    def _strip(self, height: int, width: int) -> Tensor:
-        if self.memory is None:
-            blocks = [block.shape for strip in self.run.plan for block in strip]
-            largest = max(rows * _padded(cols) for rows, cols in blocks)
-            dtype, device = self.run.operand_dtype, self.problem.device
-            self.memory = torch.empty(largest, dtype=dtype, device=device)
-        return self.memory[: height * _padded(width)].view(height, _padded(width))[:, :width]
-
 
 def _ends(span: slice) -> tuple[int, int]:
     return span.start, span.stop
@@ -223,7 +212,3 @@ def _ends(span: slice) -> tuple[int, int]:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _padded(width: int) -> int:
-    return -(-width // PADDING) * PADDING

@@ -59,10 +59,11 @@ def _of_gpu(index: int) -> Machine | str:
     if properties.major < 8:
         return f"compute capability {properties.major}.{properties.minor}, below 8.0"
     hopper = properties.major == 9 and "90a" in native.cuda_archs().split()
+    kernels = library()
     return Machine(
-        library(),
+        kernels,
         "sm90" if hopper else "sm80",
         index,
         properties.multi_processor_count,
-        properties.shared_memory_per_block_optin,
+        kernels.shared_bytes(index),
     )

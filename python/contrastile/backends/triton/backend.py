@@ -8,12 +8,11 @@ import torch
 
 from ...engine.blocks import Keeping, Tile
 from ...engine.run import Kernel, Run
-from ...problem import Phi, Problem, Term
+from ...problem import Problem
+from ..strips import operand_dtype, strip_tile
 from .device import Device
 from .precision import uses_tensor_cores
 
-# Partial sums of a tile beside its weights: 4 bytes for each 128 rows and each 128 columns.
-PARTIALS = 8 / 128
 # Predicted for an H200: 10 bytes a score to write, read and weigh kept dot products take 2.5 ps of
 # its memory; to compute them again takes 2 D flop, at 600 TFLOP/s 2.6 ps.
 KEEP_FROM = 768
@@ -45,8 +44,7 @@ class TritonBackend:
         return f"the embeddings are on {problem.device}, not on a GPU"
 
     def operand_dtype(self, problem: Problem) -> torch.dtype:
-        half = problem.embedding_dtype in (torch.float16, torch.bfloat16)
-        return problem.embedding_dtype if half and not _unbounded(problem) else problem.dtype
+        return operand_dtype(problem)
 
     def keeping(self, problem: Problem) -> Keeping:
         """Of fp32 always: 12 bytes a score, against products outside the tensor cores."""
@@ -54,24 +52,10 @@ class TritonBackend:
         return Keeping(KEEP_FROM if uses_tensor_cores(dtype, arch) else 0)
 
     def tile(self, problem: Problem) -> Tile:
-        """All columns, and as many rows as the workspace has room for.
-
-        Rounded down to whole waves of the product G K, where a last wave would leave most of the
-        device idle, or else to whole tiles.
-        """
-        itemsize = self.operand_dtype(problem).itemsize + PARTIALS
-        room = int(problem.workspace / (itemsize * max(problem.m, 1)))
-        wave = Device.of(problem.device).wave(problem.d)
-        step = wave if room >= wave else 128
-        rows = room // step * step if room >= step else room
-        return Tile(max(rows, 1), max(problem.m, 1), itemsize)
+        processors = Device.of(problem.device).processors
+        return strip_tile(problem, self.operand_dtype(problem), processors)
 
     def bind(self, run: Run) -> Kernel:
         from .kernel import TritonKernel
 
         return TritonKernel(run)
-
-
-def _unbounded(problem: Problem) -> bool:
-    """Whether G may be any multiple of the upstream gradient, too much for half precision."""
-    return any(isinstance(r, Term) and r.phi is Phi.SQUARE for r in problem.reductions)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...engine.blocks import Block
 from ...triton_kernels import merge, weights
+from ..strips import StripMemory
 from .coefficients import Coefficients
 from .context import LINE, Context, first, kept_dots, programs
 from .launch import Purpose
 from .operands import as_triton, strip_argument
-
-# Elements that the rows of a strip are padded to: whole 16-byte vectors in every dtype.
-PADDING = 16
 
 
 class Weigher:
@@ -22,13 +19,13 @@ class Weigher:
     def __init__(self, context: Context, coefficients: Coefficients) -> None:
         self.context = context
         self.coefficients = coefficients
-        self.memory: Tensor | None = None
+        self.memory = StripMemory(context.run)
         # Any number where G has no unit; the kernel does not read it then.
         self.unit = first(coefficients.unit, context.carry.shifts)
 
     def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """unit G of the block; valid until the next call."""
-        out = self._strip(*block.shape)
+        out = self.memory.strip(*block.shape)
         with_products = row_products is not None
         parts = [self._weigh(block, out, with_products, general) for general in self.context.forms]
         if row_products is not None:
@@ -111,15 +108,6 @@ class Weigher:
             BLOCK=LINE,
         )
 
-    def _strip(self, height: int, width: int) -> Tensor:
-        if self.memory is None:
-            run = self.context.run
-            largest = max(b.shape[0] * _padded(b.shape[1]) for strip in run.plan for b in strip)
-            self.memory = torch.empty(
-                largest, dtype=run.operand_dtype, device=self.context.problem.device
-            )
-        return self.memory[: height * _padded(width)].view(height, _padded(width))[:, :width]
-
 
 def _purpose(context: Context, block: Block, general: bool) -> Purpose:
     if block.kept is not None:
@@ -129,7 +117,3 @@ def _purpose(context: Context, block: Block, general: bool) -> Purpose:
     if general:
         return Purpose.WEIGH_GENERAL
     return Purpose.WEIGH if context.channels else Purpose.WEIGH_TERMS
-
-
-def _padded(width: int) -> int:
-    return -(-width // PADDING) * PADDING

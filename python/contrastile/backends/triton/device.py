@@ -7,9 +7,6 @@ from functools import cache
 
 import torch
 
-# Output tile of the GEMMs that take a strip, as cuBLAS picks it for large problems.
-GEMM_TILE = 128 * 256
-
 
 @dataclass(frozen=True)
 class Device:
@@ -24,10 +21,6 @@ class Device:
         if device.type != "cuda":
             return Device("interpreter", 2)
         return _of_gpu(device.index if device.index is not None else torch.cuda.current_device())
-
-    def wave(self, size: int) -> int:
-        """Rows of G whose product with the keys has one output tile for each multiprocessor."""
-        return max(self.processors * GEMM_TILE // max(size, 1) // 128 * 128, 128)
 
 
 @cache

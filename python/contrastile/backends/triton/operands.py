@@ -10,10 +10,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..aligned import aligned_rows
 from .launch import Launch
-
-# Of a tensor descriptor's base address and row stride, in bytes.
-ALIGNMENT = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,16 +23,7 @@ class Embedding:
     @staticmethod
     def of(tensor: Tensor) -> Embedding:
         """``tensor`` itself, or a padded copy: N D work beside N M D, and no slow path for it."""
-        tensor = tensor.resolve_neg()
-        if _aligned(tensor):
-            return Embedding(tensor)
-        step = ALIGNMENT // tensor.element_size()
-        rows, size = tensor.shape
-        if size == 0:
-            return Embedding(tensor.new_zeros((rows, step)))
-        padded = tensor.new_empty((rows, -(-size // step) * step))
-        padded[:, :size] = tensor
-        return Embedding(padded[:, :size])
+        return Embedding(aligned_rows(tensor))
 
     def argument(self, launch: Launch, height: int) -> Any:
         """A descriptor of ``height`` rows of it, or the pointer: also for a kernel to make one."""
@@ -47,17 +36,6 @@ class Embedding:
         """Elements from a row to the next and from a feature to the next."""
         row, feature = self.tensor.stride()
         return row, feature
-
-
-def _aligned(tensor: Tensor) -> bool:
-    size = tensor.element_size()
-    row, feature = tensor.stride()
-    return (
-        feature == 1
-        and tensor.data_ptr() % ALIGNMENT == 0
-        and row * size % ALIGNMENT == 0
-        and row >= tensor.shape[1]
-    )
 
 
 def strip_argument(strip: Tensor, launch: Launch, height: int, width: int) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from ..switches import tf32_allowed
+
 
 def precision(dtype: torch.dtype, arch: str) -> str:
     """How fp32 operands are multiplied: as torch.mm would, where Triton has tf32."""
-    tf32 = dtype == torch.float32 and _has_tf32(arch) and _tf32_allowed()
+    tf32 = dtype == torch.float32 and _has_tf32(arch) and tf32_allowed()
     return "tf32" if tf32 else "ieee"
 
 
@@ -19,10 +21,3 @@ def uses_tensor_cores(dtype: torch.dtype, arch: str) -> bool:
 def _has_tf32(arch: str) -> bool:
     """Triton refuses to compile tf32 for any AMD GPU but gfx942."""
     return not arch.startswith("gfx") or arch == "gfx942"
-
-
-def _tf32_allowed() -> bool:
-    """From torch 2.9 on the switch has a second name, and reading the first may raise."""
-    matmul = torch.backends.cuda.matmul
-    chosen = getattr(matmul, "fp32_precision", None)
-    return chosen == "tf32" if isinstance(chosen, str) else bool(matmul.allow_tf32)

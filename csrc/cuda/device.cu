@@ -1,0 +1,13 @@
+#include "driver.h"
+#include "launch.h"
+
+namespace contrastile::cuda {
+
+int shared_bytes(int device) {
+  int bytes = 0;
+  hw::check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+            "shared memory of device " + std::to_string(device));
+  return bytes;
+}
+
+}  // namespace contrastile::cuda

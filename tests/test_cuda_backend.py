@@ -1,0 +1,187 @@
+"""The CUDA backend's own promises, its real kernels on an emulated machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import contrastile.functional as losses
+import emulated
+import pytest
+import torch
+from cases import LOSSES, Choice, arguments_for, covering_choices, default_choice
+from contrastile.backends.cuda import CudaBackend, backend, kernel
+from contrastile.backends.cuda.machine import Machine
+from contrastile.ops import log_sum_exp, pair_sum
+from contrastile.problem import Channel, Equal, InputError, Phi, Term
+from helpers import Arguments, cast, evaluate
+from test_error_rule import assert_rule, references
+
+pytestmark = pytest.mark.usefixtures("poisoned_empty")
+CUDA = {"backend": "cuda"}
+# What a block may take of shared memory on the smallest machine of each family.
+SHARED = {"sm80": 101376, "sm90": 232448}
+
+
+class EmulatedMachine(Machine):
+    """On the CPU; there are no streams."""
+
+    def _stream(self) -> int:
+        return 0
+
+
+@pytest.fixture(scope="session")
+def module() -> ModuleType:
+    return emulated.load()
+
+
+@pytest.fixture(params=SHARED)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def machine(
+    module: ModuleType, family: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[EmulatedMachine]:
+    """The backend finds an emulated machine wherever the tensors are."""
+    found = EmulatedMachine(module, family, 0, 2, SHARED[family])
+    monkeypatch.setattr(backend, "library", lambda: module)
+    for place in (backend, kernel):
+        monkeypatch.setattr(place, "machine_of", lambda device: found)
+    yield found
+
+
+@pytest.fixture(params=["one form", "both forms"])
+def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The general form alone, as of a small problem, or fixed shifts and a certificate."""
+    if request.param == "both forms":
+        monkeypatch.setattr(kernel, "SMALL", 0)
+    return request.param
+
+
+def narrowed(arguments: Arguments, dtype: torch.dtype) -> Arguments:
+    """Embeddings of that dtype, an fp32 scale."""
+    return cast(cast(arguments, dtype), torch.float32, "logit_scale")
+
+
+@pytest.mark.usefixtures("machine", "forms")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_error_rule(loss: str, scale: float, dtype: torch.dtype) -> None:
+    """At most the error of the plain formula at the same dtype, on every output."""
+    choice = default_choice(
+        loss, shape=(77, 48), scale="logit_scale tensor", value=scale, crowded=True
+    )
+    draws = [narrowed(arguments_for(loss, choice, seed), dtype) for seed in range(2)]
+    assert_rule(loss, draws, *references(loss, draws), "cuda")
+
+
+CROSSES = [
+    pytest.param(loss, seed, choice, id=f"{loss}-{seed}")
+    for loss in LOSSES
+    for seed, choice in enumerate(covering_choices(loss, 1, 12))
+    if not choice["normalize"]  # what is normalised is fp32
+]
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("loss", "seed", "choice"), CROSSES)
+def test_options_crossed(loss: str, seed: int, choice: Choice) -> None:
+    draws = [narrowed(arguments_for(loss, choice, seed), torch.bfloat16)]
+    assert_rule(loss, draws, *references(loss, draws), "cuda")
+
+
+@pytest.mark.usefixtures("machine", "forms")
+@pytest.mark.parametrize("loss", ["clip_loss", "nt_xent", "siglip_loss"])
+def test_strips_and_blocks(loss: str) -> None:
+    """As many blocks as a small workspace makes of it, with positives in all of them."""
+    choice = default_choice(loss, shape=(70, 24), scale="logit_scale tensor")
+    arguments = narrowed(arguments_for(loss, choice), torch.bfloat16)
+    whole = evaluate(getattr(losses, loss), arguments, **CUDA)
+    for workspace in (6000, 20000):
+        got = evaluate(getattr(losses, loss), arguments, workspace=workspace, **CUDA)
+        for name, value in got.items():
+            size = float(whole[name].abs().max())
+            # Gradients are rounded to bf16, so an ulp apart at the most.
+            close = torch.allclose(
+                value.double(), whole[name].double(), rtol=2e-5, atol=0.008 * size
+            )
+            assert close, name
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_failed_certificate_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that no single shift can hold: the flag brings the general form on."""
+    monkeypatch.setattr(kernel, "SMALL", 0)
+    flags = []
+    failed = kernel.failed
+    monkeypatch.setattr(kernel, "failed", lambda *a: flags.append(failed(*a)) or flags[-1])
+    x = torch.randn(40, 16).bfloat16().requires_grad_()
+    y = torch.randn(40, 16).bfloat16().requires_grad_()
+    for scale, expected in ((1.0, 0), (40.0, 1)):
+        loss = losses.clip_loss(x, y, logit_scale=scale, **CUDA)
+        logits = scale * (x.double() @ y.double().T)
+        target = torch.arange(40)
+        entropy = torch.nn.functional.cross_entropy
+        truth = (entropy(logits, target) + entropy(logits.T, target)) / 2
+        assert torch.allclose(loss.double(), truth, rtol=1e-5)
+        got = torch.autograd.grad(loss, (x, y))
+        for a, b in zip(got, torch.autograd.grad(truth, (x, y)), strict=True):
+            assert torch.allclose(
+                a.double(), b.double(), rtol=2e-2, atol=2e-2 * float(b.abs().max())
+            )
+        assert int(flags[-1]) == expected
+
+
+@pytest.mark.usefixtures("machine")
+def test_fp32_only_by_torchs_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.randn(30, 20, requires_grad=True), torch.randn(30, 20, requires_grad=True)
+    with pytest.raises(InputError, match="TF32"):
+        losses.clip_loss(x, y, logit_scale=1.0, **CUDA)
+    monkeypatch.setattr(backend, "tf32_allowed", lambda: True)
+    got = losses.clip_loss(x, y, logit_scale=1.0, **CUDA)
+    truth = losses.clip_loss(x, y, logit_scale=1.0, backend="reference")
+    assert torch.allclose(got, truth, rtol=2e-3)
+    for a, b in zip(*(torch.autograd.grad(loss, (x, y)) for loss in (got, truth)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-2, atol=4e-3 * float(b.abs().max()))
+
+
+@pytest.mark.usefixtures("machine")
+def test_what_it_cannot_do_has_a_reason() -> None:
+    x = torch.randn(6, 8)
+    half = x.bfloat16()
+    ids = torch.arange(6)
+    labels = Equal(ids, ids)
+    with pytest.raises(InputError, match="no fp64"):
+        losses.clip_loss(x.double(), x.double(), logit_scale=1.0, **CUDA)
+    with pytest.raises(InputError, match="TF32"):
+        pair_sum(half, half, terms=[Term(Phi.SQUARE)], **CUDA)
+    weighted = Channel(class_log_weights=((labels, 1.0), (~labels, 2.0)))
+    with pytest.raises(InputError, match="2 classes with a weight"):
+        log_sum_exp(half, half, channels=[weighted], **CUDA)
+    many = labels
+    for _ in range(6):
+        many = labels & (labels | many)
+    with pytest.raises(InputError, match="operands at once"):
+        log_sum_exp(half, half, channels=[Channel(pairs=many)], **CUDA)
+
+
+def test_without_kernels_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "library", lambda: None)
+    monkeypatch.setattr(backend.native, "why_no_cuda", lambda: "nvcc was not found")
+    assert CudaBackend().available() == "not built: nvcc was not found"
+
+
+def test_on_the_cpu_there_is_a_reason() -> None:
+    x = torch.randn(6, 8).bfloat16()
+    with pytest.raises(InputError, match=r"not built|not on an NVIDIA GPU"):
+        losses.clip_loss(x, x, logit_scale=1.0, **CUDA)
+
+
+@pytest.mark.usefixtures("machine")
+def test_nan_is_never_a_finite_lie() -> None:
+    x, y = torch.randn(30, 20).bfloat16(), torch.randn(30, 20).bfloat16()
+    x[3, 4] = torch.nan
+    assert losses.clip_loss(x, y, logit_scale=1.0, **CUDA).isnan()
