@@ -166,7 +166,9 @@ def compile_cuda(source: str, folder: str) -> str:
     flags = [*NVCC_FLAGS, *code_flags(Path(source).name, cuda_archs())]
     command = [str(root / "bin/nvcc"), *flags, "-c", source, "-o", str(out)]
     result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode != 0:
+    # What ptxas only mentions: wgmma one after the other, register limits it did not keep.
+    spoilt = "Potential Performance Loss" in result.stderr or "setmaxnreg" in result.stderr
+    if result.returncode != 0 or spoilt:
         raise CompileError(f"{' '.join(command)}\n{result.stderr}")
     return str(out)
 

@@ -158,6 +158,14 @@ CONTRASTILE_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// Around products: the compiler sees no bond between accumulators and a wait, and may move what
+// reads the ones before the other.
+template <int kRegisters>
+CONTRASTILE_DEVICE void pin_accumulators(float (&c)[kRegisters]) {
+#pragma unroll
+  for (int k = 0; k < kRegisters; ++k) asm volatile("" : "+f"(c[k])::"memory");
+}
+
 #define CONTRASTILE_WGMMA(cols, type, registers, a, b, add)                                  \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " #add ", 0;\n"                             \
                "wgmma.mma_async.sync.aligned.m64n" #cols "k16.f32." type "." type            \

@@ -31,6 +31,9 @@ CONTRASTILE_DEVICE int vector_at(int row, int vector) {
   return row * kRowBytes + (vector ^ row / 2 % 4) * 16;
 }
 
+// What a block may take on the smallest machines, sm_86, sm_89 and sm_120.
+static_assert(sizeof(Memory) <= 99 * 1024 && sizeof(WeighMemory) <= 99 * 1024);
+
 // This thread's share of a slab: 128 rows from `row` on, 64 bytes from feature `depth` on. What is
 // not there becomes 0.
 template <class T>

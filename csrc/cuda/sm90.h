@@ -138,6 +138,7 @@ CONTRASTILE_DEVICE void consume(const Layout& layout, const Walk<Shape::kTileCol
   Turn turn;
   for (int tile = walk.first_tile; tile < walk.tile_end; ++tile) {
     int before = 0;
+    hw::pin_accumulators(acc);
     for (int slab = 0; slab < layout.slabs; ++slab) {
       char* stage = stage_at<Shape, Extra>(layout, turn.stage);
       const char* queries =
@@ -159,6 +160,7 @@ CONTRASTILE_DEVICE void consume(const Layout& layout, const Walk<Shape::kTileCol
       turn.advance(layout.stages);
     }
     hw::wgmma_wait<0>();
+    hw::pin_accumulators(acc);
     if (leads) hw::barrier_arrive(&b.empty[before]);
     on_tile(acc, tile);
   }

@@ -94,6 +94,8 @@ void wgmma_wait() {
   }
   ++block->progress;
 }
+template <int kRegisters>
+void pin_accumulators(float (&)[kRegisters]) {}
 template <class T, int kRegisters>
 void wgmma(float (&c)[kRegisters], uint64_t left, uint64_t right, bool accumulate) {
   block->fibers[block->current].open.push_back(
