@@ -35,6 +35,7 @@ from .problems import Step, steps
 # problems, whose time is the host's.
 TIMED = {
     "clip_loss": (Purpose.REDUCE, Purpose.WEIGH),
+    "info_nce": (Purpose.REDUCE_ROWS,),
     "siglip_loss": (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS),
     "nt_xent": (Purpose.WEIGH_DIAGONAL,),
     "clip_loss, kept": (Purpose.REDUCE_AND_KEEP, Purpose.WEIGH_KEPT),

@@ -18,6 +18,7 @@ from contrastile.backends.triton.launch import (
     FOLDER,
     INTERPRETED,
     KINDS,
+    RELATIVES,
     TUNABLE,
     VARIABLE,
     Launch,
@@ -328,3 +329,9 @@ def test_tuning_needs_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["tune", "--out", str(tmp_path / "own.json")]) == 2
     assert capsys.readouterr().err == "contrastile tune needs a GPU, and torch finds none\n"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arch", RELATIVES)
+def test_relatives_take_a_table_that_is_there(arch: str) -> None:
+    assert shipped(arch) == shipped(RELATIVES[arch]) != shipped("another")
+    assert not (launch.FOLDER / f"{arch}.json").exists(), "a table of its own comes first"

@@ -146,6 +146,10 @@ def _within(launch: Launch, outer: Launch) -> Launch:
     return replace(launch, rows=min(launch.rows, longest), cols=min(launch.cols, longest))
 
 
+# Architectures that take another's table: as much shared memory, the same tensor cores or later ones.
+RELATIVES = {"sm_86": "sm_120", "sm_89": "sm_120", "sm_103": "sm_100", "sm_121": "sm_120"}
+
+
 def kind_of(dtype: torch.dtype) -> str:
     """The class of a dtype: one table serves it."""
     return {torch.float32: "single", torch.float64: "double"}.get(dtype, "half")
@@ -156,7 +160,7 @@ def shipped(arch: str) -> Table:
     _, table = read(FOLDER / "default.json")
     if arch == "interpreter":
         return {k: v if k[1] is Purpose.WEIGH_KEPT else INTERPRETED for k, v in table.items()}
-    file = FOLDER / f"{arch}.json"
+    file = FOLDER / f"{RELATIVES.get(arch, arch)}.json"
     return {**table, **read(file)[1]} if file.exists() else table
 
 
