@@ -20,5 +20,8 @@ MILLISECONDS = {
 OVER_EAGER = dict(zip(WIDTHS, (8.0, 4.4, 3.2, 2.6), strict=True))
 # Batches at which clip_loss is to be no slower than it.
 NO_SLOWER_AT = (1024, 2048, 4096)
+# TFLOP/s of each pass of the backend "cuda" over all pairs, and clip_loss over Triton's, by D.
+PASS_TFLOPS = 640.0
+OVER_TRITON = {256: 1.15}
 # What a step of clip_loss or siglip_loss may take of the host.
 HOST_US = 250.0

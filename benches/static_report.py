@@ -21,6 +21,7 @@ from contrastile.backends.triton.backend import KEEP_FROM, interpreting
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.launch import Purpose, pick, specialised, trying
 
+from . import static_cuda
 from .ahead_of_time import TARGETS, Compiled, compile_for
 from .gpu_targets import MILLISECONDS
 from .static_model import (
@@ -201,6 +202,8 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), metavar="LOSS")
     new.add_argument("--l2", type=float, default=L2_RATE, help="TB/s from L2 of an H100")
     new.add_argument("--specialised", action="store_true", help="the launches that are on trial")
+    new.add_argument("--cuda", type=Path, help="file with CUDA kernels, not the built extension")
+    new.add_argument("--no-cuda", action="store_true", help="Triton's kernels alone")
     new.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     return new
 
@@ -213,12 +216,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.error("TRITON_INTERPRET=1: nothing is compiled then")
     record: dict[str, Any] = {"note": PREDICTED, "unverified": f"{UNVERIFIED} {options.l2}"}
     record |= {"kernels": [], "tiles": [], "losses": []}
+    record |= {f"cuda {name}": [] for name in ("kernels", "tiles", "losses", "left out")}
     for arch in options.arch:
         for dtype in options.dtype:
             print(f"compiling for {arch}, {dtype}", file=sys.stderr)
             with trying(specialised(arch) if options.specialised else {}):
                 found = [k for loss in options.loss for k in kernels(arch, dtype, loss, options.l2)]
             report(arch, dtype, found, record)
+            if (arch, dtype in static_cuda.DTYPES) == (static_cuda.ARCH, True):
+                if not options.no_cuda:
+                    report_cuda(static_cuda.look(dtype, options.cuda), dtype, options.l2, record)
     if options.out is not None:
         options.out.write_text(json.dumps(record, indent=1) + "\n")
     return 0
@@ -257,6 +264,36 @@ def report_loss(
     names = [*LOSS]
     names[4], names[6], names[9] = "reduce TFLOP/s", "weights TFLOP/s", "total TFLOP/s"
     add(record["losses"], gpu.name, dtype, names, rows)
+
+
+def report_cuda(
+    found: static_cuda.Found | str, dtype: str, l2_rate: float, record: dict[str, Any]
+) -> None:
+    """The tables of the CUDA kernels; beside Triton's, as far as ``record`` has them."""
+    if isinstance(found, str):
+        print(f"\nCUDA {dtype}: {found}")
+        record["cuda left out"].append({"dtype": dtype, "reason": found})
+        return
+    what, arch = f"CUDA {static_cuda.ARCH} {dtype}", static_cuda.ARCH
+    rows = static_cuda.kernel_rows(found)
+    show(f"\n{what}, as compiled: input of {PREDICTED}", static_cuda.KERNELS, texts(rows))
+    add(record["cuda kernels"], arch, dtype, static_cuda.KERNELS, rows)
+    rows = static_cuda.tile_rows(found, dtype, l2_rate)
+    title = f"{what}, cycles of a tile, one warpgroup's sums or weights beside the other's products"
+    title = f"\n{title}: {PREDICTED} ({record['unverified']})"
+    show(title, static_cuda.CYCLES, texts(rows))
+    add(record["cuda tiles"], arch, dtype, static_cuda.CYCLES, rows)
+    for gpu in static_cuda.gpus():
+        triton = {
+            (row["N"], row["D"]): row["total ms"]
+            for row in record["losses"]
+            if (row["of"], row["dtype"], row["loss"]) == (gpu.name, dtype, "clip_loss")
+        }
+        rows = static_cuda.loss_rows(found, dtype, gpu, l2_rate, triton)
+        title = f"\n{gpu.name} {dtype}, clip_loss by CUDA, forward and backward"
+        title = f"{title}: {PREDICTED} ({record['unverified']})"
+        show(title, static_cuda.LOSS, texts(rows))
+        add(record["cuda losses"], gpu.name, dtype, static_cuda.LOSS, rows)
 
 
 def compiled_row(kernel: Kernel) -> list[Any]:

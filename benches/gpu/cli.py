@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from .extension import BUILD, FOLDER, use
 from .host import probe
 from .record import FAIL, MERGED, Part, load_parts, merge, part_file, sources, unpack
 from .report import show_parts
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     new.add_argument("--device", type=torch.device, default=torch.device("cuda", 0))
     new.add_argument("--backend", default="triton", help="of contrastile")
-    new.add_argument("--wheels", type=_folder, help="folder of wheels of the section peers")
+    new.add_argument("--wheels", type=_folder, help="folder of wheels: peers, pybind11")
     new.add_argument("--limit", type=float, default=LIMIT, help="seconds for everything")
     new.add_argument("--list", action="store_true", help="show the sections, run nothing")
     new.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -50,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = options.parts or options.out / "parts"
     folder.mkdir(parents=True, exist_ok=True)
     if options.worker:
-        settings = Settings(options.device, options.backend, options.quick, options.wheels)
-        return serve(folder, settings)
+        place = folder.resolve() / FOLDER
+        use(place)
+        given = options.device, options.backend, options.quick, options.wheels, place
+        return serve(folder, Settings(*given))
     options.out.mkdir(parents=True, exist_ok=True)
     return check(options, folder)
 
@@ -60,7 +63,7 @@ def check(options: argparse.Namespace, folder: Path) -> int:
     """Runs what is not done, and shows all that is."""
     if options.resume is not None:
         unpack(options.resume, folder)
-    todo = [n for n in options.sections if options.again or not part_file(folder, n).exists()]
+    todo = to_do(options.sections, options.again, folder)
 
     def gather() -> tuple[list[Part], list[str]]:
         parts = load_parts(folder, SECTIONS)
@@ -84,10 +87,19 @@ def check(options: argparse.Namespace, folder: Path) -> int:
             given,
             options.limit,
             told,
+            [section.name for section in SECTIONS.values() if section.renews],
         )
     parts, missing = gather()
     show_parts(parts, missing, sources())
     return 1 if missing or any(part.verdict == FAIL for part in parts) else 0
+
+
+def to_do(names: Sequence[str], again: bool, folder: Path) -> list[str]:
+    """What is not done; first of all the build that a section needs and this folder lacks."""
+    todo = [name for name in names if again or not part_file(folder, name).exists()]
+    if any(SECTIONS[name].built for name in todo) and not (folder / FOLDER).exists():
+        todo = [BUILD, *(name for name in todo if name != BUILD)]
+    return todo
 
 
 def _folder(text: str) -> Path:

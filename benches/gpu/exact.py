@@ -98,7 +98,10 @@ def graph_section(settings: Settings, cases: Sequence[Repeat] = CAPTURED) -> Out
     if not settings.on_gpu:
         return Outcome.skip("CUDA graphs need a GPU")
     # Compiled side by side, found in Triton's cache below.
-    for case, told in each(partial(run_once, settings.device, settings.backend), cases, settings):
+    compiled = cases if settings.compiles else ()
+    for case, told in each(
+        partial(run_once, settings.device, settings.backend), compiled, settings
+    ):
         if isinstance(told, str):
             settings.row({"case": str(case), "compiling": told.splitlines()[0]})
     wrong, worst = [], 0.0

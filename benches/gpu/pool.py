@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
+from .extension import use
 from .recorder import Recorder
 from .settings import Settings
 
@@ -27,10 +28,12 @@ def each(
         for task in tasks:
             yield task, function(task)
         return
+    if not tasks:
+        return
     context = multiprocessing.get_context("spawn")
     processes = min(LARGEST, len(tasks), os.cpu_count() or 1)
     # A device lost in one task is not the next one's: none shares a process with another.
-    with context.Pool(processes, maxtasksperchild=1) as pool:
+    with context.Pool(processes, use, (settings.extension,), maxtasksperchild=1) as pool:
         waiting = [(task, pool.apply_async(partial(guarded, function), (task,))) for task in tasks]
         for task, result in waiting:
             result.wait(max(settings.left, 0.1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,7 @@ from .settings import synchronize
 
 PRODUCTS = ("gemm", "cutlass", "nvjet", "cublas", "xmma")
 SHOWN = 12
+OWN = re.compile(r"(?:void )?(?:contrastile::cuda::sm\d+::)?(reduce|weigh)")
 
 
 def kernels(run: Callable[[], object], device: torch.device, times: int) -> dict[str, list[float]]:
@@ -46,8 +48,8 @@ def kernel_shares(run: Callable[[], object], device: torch.device, times: int = 
 
 
 def group_of(kernel: str) -> str:
-    """By name: ours carry none but their own."""
-    for name in ("reduce", "weigh"):
-        if kernel.startswith(name):
-            return name
+    """By name: Triton's carry none but their own, CUDA's their namespace."""
+    own = OWN.match(kernel)
+    if own is not None:
+        return own[1]
     return "products" if any(part in kernel for part in PRODUCTS) else "rest"

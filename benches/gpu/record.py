@@ -116,7 +116,11 @@ def unpack(file: Path, folder: Path) -> None:
 def sources() -> str:
     """A digest of everything that computes, so that a result tells which code it is of."""
     digest = hashlib.sha256()
-    for folder in ("python/contrastile", "triton_kernels"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
+    for folder, names in (
+        ("python/contrastile", "*.py"),
+        ("triton_kernels", "*.py"),
+        ("csrc", "*.*"),
+    ):
+        for path in sorted((ROOT / folder).rglob(names)):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:HASH_DIGITS]

@@ -27,7 +27,8 @@ class Settings:
         device: where to compute; sections that make sense on a GPU alone skip other devices.
         backend: of contrastile.
         quick: fewer and smaller cases.
-        wheels: a folder of other libraries' wheels, for the section ``peers``.
+        wheels: a folder of other libraries' wheels, for the sections ``peers`` and ``build``.
+        extension: a folder that the section ``build`` compiles the native extension in.
         seconds: after which a section is to start nothing new.
         row: takes a row of results as soon as it is there.
     """
@@ -36,6 +37,7 @@ class Settings:
     backend: str = "triton"
     quick: bool = False
     wheels: Path | None = None
+    extension: Path | None = None
     seconds: float = float("inf")
     row: Callable[[Row], None] = lambda row: None
     start: float = field(default_factory=time.monotonic)
@@ -48,6 +50,11 @@ class Settings:
     @property
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether a kernel is compiled when it is first wanted."""
+        return self.backend == "triton"
 
     def loss(self, function: Loss = clip_loss) -> Loss:
         """A loss by the backend under test."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -101,8 +101,12 @@ def supervise(
     options: Sequence[str],
     limit: float,
     done: Callable[[Part], None],
+    renewing: Collection[str] = (),
 ) -> None:
-    """Runs sections until ``limit`` seconds have passed; the last gets what is left of them."""
+    """Runs sections until ``limit`` seconds have passed; the last gets what is left of them.
+
+    After those in ``renewing`` the process is replaced: they changed what it finds.
+    """
     start, worker = time.monotonic(), None
     try:
         for name in names:
@@ -113,6 +117,8 @@ def supervise(
             if worker is None or not worker.alive:
                 worker = Worker(folder, options)
             done(worker.run(name, seconds))
+            if name in renewing:
+                worker.stop()
     finally:
         if worker is not None:
             worker.stop()
