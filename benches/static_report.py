@@ -223,9 +223,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             with trying(specialised(arch) if options.specialised else {}):
                 found = [k for loss in options.loss for k in kernels(arch, dtype, loss, options.l2)]
             report(arch, dtype, found, record)
-            if (arch, dtype in static_cuda.DTYPES) == (static_cuda.ARCH, True):
-                if not options.no_cuda:
-                    report_cuda(static_cuda.look(dtype, options.cuda), dtype, options.l2, record)
+            has_cuda = arch == static_cuda.ARCH and dtype in static_cuda.DTYPES
+            if has_cuda and not options.no_cuda:
+                report_cuda(static_cuda.look(dtype, options.cuda), dtype, options.l2, record)
     if options.out is not None:
         options.out.write_text(json.dumps(record, indent=1) + "\n")
     return 0

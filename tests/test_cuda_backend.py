@@ -11,7 +11,7 @@ import pytest
 import torch
 from cases import LOSSES, Choice, arguments_for, covering_choices, default_choice
 from contrastile.backends.cuda import CudaBackend, backend, kernel
-from contrastile.backends.cuda.machine import Machine
+from contrastile.backends.cuda.machine import Machine, why_not_compiled
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, InputError, Phi, Term
 from helpers import Arguments, cast, evaluate
@@ -172,6 +172,28 @@ def test_without_kernels_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(backend, "library", lambda: None)
     monkeypatch.setattr(backend.native, "why_no_cuda", lambda: "nvcc was not found")
     assert CudaBackend().available() == "not built: nvcc was not found"
+
+
+@pytest.mark.parametrize(
+    ("capability", "archs", "runs"),
+    [
+        ((8, 0), ["80", "90a"], True),
+        ((9, 0), ["80", "90a"], True),
+        ((12, 0), ["80", "90a"], True),
+        ((7, 5), ["80", "90a"], False),
+        ((8, 0), ["90a"], False),
+        ((8, 6), ["89", "90a"], False),
+    ],
+)
+def test_a_device_older_than_the_build(
+    capability: tuple[int, int], archs: list[str], runs: bool
+) -> None:
+    reason = why_not_compiled(*capability, archs)
+    assert (reason is None) == runs
+    assert runs or reason == (
+        f"compute capability {capability[0]}.{capability[1]}, and the kernels were built for "
+        f"{' '.join(archs)}"
+    )
 
 
 def test_on_the_cpu_there_is_a_reason() -> None:

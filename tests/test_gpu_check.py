@@ -223,7 +223,10 @@ def test_graphs_of_one_form_and_of_both_are_captured(loss: exact.Loss) -> None:
     assert contrastile.siglip_loss in {case.loss for case in exact.CAPTURED}
 
 
-@pytest.mark.parametrize("name", ["graph", "streams", "devices", "oom", "sanitizer", "specialised"])
+NEEDING = ("graph", "streams", "devices", "oom", "sanitizer", "specialised", "build")
+
+
+@pytest.mark.parametrize("name", [*NEEDING, *(n for n, own in SECTIONS.items() if own.built)])
 def test_what_needs_a_gpu_says_so(name: str, settings: Settings) -> None:
     outcome = SECTIONS[name].run(settings)
     assert outcome.verdict == SKIPPED and outcome.reason

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from contrastile.benches.static_model import GPUS, RATES, pipe_cycles, predict
 
 MODULE = "contrastile.benches.static_report"
 NOTE = "PREDICTIONS OF A STATIC MODEL, NOT MEASUREMENTS"
@@ -33,11 +35,13 @@ def report(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 def test_report(tmp_path: Path) -> None:
     """Every table says what its figures are; the figures of the file are those of the model."""
     out = tmp_path / "report.json"
-    done = report("--arch", "sm_90", "--dtype", "bf16", "--loss", "clip_loss", "--out", str(out))
+    own = ("--loss", "clip_loss", "--no-cuda")
+    done = report("--arch", "sm_90", "--dtype", "bf16", *own, "--out", str(out))
     assert done.returncode == 0, done.stderr
     for table in ("kernels as compiled", "cycles of a tile", "H100 SXM bf16", "H200 bf16"):
         assert table in done.stdout
     assert done.stdout.count(NOTE) == 4
+    assert "CUDA" not in done.stdout
 
     record = json.loads(out.read_text())
     assert record["note"] == NOTE
@@ -105,7 +109,8 @@ def test_pair_sums_are_found_as_they_are_launched(arch: str, tmp_path: Path) -> 
 def test_kept_dot_products_and_the_losses_that_are_predicted(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
     losses = ("clip_loss, kept", "siglip_loss", "info_nce")
-    done = report("--arch", "sm_90", "--dtype", "bf16", "--loss", *losses, "--out", str(out))
+    own = ("--loss", *losses, "--no-cuda")
+    done = report("--arch", "sm_90", "--dtype", "bf16", *own, "--out", str(out))
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
     kept = [row for row in record["kernels"] if row["loss"] == "clip_loss, kept"]
@@ -128,3 +133,130 @@ def test_kept_dot_products_and_the_losses_that_are_predicted(tmp_path: Path) -> 
 def test_interpreted_kernels_are_refused() -> None:
     done = report(TRITON_INTERPRET="1")
     assert done.returncode == 2 and "TRITON_INTERPRET" in done.stderr
+
+
+def line(address: int, name: str, rest: str = "", predicate: str = "") -> str:
+    return f"        /*{address:04x}*/    {predicate} {name} {rest} ;    /* 0x0 */"
+
+
+# After the products a branch chooses between a long and a short copy of the code with two powers;
+# the short one stands last. Then the tile ends, with a shuffle or without.
+SASS = "\n".join(
+    (
+        "code for sm_90a",
+        "Function : one",
+        line(0x00, "HGMMA.64x128x16.F32.BF16", "R24"),
+        line(0x10, "BRA", "0x80", "@!P0"),
+        line(0x20, "MUFU.EX2", "R1"),
+        line(0x30, "LOP3.LUT", "R1"),
+        line(0x40, "LOP3.LUT", "R1"),
+        line(0x50, "MUFU.EX2", "R1"),
+        line(0x60, "LOP3.LUT", "R1"),
+        line(0x70, "BRA", "0xa0"),
+        line(0x80, "MUFU.EX2", "R1"),
+        line(0x90, "MUFU.EX2", "R1"),
+        line(0xA0, "BRA", "0xc0", "@P1"),
+        line(0xB0, "SHFL.BFLY", "R1"),
+        line(0xC0, "BRA.U", "!UP0, 0x00"),
+        line(0xD0, "EXIT", predicate="@P0"),
+        line(0xE0, "EXIT"),
+        "code for sm_80",
+        "Function : one",
+        line(0x00, "HMMA", "R24"),
+    )
+)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_the_cheapest_way_through_the_code() -> None:
+    from contrastile.benches.static_cuda import cheapest_way, functions, pieces
+
+    code = functions(SASS)["one"]
+    assert [item.target for item in code if item.target is not None] == [0x80, 0xA0, 0xC0, 0x00]
+    found = pieces(code)
+    assert list(found) == [0x00, 0x20, 0x80, 0xA0, 0xB0, 0xC0, 0xD0, 0xE0]
+    assert found[0x00].after == [0x80, 0x20] and found[0x20].after == [0xA0]
+    assert found[0xD0].after == [0xE0] and found[0xE0].last and not found[0xD0].last
+    way = cheapest_way(found, {"MUFU.EX2": 2})
+    assert way == {"MUFU.EX2": 2, "BRA": 1, "BRA.U": 1}
+    assert cheapest_way(found, {"MUFU.EX2": 2, "SHFL.BFLY": 1}) == way + Counter({"SHFL.BFLY": 1})
+    assert cheapest_way(found, {"MUFU.EX2": 2, "LOP3.LUT": 1})["LOP3.LUT"] == 3
+    with pytest.raises(ValueError, match="no way"):
+        cheapest_way(found, {"MUFU.EX2": 3})
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_cuda_tiles_of_both_shapes() -> None:
+    """Up to 576 features only keys are loaded; the longer of products, loads and sums counts."""
+    from contrastile.benches.static_cuda import Found, Pass, holds_queries, loss_rows, shape_of
+
+    assert [d for d in (256, 512, 576, 577, 768) if holds_queries(d)] == [256, 512, 576]
+    slow, fast = Counter({"MUFU.EX2": 200}), Counter({"MUFU.EX2": 8})
+    own = Pass({True: slow, False: fast})
+    narrow, wide = (own.tile(d, "bf16", 7.0) for d in (256, 768))
+    assert narrow.product == 2 * 128 * 128 * 256 / 4096
+    assert narrow.loads == pytest.approx(128 * 256 * 2 / 30.2167, rel=1e-5)
+    assert narrow.cycles == pipe_cycles(slow, 8, RATES["sm_90"])["mufu"] == 3200
+    assert wide.product == 2 * 128 * 256 * 768 / 4096
+    assert wide.cycles == wide.loads == pytest.approx(384 * 768 * 2 / 30.2167, rel=1e-5)
+
+    found = Found((), {"reduce": own, "weigh": own})
+    rows = loss_rows(found, "bf16", GPUS[1], 7.0, {(4096, 256): 9.0})
+    row = next(row for row in rows if row[:2] == [4096, 256])
+    side = narrow, shape_of(True)
+    total = predict(side, side, 4096, 256, "bf16", GPUS[1]).total_ms
+    assert row[7] == total and row[-2:] == [9.0, 9.0 / total]
+    assert [row[-1] for row in rows].count(None) == len(rows) - 1
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_cuda_kernels_in_the_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside Triton's of the same GPU, or the reason why there are none."""
+    from contrastile.benches import static_cuda
+    from contrastile.benches.cuda_gates import Kernel
+    from contrastile.benches.static_report import report_cuda
+
+    counts = Counter({"MUFU.EX2": 64, "MUFU": 64, "SHFL": 7, "FFMA": 8})
+    kernel = Kernel("sm_90a", "sm90", "weigh", "bf16", "fixed", (True,), 168, 0, counts)
+    own = static_cuda.Pass({True: counts, False: counts})
+    found = static_cuda.Found((kernel,), {"reduce": own, "weigh": own})
+    record: dict[str, Any] = {f"cuda {n}": [] for n in ("kernels", "tiles", "losses", "left out")}
+    triton = {"of": "H200", "dtype": "bf16", "loss": "clip_loss", "N": 4096, "D": 256}
+    record |= {"unverified": "", "losses": [{**triton, "total ms": 5.0}]}
+    report_cuda(found, "bf16", 7.0, record)
+    # Long titles are wrapped.
+    assert " ".join(capsys.readouterr().out.split()).count(NOTE) == 4
+    (row,) = record["cuda kernels"]
+    assert [row[k] for k in ("regs", "MUFU", "SHFL", "all")] == [168, 64, 7, 79]
+    beside = [row for row in record["cuda losses"] if row["Triton ms"] is not None]
+    assert [(row["of"], row["N"], row["D"]) for row in beside] == [("H200", 4096, 256)]
+
+    monkeypatch.setattr(static_cuda.native, "load", lambda: None)
+    monkeypatch.setattr(static_cuda, "NVCC", tmp_path / "nvcc")
+    reason = static_cuda.look("bf16")
+    assert isinstance(reason, str) and "nvcc" in reason and "was not built" in reason
+    report_cuda(reason, "bf16", 7.0, record)
+    assert record["cuda left out"] == [{"dtype": "bf16", "reason": reason}]
+    assert reason in capsys.readouterr().out
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_the_kernels_as_compiled() -> None:
+    """Of the extension, or by nvcc: a tile's own work is a part of the code, and no product."""
+    from contrastile.benches import static_cuda
+
+    found = static_cuda.look("bf16")
+    if isinstance(found, str):
+        pytest.skip(found)
+    for kind, own in found.passes.items():
+        for stationary, scores in ((True, 64), (False, 128)):
+            counts = own.executed[stationary]
+            assert counts["MUFU.EX2"] >= scores and "HGMMA" not in map(static_cuda.family, counts)
+            everything = max(
+                sum(n for name, n in kernel.counts.items() if "." not in name)
+                for kernel in found.kernels
+                if (kernel.kind, kernel.form, kernel.flags[0]) == (kind, "fixed", stationary)
+            )
+            assert 5 * scores < sum(counts.values()) < everything / 2

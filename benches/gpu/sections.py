@@ -47,7 +47,7 @@ LIST = (
     Section("environment", 5, machine.environment_section, "where and with what"),
     Section(extension.BUILD, 60, extension.build_section, "CUDA kernels, built here", renews=True),
     Section("errors", 90, errors.errors_section, "error at most that of the plain formula"),
-    Section("cuda-errors", 25, cuda.errors_of_cuda, "the same of the backend cuda", built=True),
+    Section("cuda-errors", 30, cuda.errors_of_cuda, "the same of the backend cuda", built=True),
     Section("repeats", 20, exact.repeats_section, "the same bits, every time"),
     Section("cuda-repeats", 10, cuda.repeats_of_cuda, "the same of the backend cuda", built=True),
     Section("graph", 25, exact.graph_section, "captured in a CUDA graph, replayed on new data"),
@@ -64,8 +64,8 @@ LIST = (
     Section("cuda-speed", 25, cuda.beside_of_cuda, "its passes, beside Triton's", built=True),
     Section("host", 10, host.host_section, "what Python costs a call"),
     Section("gemm", 7, gemm.gemm_section, "what matrix products reach here"),
-    Section("specialised", 26, specialised.specialised_section, "warp-specialised weights"),
-    Section("sanitizer", 26, sanitizer.sanitizer_section, "compute-sanitizer on tiny shapes"),
+    Section("specialised", 24, specialised.specialised_section, "warp-specialised weights"),
+    Section("sanitizer", 23, sanitizer.sanitizer_section, "compute-sanitizer on tiny shapes"),
     Section("peers", 10, peers.peers_section, "other libraries, installed or as wheels"),
 )
 SECTIONS = {section.name: section for section in LIST}

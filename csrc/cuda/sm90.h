@@ -166,6 +166,20 @@ CONTRASTILE_DEVICE void consume(const Layout& layout, const Walk<Shape::kTileCol
   }
 }
 
+// The roles of a thread block: one thread produces, `consumer(index)` is both warpgroups' part.
+template <class Shape, class Extra, class F>
+CONTRASTILE_DEVICE void with_roles(const Maps& maps, const Layout& layout,
+                                   const Walk<Shape::kTileCols>& walk, F consumer) {
+  init_barriers(layout.stages);
+  if (hw::thread() < kGroupThreads) {
+    hw::release_registers<kProducerRegisters>();
+    if (hw::thread() == 0) produce<Shape, Extra>(maps, layout, walk);
+  } else {
+    hw::claim_registers<kConsumerRegisters>();
+    consumer(hw::thread() / kGroupThreads - 1);
+  }
+}
+
 template <class T, bool kStationary, Form kForm, bool kCols>
 CONTRASTILE_KERNEL(kThreads)
 reduce(CONTRASTILE_PARAMETER Reduce p, CONTRASTILE_PARAMETER Maps maps,
@@ -173,18 +187,12 @@ reduce(CONTRASTILE_PARAMETER Reduce p, CONTRASTILE_PARAMETER Maps maps,
   using Shape = Shape<kStationary>;
   if (is_idle(p.flag, kForm)) return;
   const auto walk = Walk<Shape::kTileCols>::of(p.block);
-  init_barriers(layout.stages);
-  if (hw::thread() < kGroupThreads) {
-    hw::release_registers<kProducerRegisters>();
-    if (hw::thread() == 0) produce<Shape, ReduceExtra>(maps, layout, walk);
-  } else {
-    hw::claim_registers<kConsumerRegisters>();
-    const int index = hw::thread() / kGroupThreads - 1;
+  with_roles<Shape, ReduceExtra>(maps, layout, walk, [&](int index) {
     Group group(&extra<ReduceExtra>().meetings[index], index);
     consume<T, Shape, ReduceExtra>(layout, walk, index, [&](const float* dots, int tile) {
       reduce_tile<kForm, kCols, Shape::kChunks>(p, dots, walk.place(tile, index), group);
     });
-  }
+  });
 }
 
 // The strip as the copy engine writes it.
@@ -230,14 +238,8 @@ weigh(CONTRASTILE_PARAMETER Weigh p, CONTRASTILE_PARAMETER Maps maps,
   using Shape = Shape<kStationary>;
   if (is_idle(p.flag, kForm)) return;
   const auto walk = Walk<Shape::kTileCols>::of(p.block);
-  init_barriers(layout.stages);
-  if (hw::thread() < kGroupThreads) {
-    hw::release_registers<kProducerRegisters>();
-    if (hw::thread() == 0) produce<Shape, WeighExtra>(maps, layout, walk);
-  } else {
-    hw::claim_registers<kConsumerRegisters>();
-    const int warp = hw::thread() / 32 - kGroupWarps, index = warp / kGroupWarps;
-    const int row = walk.row() + warp * kChunkRows;
+  with_roles<Shape, WeighExtra>(maps, layout, walk, [&](int index) {
+    const int warp = hw::thread() / 32 - kGroupWarps, row = walk.row() + warp * kChunkRows;
     Outbox outbox(extra<WeighExtra>().staged[warp][0]);
     consume<T, Shape, WeighExtra>(layout, walk, index, [&](const float* dots, int tile) {
       const TilePlace place = walk.place(tile, index);
@@ -250,7 +252,7 @@ weigh(CONTRASTILE_PARAMETER Weigh p, CONTRASTILE_PARAMETER Maps maps,
       weigh_tile<kForm, Shape::kChunks>(p, dots, place, row, store);
     });
     outbox.close();
-  }
+  });
 }
 
 }  // namespace contrastile::cuda::sm90

@@ -90,32 +90,34 @@ CONTRASTILE_DEVICE void store_mirror(const Strip& strip, char* staged, int row, 
   }
 }
 
-// fp32: the four lanes of a row write whole sectors of 32 bytes already.
-template <>
-CONTRASTILE_DEVICE void store_chunk<Tf32>(const Strip& strip, char*, int row, int col,
-                                          const float (&g)[kLaneScores]) {
+// fp32: the four lanes of a row write whole sectors of 32 bytes already, and need no shared memory.
+// at(i, j): where the weight of row i and column j of the strip goes.
+template <class At>
+CONTRASTILE_DEVICE void store_each(int row, int row_end, int col, int col_end,
+                                   const float (&g)[kLaneScores], At at) {
   const int lane = hw::thread() % 32;
 #pragma unroll
   for (int v = 0; v < kLaneCols; ++v)
 #pragma unroll
     for (int h = 0; h < kLaneRows; ++h) {
       const int i = row + lane / 4 + 8 * h, j = col + 8 * (v / 2) + 2 * (lane % 4) + v % 2;
-      if (i < strip.rows && j < strip.cols)
-        reinterpret_cast<float*>(strip.out + i * strip.stride)[j] = g[score_at(h, v)];
+      if (i < row_end && j < col_end) *at(i, j) = g[score_at(h, v)];
     }
+}
+
+template <>
+CONTRASTILE_DEVICE void store_chunk<Tf32>(const Strip& strip, char*, int row, int col,
+                                          const float (&g)[kLaneScores]) {
+  store_each(row, strip.rows, col, strip.cols, g, [&](int i, int j) {
+    return reinterpret_cast<float*>(strip.out + i * strip.stride) + j;
+  });
 }
 template <>
 CONTRASTILE_DEVICE void store_mirror<Tf32>(const Strip& strip, char*, int row, int col,
                                            const float (&g)[kLaneScores]) {
-  const int lane = hw::thread() % 32;
-#pragma unroll
-  for (int v = 0; v < kLaneCols; ++v)
-#pragma unroll
-    for (int h = 0; h < kLaneRows; ++h) {
-      const int i = row + lane / 4 + 8 * h, j = col + 8 * (v / 2) + 2 * (lane % 4) + v % 2;
-      if (i < strip.cols && j < strip.rows)
-        reinterpret_cast<float*>(strip.out + j * strip.stride)[i] = g[score_at(h, v)];
-    }
+  store_each(row, strip.cols, col, strip.rows, g, [&](int i, int j) {
+    return reinterpret_cast<float*>(strip.out + j * strip.stride) + i;
+  });
 }
 
 }  // namespace contrastile::cuda

@@ -2,8 +2,7 @@
 // memory. Fibers give way only where hardware may make a thread wait.
 #pragma once
 
-#include <ucontext.h>
-
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -12,6 +11,8 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "fiber.h"
 
 namespace contrastile::hw {
 
@@ -71,7 +72,7 @@ struct Warpgroup {
 };
 
 struct Fiber {
-  ucontext_t context;
+  Context context;
   std::unique_ptr<char[]> stack;
   bool done = false;
   std::vector<Product> open;
@@ -97,7 +98,7 @@ class Block {
 
   void run(const std::function<void()>& body);
   // Let others run; the caller looks again whether it may go on.
-  void give_way() { swapcontext(&fibers[current].context, &scheduler_); }
+  void give_way() { fibers[current].context.switch_to(scheduler_); }
   // Until all others had their turn and copies had their chance.
   void give_way_for_long() {
     for (const long until = sweep + 2; sweep < until; ++progress) give_way();
@@ -128,7 +129,7 @@ class Block {
   std::string error;
 
  private:
-  static void enter(unsigned low, unsigned high);
+  static void enter();
   void start(const std::function<void()>& body);
   void run_warp(int warp);
   void run_copies(bool all);
@@ -136,15 +137,15 @@ class Block {
 
   unsigned seed_;
   std::vector<unsigned char> shared_;
-  ucontext_t scheduler_;
+  Context scheduler_;
   const std::function<void()>* body_ = nullptr;
   int alive_ = 0;
 };
 
 inline thread_local Block* block = nullptr;
 
-inline void Block::enter(unsigned low, unsigned high) {
-  auto* self = reinterpret_cast<Block*>(static_cast<uintptr_t>(high) << 32 | low);
+inline void Block::enter() {
+  Block* const self = block;
   const int own = self->current;
   try {
     (*self->body_)();
@@ -155,7 +156,7 @@ inline void Block::enter(unsigned low, unsigned high) {
   self->fibers[own].done = true;
   --self->alive_;
   ++self->progress;
-  swapcontext(&self->fibers[own].context, &self->scheduler_);
+  self->fibers[own].context.switch_to(self->scheduler_);
 }
 
 inline void Block::check_end(int thread) const {
@@ -169,13 +170,7 @@ inline void Block::start(const std::function<void()>& body) {
   alive_ = static_cast<int>(fibers.size());
   for (Fiber& fiber : fibers) {
     fiber.stack = std::make_unique<char[]>(kStackBytes);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    const auto self = reinterpret_cast<uintptr_t>(this);
-    makecontext(&fiber.context, reinterpret_cast<void (*)()>(&Block::enter), 2,
-                static_cast<unsigned>(self), static_cast<unsigned>(self >> 32));
+    fiber.context.start(fiber.stack.get(), kStackBytes, &Block::enter);
   }
 }
 
@@ -186,7 +181,7 @@ inline void Block::run_warp(int warp) {
     for (int lane = 0; lane < kWarp; ++lane) {
       current = warp * kWarp + lane;
       if (fibers[current].done) continue;
-      swapcontext(&scheduler_, &fibers[current].context);
+      scheduler_.switch_to(fibers[current].context);
       if (!error.empty()) return;
     }
     if (progress == before) return;
@@ -242,7 +237,7 @@ inline const Deposit* meet(const void* operation, const void* words, size_t byte
   const long turn = meeting.turn;
   Deposit* table = meeting.table[turn % 2];
   table[lane].operation = operation;
-  std::memcpy(table[lane].words, words, bytes);
+  if (bytes > 0) std::memcpy(table[lane].words, words, bytes);
   ++b->progress;
   if (++meeting.arrived == kWarp) {
     for (int l = 1; l < kWarp; ++l)

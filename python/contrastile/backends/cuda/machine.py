@@ -56,10 +56,11 @@ def machine_of(device: torch.device) -> Machine | str:
 @cache
 def _of_gpu(index: int) -> Machine | str:
     properties = torch.cuda.get_device_properties(index)
-    if properties.major < 8:
-        return f"compute capability {properties.major}.{properties.minor}, below 8.0"
-    hopper = properties.major == 9 and "90a" in native.cuda_archs().split()
+    reason = why_not_compiled(properties.major, properties.minor, native.cuda_archs().split())
+    if reason is not None:
+        return reason
     kernels = library()
+    hopper = properties.major == 9 and "90a" in native.cuda_archs().split()
     return Machine(
         kernels,
         "sm90" if hopper else "sm80",
@@ -67,3 +68,15 @@ def _of_gpu(index: int) -> Machine | str:
         properties.multi_processor_count,
         kernels.shared_bytes(index),
     )
+
+
+def why_not_compiled(major: int, minor: int, archs: list[str]) -> str | None:
+    """None, or why kernels built for ``archs`` do not run on a device of that capability.
+
+    Of the oldest architecture there is PTX too, which later ones compile when it is loaded.
+    """
+    oldest = min((int(arch.removesuffix("a")) for arch in archs), default=None)
+    if oldest is None or 10 * major + minor >= oldest:
+        return None
+    built = " ".join(archs)
+    return f"compute capability {major}.{minor}, and the kernels were built for {built}"

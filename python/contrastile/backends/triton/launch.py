@@ -146,7 +146,7 @@ def _within(launch: Launch, outer: Launch) -> Launch:
     return replace(launch, rows=min(launch.rows, longest), cols=min(launch.cols, longest))
 
 
-# Architectures that take another's table: as much shared memory, the same tensor cores or later ones.
+# Architectures that take another's table: as much shared memory, as good tensor cores.
 RELATIVES = {"sm_86": "sm_120", "sm_89": "sm_120", "sm_103": "sm_100", "sm_121": "sm_120"}
 
 

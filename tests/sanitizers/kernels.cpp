@@ -1,0 +1,14 @@
+// The kernels of both families for some elements, in one file that compiles in seconds.
+#include "launch_sm80.h"
+#include "launch_sm90.h"
+
+namespace contrastile::cuda {
+
+int shared_bytes(int) { return 232448; }
+
+const Launcher& launcher(Element element, Family family) {
+  if (family == Family::sm90) return sm90::kLauncher<Bf16>;
+  return element == Element::tf32 ? sm80::kLauncher<Tf32> : sm80::kLauncher<Fp16>;
+}
+
+}  // namespace contrastile::cuda
