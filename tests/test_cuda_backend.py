@@ -16,6 +16,7 @@ from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, InputError, Phi, Term
 from helpers import Arguments, cast, evaluate
 from test_error_rule import assert_rule, references
+from waits import STEPS, Waits
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 CUDA = {"backend": "cuda"}
@@ -47,6 +48,7 @@ def machine(
     """The backend finds an emulated machine wherever the tensors are."""
     found = EmulatedMachine(module, family, 0, 2, SHARED[family])
     monkeypatch.setattr(backend, "library", lambda: module)
+    monkeypatch.setattr(backend, "has_gpu", lambda: True)
     for place in (backend, kernel):
         monkeypatch.setattr(place, "machine_of", lambda device: found)
     yield found
@@ -198,8 +200,18 @@ def test_a_device_older_than_the_build(
 
 def test_on_the_cpu_there_is_a_reason() -> None:
     x = torch.randn(6, 8).bfloat16()
-    with pytest.raises(InputError, match=r"not built|not on an NVIDIA GPU"):
+    with pytest.raises(InputError, match=r"not built|no NVIDIA GPU|not on an NVIDIA GPU"):
         losses.clip_loss(x, x, logit_scale=1.0, **CUDA)
+
+
+@pytest.mark.usefixtures("machine", "forms")
+@pytest.mark.parametrize("loss", STEPS)
+def test_a_step_never_waits_for_the_device(loss: str) -> None:
+    x, y = (torch.randn(24, 8).half().requires_grad_() for _ in range(2))
+    scale = torch.tensor(10.0, requires_grad=True)
+    with Waits() as waits:
+        STEPS[loss](x, y, logit_scale=scale, **CUDA).backward()
+    assert not waits.found
 
 
 @pytest.mark.usefixtures("machine")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from dataclasses import replace
 from types import ModuleType
 
@@ -25,6 +27,9 @@ ELEMENTS = (
     ("sm90", "fp16"),
 )
 FORMS = ("fixed", "general", "term")
+PREDICATES = ("hole", "equal", "overlap", "mixed", "nothing")
+# As hypothesis' profiles: more of them at night.
+RANDOM_CASES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 60
 
 
 def _cases() -> list[Case]:
@@ -32,7 +37,6 @@ def _cases() -> list[Case]:
     for seed, (family, element) in enumerate(ELEMENTS):
         for form in FORMS:
             plain = Case(family, element, form, 100, 70, 48, seed=seed)
-            predicates = ("hole", "equal", "overlap", "mixed", "nothing")
             cases += [
                 plain,
                 replace(plain, n=150, m=300, d=130, predicate="hole"),
@@ -49,7 +53,7 @@ def _cases() -> list[Case]:
                 replace(plain, n=77, m=200, d=40, channels=2, per_row=True, columns=False),
                 replace(plain, n=1, m=1, d=1),
                 replace(plain, n=131, m=65, d=33, first_row=3, first_col=1, biases=True),
-                replace(plain, predicate=predicates[(seed + FORMS.index(form)) % 5], m=140),
+                replace(plain, predicate=PREDICATES[(seed + FORMS.index(form)) % 5], m=140),
             ]
         term = Case(family, element, "term", 70, 90, 32, seed=seed, predicate="hole")
         cases += [replace(term, phi=phi) for phi in (1, 2, 3)]
@@ -74,7 +78,36 @@ def close(got: Tensor, truth: Tensor, size: Tensor, tolerance: float) -> None:
     assert bool((error <= tolerance * size + 1e-35).all()), (error / (size + 1e-35)).max()
 
 
-@pytest.mark.parametrize("case", _cases(), ids=lambda case: case.name)
+def _random_case(seed: int) -> Case:
+    """Any kernel with any predicate on any small shape."""
+    rng = random.Random(seed)
+    family, element = rng.choice(ELEMENTS)
+    form = rng.choice(FORMS)
+    n, d = rng.randint(1, 150), rng.randint(1, 90)
+    diagonal = rng.random() < 0.2
+    return Case(
+        family,
+        element,
+        form,
+        n,
+        n if diagonal else rng.randint(1, 150),
+        d,
+        predicate="all" if diagonal else rng.choice(("all", *PREDICATES)),
+        phi=rng.randrange(4),
+        channels=1 if diagonal else rng.randint(1, 3),
+        biases=not diagonal and rng.random() < 0.5,
+        per_row=not diagonal and rng.random() < 0.3,
+        members=not diagonal and form != "term" and rng.random() < 0.3,
+        columns=diagonal or rng.random() < 0.7,
+        diagonal=diagonal,
+        seed=seed,
+    )
+
+
+CASES = [*_cases(), *(_random_case(seed) for seed in range(1000, 1000 + RANDOM_CASES))]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_sums(module: ModuleType, case: Case) -> None:
     problem = Problem(module, case)
     out = problem.reduce()
@@ -93,7 +126,7 @@ def test_sums(module: ModuleType, case: Case) -> None:
             close(got, values.sum(axis), size.sum(axis), problem.tolerance)
 
 
-@pytest.mark.parametrize("case", _cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_weights(module: ModuleType, case: Case) -> None:
     problem = Problem(module, case)
     strip, products, truth = problem.weigh()

@@ -15,7 +15,8 @@ from typing import Any
 import contrastile.functional as losses
 import pytest
 import torch
-from contrastile.backends.triton import TritonBackend, backward, context
+from contrastile.backends.strips import StripMemory
+from contrastile.backends.triton import TritonBackend, context
 from contrastile.backends.triton.launch import INTERPRETED, Purpose, trying
 from contrastile.engine import blocks
 from contrastile.engine.blocks import Block, Keeping
@@ -92,11 +93,11 @@ def test_strips_of_weights(loss: str, sparse: Place, monkeypatch: pytest.MonkeyP
     expected = evaluate(loss, *pair)
     strips = []
 
-    def strip(self: backward.Weigher, height: int, width: int) -> Tensor:
-        strips.append(sparse((height, width), self.context.run.operand_dtype))
+    def strip(self: StripMemory, height: int, width: int) -> Tensor:
+        strips.append(sparse((height, width), self.memory.dtype))
         return strips[-1]
 
-    monkeypatch.setattr(backward.Weigher, "_strip", strip)
+    monkeypatch.setattr(StripMemory, "strip", strip)
     assert_same(evaluate(loss, *pair), expected)
     assert strips and all(each.stride(0) * (len(each) - 1) > WRAPS for each in strips)
 

@@ -6,8 +6,6 @@ break: tile shapes, strips, both forms of the shift, pointers, half precision, w
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,8 +29,7 @@ from helpers import (
     evaluate,
 )
 from test_error_rule import DRAWS, assert_rule, references
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from waits import STEPS, Waits
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
@@ -170,26 +167,6 @@ def test_predicates_in_prefix_order() -> None:
     ] * 3
 
 
-# Operations that make the host wait for the device, and that no graph can capture.
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim"}
-
-
-class Waits(TorchDispatchMode):
-    """Counts the operations that would wait for a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        name = function.name().removeprefix("aten::").partition(".")[0]
-        if name in WAITING:
-            self.found[name] += 1
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The names of the kernels that were launched; none of them runs."""
@@ -200,15 +177,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         GridExecutor, "__call__", lambda self, *_, **__: names.add(self.fn.__name__)
     )
     return names
-
-
-STEPS: dict[str, Callable[..., Tensor]] = {
-    "clip_loss": losses.clip_loss,
-    "info_nce": losses.info_nce,
-    "nt_xent": losses.nt_xent,
-    "dcl_loss": losses.dcl_loss,
-    "siglip_loss": losses.siglip_loss,
-}
 
 
 # What settles the shifts of both forms.

@@ -10,7 +10,7 @@ from ...engine.run import Kernel, Run
 from ...problem import Problem
 from ..strips import operand_dtype, strip_tile
 from ..switches import tf32_allowed
-from .machine import library, machine_of
+from .machine import has_gpu, library, machine_of
 from .programs import why_not_encodable
 
 # Dot products are computed again: the kernels have no other way to their weights.
@@ -26,7 +26,9 @@ class CudaBackend:
     settles_strips = False
 
     def available(self) -> str | None:
-        return None if library() is not None else f"not built: {native.why_no_cuda()}"
+        if library() is None:
+            return f"not built: {native.why_no_cuda()}"
+        return None if has_gpu() else "torch finds no NVIDIA GPU"
 
     def supports(self, problem: Problem) -> str | None:
         machine = machine_of(problem.device)

@@ -46,6 +46,11 @@ def library() -> Any:
     return native.cuda_kernels()
 
 
+def has_gpu() -> bool:
+    """Whether torch finds any that could run them."""
+    return torch.version.hip is None and torch.cuda.is_available()
+
+
 def machine_of(device: torch.device) -> Machine | str:
     """The machine that tensors on ``device`` are on, or why there are no kernels for it."""
     if device.type != "cuda" or torch.version.hip is not None:
