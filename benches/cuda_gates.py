@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from contrastile import native
@@ -98,17 +99,18 @@ def disassembler() -> Path:
     return Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
-def dump(path: Path, option: str) -> str:
-    """What cuobjdump says about a file."""
-    command = [str(disassembler()), option, str(path)]
+@lru_cache(maxsize=2)
+def dump(path: Path, *options: str) -> str:
+    """What cuobjdump says about a file; it takes half a minute of all kernels."""
+    command = [str(disassembler()), *options, str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def instructions(path: Path) -> dict[tuple[str, str], Counter[str]]:
+def instructions(path: Path, *options: str) -> dict[tuple[str, str], Counter[str]]:
     """How often each instruction stands in each (architecture, function)."""
     found: dict[tuple[str, str], Counter[str]] = {}
     arch, own = "", Counter[str]()
-    for line in dump(path, "-sass").splitlines():
+    for line in dump(path, "-sass", *options).splitlines():
         if match := re.match(r"\s*code for (sm_\w+)", line):
             arch = match[1]
         elif match := re.match(r"\s*Function : (\S+)", line):
@@ -135,10 +137,10 @@ def resources(path: Path) -> dict[tuple[str, str], tuple[int, int]]:
     return found
 
 
-def kernels(path: Path) -> list[Kernel]:
-    """All kernels in an extension or an object file."""
+def kernels(path: Path, *options: str) -> list[Kernel]:
+    """All kernels in an extension or an object file, or what the disassembler's options leave."""
     found, used = [], resources(path)
-    for (arch, name), counts in instructions(path).items():
+    for (arch, name), counts in instructions(path, *options).items():
         match = NAME.search(name)
         if match is None:
             continue

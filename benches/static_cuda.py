@@ -112,6 +112,9 @@ class Piece:
         return any(ends(name) for name in self.counts) and not self.after
 
 
+ONLY = ("-arch", SASS_ARCH)
+
+
 def ends(name: str) -> bool:
     return family(name) in ("EXIT", "RET")
 
@@ -195,9 +198,9 @@ def executed(code: Sequence[Line], kernel: cuda_gates.Kernel) -> Counter[str]:
 
 def passes(path: Path, dtype: str) -> dict[str, Pass]:
     """Both kernels of clip_loss, from an extension or an object file."""
-    sass = functions(cuda_gates.dump(path, "-sass"))
+    sass = functions(cuda_gates.dump(path, "-sass", *ONLY))
     named = [code for name, code in sass.items() if cuda_gates.NAME.search(name)]
-    own = [kernel for kernel in cuda_gates.kernels(path) if kernel.arch == SASS_ARCH]
+    own = [kernel for kernel in cuda_gates.kernels(path, *ONLY) if kernel.arch == SASS_ARCH]
     found: dict[str, dict[bool, Counter[str]]] = {"reduce": {}, "weigh": {}}
     for kernel, code in zip(own, named, strict=True):
         wanted = kernel.family == "sm90" and (kernel.element, kernel.form) == (dtype, "fixed")
@@ -235,7 +238,9 @@ def look(dtype: str, path: Path | None = None) -> Found | str:
         place = path or source(dtype, Path(folder))
         if isinstance(place, str):
             return place
-        own = (k for k in cuda_gates.kernels(place) if (k.family, k.element) == ("sm90", dtype))
+        own = (
+            k for k in cuda_gates.kernels(place, *ONLY) if (k.family, k.element) == ("sm90", dtype)
+        )
         return Found(tuple(own), passes(place, dtype))
 
 

@@ -49,6 +49,9 @@ def test_options_crossed(loss: str, seed: int, choice: Choice) -> None:
     assert_results_close(got, evaluate(getattr(oracles, loss), arguments))
 
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
 @pytest.fixture(params=["one form", "both forms"])
 def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The general form alone, as of a small problem, or fixed shifts and a certificate."""
@@ -57,12 +60,23 @@ def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return request.param
 
 
-@pytest.mark.usefixtures("forms")
-@pytest.mark.parametrize("scale", [1.0, 100.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("form", "scale", "dtype"),
+    [
+        *((0, scale, dtype) for scale in (1.0, 100.0) for dtype in DTYPES),
+        *((1, 100.0, dtype) for dtype in DTYPES[:2]),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_error_rule(loss: str, dtype: torch.dtype, scale: float) -> None:
-    """At most the error of the plain formula at the same dtype, on every output."""
+def test_error_rule(
+    loss: str, form: int, scale: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most the error of the plain formula at the same dtype, on every output; of the general
+    form alone, and where scale 100 makes fixed shifts matter of both.
+    """
+    if form == 1:
+        monkeypatch.setattr(context, "SMALL", 0)
     choice = default_choice(
         loss, shape=(77, 48), scale="logit_scale tensor", value=scale, crowded=True
     )
