@@ -3,8 +3,8 @@
 CONTRASTILE_NATIVE=0 builds without it, 1 demands it, auto (the default) builds it where a C++17
 compiler is found. With a compiler present a compile error is an error in either mode.
 CONTRASTILE_CUDA=0|1|auto says the same of the CUDA kernels in it, and of nvcc; the architectures
-are those of CONTRASTILE_CUDA_ARCHS, "80;90a" unless it is set. Kernels for 90a are sm_90.h's; all
-architectures get those of sm_80.h, later ones by PTX.
+are those of CONTRASTILE_CUDA_ARCHS, "80;90a" unless it is set. Kernels for 90a are sm90.h's; all
+architectures get those of sm80.h, later ones by PTX.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from ...engine.row_steps import LOG2E
 from ...engine.vectors import ChannelVectors, TermVectors, Vectors, rounded
 from ...problem import Channel, Problem, Term
 from ...problem.pairs import Op, Pairs
+from ..labels import may_keep_none
 
 # As csrc/cuda/params.h has them.
 MAX_STEPS, MAX_OPERANDS = 32, 4
@@ -49,13 +50,6 @@ def _extent(pairs: Pairs) -> tuple[int, int]:
     return length, deepest
 
 
-def may_keep_none(vectors: Vectors) -> bool:
-    """Whether rows without any pair are nothing unusual: with labels, of a class of one."""
-    pairs = vectors.reduction.pairs
-    labels = (Op.EQUAL, Op.OVERLAP)
-    return pairs is not None and any(op in labels for op, *_ in pairs.program())
-
-
 class Programs:
     """The kernels' object for a problem's reductions, and the tensors it refers to."""
 
@@ -91,7 +85,7 @@ class Programs:
             members,
             self.address(weight),
             phi,
-            isinstance(own, ChannelVectors) and may_keep_none(own),
+            isinstance(own, ChannelVectors) and may_keep_none(own.reduction.pairs),
         )
 
     def address(self, tensor: Tensor | None) -> int:

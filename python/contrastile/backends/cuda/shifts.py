@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...engine.row_steps import LOG2E
 from ...engine.run import Run
 from ...engine.vectors import ChannelVectors
-from .programs import may_keep_none
+from ..labels import may_keep_none
 
 # 2^REACH times 2^27 terms is within fp32.
 REACH = 100.0
@@ -48,7 +49,7 @@ def _bounds(own: ChannelVectors, reach: Tensor) -> tuple[Tensor, Tensor]:
     for offset in (own.row_offset, own.col_offset):
         if offset is not None:
             low, high = low + offset.amin().double(), high + offset.amax().double()
-    for weight in (w * own.unit / own.reduction.factor for _, w in own.reduction.class_log_weights):
+    for weight in (w * LOG2E for _, w in own.reduction.class_log_weights):
         low, high = low + min(weight, 0.0), high + max(weight, 0.0)
     return low, high
 
@@ -59,7 +60,7 @@ def failed(run: Run, spans: Tensor) -> Tensor:
     for own, span in zip(run.vectors, spans, strict=True):
         for total, terms in ((own.sums.rows, run.problem.m), (own.sums.cols, run.problem.n)):
             if total is not None:
-                found = found | _failed(total, span, terms, may_keep_none(own))
+                found = found | _failed(total, span, terms, may_keep_none(own.reduction.pairs))
     return found.to(torch.int32).view(1)
 
 

@@ -13,6 +13,7 @@ from ...engine.vectors import ChannelVectors, Vectors, rounded
 from ...problem import Channel, Problem, Term
 from ...problem.pairs import Op, Pairs
 from ...triton_kernels.exponents import HEADER, PAIRS
+from ..labels import may_keep_none
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def encode(problem: Problem, vectors: Sequence[Vectors]) -> Encoded:
             0,
             int(reduction.phi) if isinstance(reduction, Term) else 0,
             len(classes),
-            int(_may_keep_none(reduction.pairs)),
+            int(may_keep_none(reduction.pairs)),
             *([0] * len(classes)),
         ]
         if reduction.pairs is not None:
@@ -92,11 +93,6 @@ def prefix(pairs: Pairs, slots: Slots) -> list[int]:
             stack.append([int(op), *(slots.of(t) for t in tensors if t is not None)])
     (program,) = stack
     return program
-
-
-def _may_keep_none(pairs: Pairs | None) -> bool:
-    """Whether rows without any pair are nothing unusual: with labels, of a class of one."""
-    return pairs is not None and any(op in (Op.EQUAL, Op.OVERLAP) for op, *_ in pairs.program())
 
 
 def _per_row(own: Vectors) -> bool:

@@ -89,6 +89,8 @@ FEWEST_ROWS, FEWEST_COLS = 64, 32
 # Nor does any tensor core take fewer features.
 SHALLOWEST = 16
 FOLDER = Path(__file__).parent / "launches"
+# Architectures that take another's table: as much shared memory, as good tensor cores.
+RELATIVES = {"sm_86": "sm_120", "sm_89": "sm_120", "sm_103": "sm_100", "sm_121": "sm_120"}
 VARIABLE = "CONTRASTILE_LAUNCHES"
 # Classes of dtypes, as files name them.
 KINDS = ("half", "single", "double")
@@ -144,10 +146,6 @@ def _within(launch: Launch, outer: Launch) -> Launch:
     """No side longer than the other's longest: of a diagonal, the tiles that were kept suffice."""
     longest = max(outer.rows, outer.cols)
     return replace(launch, rows=min(launch.rows, longest), cols=min(launch.cols, longest))
-
-
-# Architectures that take another's table: as much shared memory, as good tensor cores.
-RELATIVES = {"sm_86": "sm_120", "sm_89": "sm_120", "sm_103": "sm_100", "sm_121": "sm_120"}
 
 
 def kind_of(dtype: torch.dtype) -> str:
