@@ -52,6 +52,8 @@ STEP = 16  # bytes of an instruction
 # Bytes of shared memory as csrc/cuda/sm90.h divides it: barriers and staged chunks come first; a
 # slab of 64 features of 128 rows.
 RESERVED, SLAB, SLAB_FEATURES, FEWEST_STAGES = 1024 + 32768, 16384, 64, 3
+# Thread blocks that share what they load of the keys.
+CLUSTER = 2
 # Eight warps multiply and form sums or weights; the copying ones hardly take part.
 WARPS = 8
 
@@ -78,9 +80,10 @@ class Pass:
         stationary = holds_queries(size)
         shape = shape_of(stationary)
         counts = self.executed[stationary]
-        # Of the two sides of a tile only the keys are loaded where the queries stay.
         own = tile_of(counts, shape, size, dtype, RATES[ARCH], l2_rate)
-        share = shape.cols / (shape.rows + shape.cols) if stationary else 1.0
+        # Where the queries stay, only the keys are loaded.
+        lines = shape.cols / CLUSTER + (0 if stationary else shape.rows)
+        share = lines / (shape.rows + shape.cols)
         return Tile(own.product, own.loads * share, own.pipes, specialize=True)
 
 

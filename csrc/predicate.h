@@ -1,8 +1,7 @@
 // Which pairs of one row count, as lanes of a chunk of columns.
 #pragma once
 
-#include "pass_api.h"
-#include "score_math.h"
+#include "postfix.h"
 
 namespace contrastile::CONTRASTILE_LEVEL {
 
@@ -13,47 +12,46 @@ CONTRASTILE_HD T product_if(T g, T s, const Lane<T>* keep, int j) {
   else return g * s;
 }
 
+// A stack of lanes of row i and columns j0 .. j0 + n.
 template <class L>
-void evaluate_index(int64_t target, int64_t j0, int n, L* __restrict__ out) {
-  for (int j = 0; j < n; ++j) out[j] = 0;
-  if (target >= j0 && target < j0 + n) out[target - j0] = -1;
-}
+struct LaneStack {
+  int64_t i, j0;
+  int n;
+  L (*lanes)[kChunk];
+  int top = -1;
 
-template <class L>
-void evaluate_equal(int64_t a, const int64_t* __restrict__ b, int n, L* __restrict__ out) {
+  void push_index(const int64_t* columns) {
+    L* out = lanes[++top];
+    for (int j = 0; j < n; ++j) out[j] = 0;
+    const int64_t own = columns[i] - j0;
+    if (own >= 0 && own < n) out[own] = -1;
+  }
+  template <class Leaf>
+  void push(const int64_t* a, const int64_t* b, Leaf) {
+    L* __restrict__ out = lanes[++top];
+    const int64_t own = a[i];
+    const int64_t* __restrict__ other = b + j0;
 #pragma omp simd
-  for (int j = 0; j < n; ++j) out[j] = a == b[j] ? L(-1) : L(0);
-}
-
-template <class L>
-void evaluate_overlap(int64_t a, const int64_t* __restrict__ b, int n, L* __restrict__ out) {
-#pragma omp simd
-  for (int j = 0; j < n; ++j) out[j] = (a & b[j]) != 0 ? L(-1) : L(0);
-}
+    for (int j = 0; j < n; ++j) out[j] = Leaf::holds(own, other[j]) ? L(-1) : L(0);
+  }
+  void negate() {
+    for (int j = 0; j < n; ++j) lanes[top][j] = ~lanes[top][j];
+  }
+  void pop_and() {
+    --top;
+    for (int j = 0; j < n; ++j) lanes[top][j] &= lanes[top + 1][j];
+  }
+  void pop_or() {
+    --top;
+    for (int j = 0; j < n; ++j) lanes[top][j] |= lanes[top + 1][j];
+  }
+};
 
 // Runs the program for row i and columns j0 .. j0 + n on the given stack; the result is stack[0].
 template <class L>
-void evaluate(const Program& program, int64_t i, int64_t j0, int n, L (*stack)[kChunk]) {
-  int top = -1;
-  for (int k = 0; k < program.length; ++k) {
-    const Instruction& step = program.code[k];
-    switch (step.op) {
-      case Op::index: evaluate_index(step.a[i], j0, n, stack[++top]); break;
-      case Op::equal: evaluate_equal(step.a[i], step.b + j0, n, stack[++top]); break;
-      case Op::overlap: evaluate_overlap(step.a[i], step.b + j0, n, stack[++top]); break;
-      case Op::logical_not:
-        for (int j = 0; j < n; ++j) stack[top][j] = ~stack[top][j];
-        break;
-      case Op::logical_and:
-        --top;
-        for (int j = 0; j < n; ++j) stack[top][j] &= stack[top + 1][j];
-        break;
-      case Op::logical_or:
-        --top;
-        for (int j = 0; j < n; ++j) stack[top][j] |= stack[top + 1][j];
-        break;
-    }
-  }
+void evaluate(const Program& program, int64_t i, int64_t j0, int n, L (*lanes)[kChunk]) {
+  LaneStack<L> stack{i, j0, n, lanes};
+  for (int k = 0; k < program.length; ++k) run_step(program.code[k], stack);
 }
 
 // Lanes and offsets of one row of a chunk; null where every pair is kept, or has the row's offset

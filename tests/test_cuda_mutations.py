@@ -83,6 +83,21 @@ MUTATIONS = {
     "memory gone before boxes were read": Mutation(
         "sm90", "sm90.h", "    outbox.close();\n", "", weighs=True
     ),
+    "both blocks fetch the same keys": Mutation(
+        "sm90", "sm90.h", "walk.col(tile) + rank * Shape::kShareCols", "walk.col(tile)"
+    ),
+    "stage filled before the other block has left it": Mutation(
+        "sm90",
+        "sm90.h",
+        "barrier_arrive_at(empty, rank)",
+        "barrier_arrive_at(empty, hw::cluster_rank())",
+    ),
+    "other block reached before it has barriers": Mutation(
+        "sm90", "sm90.h", "hw::sync_cluster();", "hw::sync_block();"
+    ),
+    "other block reached after its end": Mutation(
+        "sm90", "sm90.h", "stage < layout.stages; ++stage) {", "stage < 0; ++stage) {"
+    ),
     "copies not awaited": Mutation(
         "sm80", "sm80.h", "copy_wait<kStages - 2>", "copy_wait<kStages - 1>"
     ),
@@ -99,7 +114,7 @@ MUTATIONS = {
 }
 
 CASES = (
-    Case("", "bf16", "fixed", 40, 90, 300),
+    Case("", "bf16", "fixed", 40, 400, 500),
     Case("", "bf16", "fixed", 100, 600, 200),
 )
 SEEDS = 3

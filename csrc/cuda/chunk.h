@@ -1,6 +1,7 @@
 // A warp's chunk of scores, as tensor cores leave it in registers, and which of them count.
 #pragma once
 
+#include "../postfix.h"
 #include "hardware.h"
 #include "params.h"
 
@@ -85,9 +86,8 @@ CONTRASTILE_DEVICE Lanes lanes_at_index(const int64_t* columns, const Place& pla
   return out;
 }
 
-template <class Same>
-CONTRASTILE_DEVICE Lanes lanes_where(const int64_t* a, const int64_t* b, const Place& place,
-                                     Same same) {
+template <class Leaf>
+CONTRASTILE_DEVICE Lanes lanes_where(const int64_t* a, const int64_t* b, const Place& place) {
   int64_t own[kLaneRows];
 #pragma unroll
   for (int h = 0; h < kLaneRows; ++h) own[h] = a[place.readable_row(h)];
@@ -98,41 +98,47 @@ CONTRASTILE_DEVICE Lanes lanes_where(const int64_t* a, const int64_t* b, const P
     const int64_t other = b[place.readable_col(v)];
 #pragma unroll
     for (int h = 0; h < kLaneRows; ++h)
-      if (same(own[h], other)) out |= 1u << score_at(h, v);
+      if (Leaf::holds(own[h], other)) out |= 1u << score_at(h, v);
   }
   return out;
 }
 
-// The postfix program `span` of the code; its operands stay in registers.
-CONTRASTILE_DEVICE Lanes evaluate(const Instruction* code, Span span, const Place& place) {
+// Operands of a predicate's program; they stay in registers.
+struct MaskStack {
+  const Place& place;
   Lanes top = kAllLanes, second = 0, third = 0, fourth = 0;
-  const auto push = [&](Lanes lanes) {
+
+  CONTRASTILE_DEVICE void push_index(const int64_t* columns) {
+    push_lanes(lanes_at_index(columns, place));
+  }
+  template <class Leaf>
+  CONTRASTILE_DEVICE void push(const int64_t* a, const int64_t* b, Leaf) {
+    push_lanes(lanes_where<Leaf>(a, b, place));
+  }
+  CONTRASTILE_DEVICE void negate() { top = ~top; }
+  CONTRASTILE_DEVICE void pop_and() { pop_into(top & second); }
+  CONTRASTILE_DEVICE void pop_or() { pop_into(top | second); }
+
+ private:
+  CONTRASTILE_DEVICE void push_lanes(Lanes lanes) {
     fourth = third;
     third = second;
     second = top;
     top = lanes;
-  };
-  const auto pop_into = [&](Lanes lanes) {
+  }
+  CONTRASTILE_DEVICE void pop_into(Lanes lanes) {
     top = lanes;
     second = third;
     third = fourth;
-  };
-  for (int k = 0; k < span.length; ++k) {
-    const Instruction& step = code[span.begin + k];
-    switch (step.op) {
-      case Op::index: push(lanes_at_index(step.a, place)); break;
-      case Op::equal:
-        push(lanes_where(step.a, step.b, place, [](int64_t x, int64_t y) { return x == y; }));
-        break;
-      case Op::overlap:
-        push(lanes_where(step.a, step.b, place, [](int64_t x, int64_t y) { return (x & y) != 0; }));
-        break;
-      case Op::logical_not: top = ~top; break;
-      case Op::logical_and: pop_into(top & second); break;
-      case Op::logical_or: pop_into(top | second); break;
-    }
   }
-  return top;
+};
+
+// The postfix program `span` of the code.
+CONTRASTILE_DEVICE Lanes evaluate(const Instruction* code, Span span, const Place& place) {
+  MaskStack stack{place};
+  for (int k = 0; k < span.length; ++k)
+    CONTRASTILE_LEVEL::run_step(code[span.begin + k], stack);
+  return stack.top;
 }
 
 }  // namespace contrastile::cuda

@@ -38,8 +38,9 @@ class OnDevice {
   bool changed_ = false;
 };
 
+// Of thread blocks, `cluster` of them together in x.
 struct Grid {
-  int x, y;
+  int x, y, cluster;
 };
 
 template <class... Parameters>
@@ -50,9 +51,17 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_by
                            " bytes of shared memory)";
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
         what);
-  kernel<<<dim3(grid.x, grid.y), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(
-      parameters...);
-  check(cudaGetLastError(), what);
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(grid.x, grid.y);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &cluster;
+  config.numAttrs = grid.cluster > 1 ? 1 : 0;  // older machines know none
+  check(cudaLaunchKernelEx(&config, kernel, parameters...), what);
 }
 
 // The driver's function, found at run time: nothing is linked against the driver.

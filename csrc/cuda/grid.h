@@ -10,12 +10,14 @@ namespace contrastile::cuda {
 // would not be worth filling a pipeline for.
 constexpr int kBlocksEach = 4, kFewestTiles = 4;
 
-inline hw::Grid grid_of(const Block& block, int tile_cols, const Target& target) {
-  const int rows = tiles_of(block.row_end - block.first_row, kTileRows);
+// `cluster` rows of tiles are walked together; those beyond the last write nothing.
+inline hw::Grid grid_of(const Block& block, int tile_cols, int cluster, const Target& target) {
+  const int height = block.row_end - block.first_row;
+  const int rows = tiles_of(height, kTileRows * cluster) * cluster;
   const int cols = tiles_of(block.col_end - block.first_col, tile_cols);
   const int wanted = tiles_of(kBlocksEach * target.processors, rows);
   const int most = tiles_of(cols, kFewestTiles);
-  return {rows, wanted < most ? wanted : most};
+  return {rows, wanted < most ? wanted : most, cluster};
 }
 
 // A kernel of a form known at run time.

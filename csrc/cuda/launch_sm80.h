@@ -11,7 +11,7 @@ inline int tile_cols(int, const Target&) { return kTileCols; }
 template <class T>
 void launch_reduce(Form form, const Reduce& p, const Target& target) {
   const hw::OnDevice guard(target.device);
-  const hw::Grid grid = grid_of(p.block, kTileCols, target);
+  const hw::Grid grid = grid_of(p.block, kTileCols, 1, target);
   with_form(form, [&](auto is) {
     constexpr Form kForm = decltype(is)::value;
     const auto kernel = p.col_sums ? reduce<T, kForm, true> : reduce<T, kForm, false>;
@@ -22,7 +22,7 @@ void launch_reduce(Form form, const Reduce& p, const Target& target) {
 template <class T>
 void launch_weigh(Form form, const Weigh& p, const Target& target) {
   const hw::OnDevice guard(target.device);
-  const hw::Grid grid = grid_of(p.block, kTileCols, target);
+  const hw::Grid grid = grid_of(p.block, kTileCols, 1, target);
   with_form(form, [&](auto is) {
     hw::launch(weigh<T, decltype(is)::value>, grid, kThreads, sizeof(WeighMemory), target.stream,
                "sm_80 weigh", p);

@@ -45,7 +45,7 @@ Maps maps_of(const Operands& operands, const Block& block) {
   return {hw::matrix_of_halves(operands.query, block.row_end, operands.d, operands.query_stride,
                                kTileRows, kSlabFeatures, true),
           hw::matrix_of_halves(operands.key, block.col_end, operands.d, operands.key_stride,
-                               Shape::kTileCols, kSlabFeatures, true)};
+                               Shape::kShareCols, kSlabFeatures, true)};
 }
 
 inline StripMaps strip_maps(const Weigh& p) {
@@ -64,7 +64,7 @@ void launch_reduce(Form form, const Reduce& p, const Target& target) {
     with_form(form, [&](auto is) {
       constexpr Form kForm = decltype(is)::value;
       const auto kernel = p.col_sums ? reduce<T, kHolds, kForm, true> : reduce<T, kHolds, kForm, false>;
-      hw::launch(kernel, grid_of(p.block, Shape::kTileCols, target), kThreads,
+      hw::launch(kernel, grid_of(p.block, Shape::kTileCols, kCluster, target), kThreads,
                  shared_bytes<Shape, ReduceExtra>(layout), target.stream, "sm_90 reduce", p,
                  maps_of<Shape>(p.operands, p.block), layout);
     });
@@ -79,8 +79,9 @@ void launch_weigh(Form form, const Weigh& p, const Target& target) {
     using Shape = Shape<kHolds>;
     const Layout layout = layout_of<Shape, WeighExtra>(p.operands.d, target);
     with_form(form, [&](auto is) {
-      hw::launch(weigh<T, kHolds, decltype(is)::value>, grid_of(p.block, Shape::kTileCols, target),
-                 kThreads, shared_bytes<Shape, WeighExtra>(layout), target.stream, "sm_90 weigh", p,
+      hw::launch(weigh<T, kHolds, decltype(is)::value>,
+                 grid_of(p.block, Shape::kTileCols, kCluster, target), kThreads,
+                 shared_bytes<Shape, WeighExtra>(layout), target.stream, "sm_90 weigh", p,
                  maps_of<Shape>(p.operands, p.block), strip_maps(p), layout);
     });
   });

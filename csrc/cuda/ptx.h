@@ -89,12 +89,9 @@ CONTRASTILE_DEVICE uint32_t pack<Fp16>(float low, float high) {
 CONTRASTILE_DEVICE void barrier_init(Barrier* b, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals));
 }
-// Before the barriers' first use by the copy engine or other threads.
+// Before the barriers' first use by the copy engine or other threads of the cluster.
 CONTRASTILE_DEVICE void barrier_init_done() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-CONTRASTILE_DEVICE void barrier_arrive(Barrier* b) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 }
 CONTRASTILE_DEVICE void barrier_arrive_expecting(Barrier* b, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)),
@@ -114,6 +111,32 @@ CONTRASTILE_DEVICE void barrier_wait(Barrier* b, int parity) {
       : "memory");
 }
 
+// --- sm_90: clusters, thread blocks side by side in x that reach each other's shared memory
+
+CONTRASTILE_DEVICE int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+// Until all threads of the cluster are here; barriers that they made are there for all.
+CONTRASTILE_DEVICE void sync_cluster() {
+  asm volatile(
+      "barrier.cluster.arrive.release;\n"
+      "barrier.cluster.wait.acquire;" ::
+          : "memory");
+}
+// At the barrier in the same place of the cluster's block `rank`.
+CONTRASTILE_DEVICE void barrier_arrive_at(Barrier* b, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(shared_address(b)),
+      "r"(rank)
+      : "memory");
+}
+
 // --- sm_90: the copy engine; tiles of 128-byte rows in shared memory, swizzled as its maps say
 
 CONTRASTILE_DEVICE void tile_load(void* to, const TensorMap* from, int x, int y, Barrier* b) {
@@ -121,6 +144,17 @@ CONTRASTILE_DEVICE void tile_load(void* to, const TensorMap* from, int x, int y,
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
       "l"(from), "r"(shared_address(b)), "r"(x), "r"(y)
+      : "memory");
+}
+// To the same place in each of the cluster's blocks, whose barriers there count the bytes.
+template <int kBlocks>
+CONTRASTILE_DEVICE void tile_load_to_all(void* to, const TensorMap* from, int x, int y,
+                                         Barrier* b) {
+  constexpr uint16_t kAll = (1 << kBlocks) - 1;
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+      "l"(from), "r"(shared_address(b)), "r"(x), "r"(y), "h"(kAll)
       : "memory");
 }
 CONTRASTILE_DEVICE void tile_store(const TensorMap* to, const void* from, int x, int y) {

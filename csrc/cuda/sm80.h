@@ -83,7 +83,7 @@ CONTRASTILE_DEVICE void multiply(const char* stage, float (&acc)[kScores]) {
 // on_tile(dots, tile) for every tile of the walk, in order, by all threads.
 template <class T, class F>
 CONTRASTILE_DEVICE void for_each_tile(char (&ring)[kStages][kStageBytes], const Operands& operands,
-                                      const Walk<kTileCols>& walk, F on_tile) {
+                                      const Walk<kTileCols, 1>& walk, F on_tile) {
   constexpr int kFeatures = kRowBytes / sizeof(typename T::Stored);
   const int slabs = tiles_of(operands.d, kFeatures), total = walk.tiles() * slabs;
   const auto load = [&](int k) {
@@ -117,7 +117,7 @@ CONTRASTILE_KERNEL(kThreads)
 reduce(CONTRASTILE_PARAMETER Reduce p) {
   if (is_idle(p.flag, kForm)) return;
   Memory& memory = *reinterpret_cast<Memory*>(hw::shared_memory());
-  const Walk<kTileCols> walk = Walk<kTileCols>::of(p.block);
+  const Walk<kTileCols, 1> walk = Walk<kTileCols, 1>::of(p.block);
   const int index = hw::thread() / kGroupThreads;
   Group group(&memory.meetings[index], index);
   for_each_tile<T>(memory.ring, p.operands, walk, [&](const float* dots, int tile) {
@@ -131,7 +131,7 @@ weigh(CONTRASTILE_PARAMETER Weigh p) {
   if (is_idle(p.flag, kForm)) return;
   constexpr int kItem = sizeof(typename T::Stored);
   WeighMemory& memory = *reinterpret_cast<WeighMemory*>(hw::shared_memory());
-  const Walk<kTileCols> walk = Walk<kTileCols>::of(p.block);
+  const Walk<kTileCols, 1> walk = Walk<kTileCols, 1>::of(p.block);
   const int warp = hw::thread() / 32, row = walk.row() + warp * kChunkRows;
   char* staged = memory.staged[warp];
   const Strip strip{static_cast<char*>(p.out), p.out_stride * kItem,

@@ -1,6 +1,7 @@
 // sm_90a: the copy engine fills a ring of operands for two warpgroups of 64 rows each, which
 // multiply asynchronously; while one forms its sums or weights, the other keeps the tensor cores
-// busy. Queries of up to 512 features stay in shared memory for all tiles of a thread block.
+// busy. Queries of up to 512 features stay in shared memory for all tiles of a thread block. Two
+// thread blocks, neighbours in rows, share the keys: each fetches a half for both.
 #pragma once
 
 #include "strip.h"
@@ -9,6 +10,7 @@
 
 namespace contrastile::cuda::sm90 {
 
+constexpr int kCluster = 2;
 // One warpgroup copies, two multiply.
 constexpr int kConsumers = 2, kThreads = (1 + kConsumers) * kGroupThreads;
 constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
@@ -25,6 +27,8 @@ struct Shape {
   static constexpr int kTileCols = kStationary ? 128 : 256;
   static constexpr int kChunks = kTileCols / kChunkCols, kScores = kChunks * kLaneScores;
   static constexpr int kKeyBytes = kTileCols * kSlabBytes;
+  // What one block of the cluster fetches of the keys.
+  static constexpr int kShareCols = kTileCols / kCluster, kShareBytes = kKeyBytes / kCluster;
   static constexpr int kStageBytes = kKeyBytes + (kStationary ? 0 : kQueryBytes);
 };
 
@@ -90,17 +94,23 @@ CONTRASTILE_DEVICE void init_barriers(int stages) {
     hw::barrier_init(&b.queries, 1);
     for (int s = 0; s < stages; ++s) {
       hw::barrier_init(&b.full[s], 1);
-      hw::barrier_init(&b.empty[s], kConsumers);
+      hw::barrier_init(&b.empty[s], kCluster * kConsumers);
     }
     hw::barrier_init_done();
   }
-  hw::sync_block();
+  hw::sync_cluster();
+}
+
+// By all threads of a consumer: a stage is filled again when no block of the cluster reads it.
+CONTRASTILE_DEVICE void give_back(hw::Barrier* empty) {
+  const int rank = hw::thread() % kGroupThreads;
+  if (rank < kCluster) hw::barrier_arrive_at(empty, rank);
 }
 
 // One thread's work: everything that the consumers of this walk will want, in their order.
 template <class Shape, class Extra>
 CONTRASTILE_DEVICE void produce(const Maps& maps, const Layout& layout,
-                                const Walk<Shape::kTileCols>& walk) {
+                                const Walk<Shape::kTileCols, kCluster>& walk) {
   if (walk.tiles() == 0) return;
   Barriers& b = barriers();
   if constexpr (Shape::kHoldsQueries) {
@@ -109,6 +119,7 @@ CONTRASTILE_DEVICE void produce(const Maps& maps, const Layout& layout,
       hw::tile_load(queries_at<Shape, Extra>(slab), &maps.query, slab * kSlabFeatures, walk.row(),
                     &b.queries);
   }
+  const int rank = hw::cluster_rank();
   Turn turn;
   turn.parity = 1;  // the first round finds every stage empty
   for (int tile = walk.first_tile; tile < walk.tile_end; ++tile)
@@ -117,21 +128,28 @@ CONTRASTILE_DEVICE void produce(const Maps& maps, const Layout& layout,
       hw::Barrier* full = &b.full[turn.stage];
       hw::barrier_wait(&b.empty[turn.stage], turn.parity);
       hw::barrier_arrive_expecting(full, Shape::kStageBytes);
-      hw::tile_load(stage, &maps.key, slab * kSlabFeatures, walk.col(tile), full);
+      hw::tile_load_to_all<kCluster>(stage + rank * Shape::kShareBytes, &maps.key,
+                                     slab * kSlabFeatures,
+                                     walk.col(tile) + rank * Shape::kShareCols, full);
       if constexpr (!Shape::kHoldsQueries)
         hw::tile_load(stage + Shape::kKeyBytes, &maps.query, slab * kSlabFeatures, walk.row(),
                       full);
       turn.advance(layout.stages);
     }
+  // The other block's consumers reach the barriers here until all stages are empty. A meeting of the
+  // cluster at the end of the kernel took registers that scores need.
+  for (int stage = 0; stage < layout.stages; ++stage) {
+    hw::barrier_wait(&b.empty[turn.stage], turn.parity);
+    turn.advance(layout.stages);
+  }
 }
 
 // on_tile(dots, tile) for every tile of the walk, by a warpgroup; `index` is 0 or 1.
 template <class T, class Shape, class Extra, class F>
-CONTRASTILE_DEVICE void consume(const Layout& layout, const Walk<Shape::kTileCols>& walk, int index,
+CONTRASTILE_DEVICE void consume(const Layout& layout, const Walk<Shape::kTileCols, kCluster>& walk, int index,
                                 F on_tile) {
   if (walk.tiles() == 0) return;
   Barriers& b = barriers();
-  const bool leads = hw::thread() % kGroupThreads == 0;
   const int own_rows = index * kGroupRows * kSlabBytes;
   float acc[Shape::kScores];
   if constexpr (Shape::kHoldsQueries) hw::barrier_wait(&b.queries, 0);
@@ -154,14 +172,14 @@ CONTRASTILE_DEVICE void consume(const Layout& layout, const Walk<Shape::kTileCol
       hw::wgmma_commit();
       if (slab > 0) {
         hw::wgmma_wait<1>();
-        if (leads) hw::barrier_arrive(&b.empty[before]);
+        give_back(&b.empty[before]);
       }
       before = turn.stage;
       turn.advance(layout.stages);
     }
     hw::wgmma_wait<0>();
     hw::pin_accumulators(acc);
-    if (leads) hw::barrier_arrive(&b.empty[before]);
+    give_back(&b.empty[before]);
     on_tile(acc, tile);
   }
 }
@@ -169,7 +187,7 @@ CONTRASTILE_DEVICE void consume(const Layout& layout, const Walk<Shape::kTileCol
 // The roles of a thread block: one thread produces, `consumer(index)` is both warpgroups' part.
 template <class Shape, class Extra, class F>
 CONTRASTILE_DEVICE void with_roles(const Maps& maps, const Layout& layout,
-                                   const Walk<Shape::kTileCols>& walk, F consumer) {
+                                   const Walk<Shape::kTileCols, kCluster>& walk, F consumer) {
   init_barriers(layout.stages);
   if (hw::thread() < kGroupThreads) {
     hw::release_registers<kProducerRegisters>();
@@ -186,7 +204,7 @@ reduce(CONTRASTILE_PARAMETER Reduce p, CONTRASTILE_PARAMETER Maps maps,
        CONTRASTILE_PARAMETER Layout layout) {
   using Shape = Shape<kStationary>;
   if (is_idle(p.flag, kForm)) return;
-  const auto walk = Walk<Shape::kTileCols>::of(p.block);
+  const auto walk = Walk<Shape::kTileCols, kCluster>::of(p.block);
   with_roles<Shape, ReduceExtra>(maps, layout, walk, [&](int index) {
     Group group(&extra<ReduceExtra>().meetings[index], index);
     consume<T, Shape, ReduceExtra>(layout, walk, index, [&](const float* dots, int tile) {
@@ -237,7 +255,7 @@ weigh(CONTRASTILE_PARAMETER Weigh p, CONTRASTILE_PARAMETER Maps maps,
       CONTRASTILE_PARAMETER StripMaps out, CONTRASTILE_PARAMETER Layout layout) {
   using Shape = Shape<kStationary>;
   if (is_idle(p.flag, kForm)) return;
-  const auto walk = Walk<Shape::kTileCols>::of(p.block);
+  const auto walk = Walk<Shape::kTileCols, kCluster>::of(p.block);
   with_roles<Shape, WeighExtra>(maps, layout, walk, [&](int index) {
     const int warp = hw::thread() / 32 - kGroupWarps, row = walk.row() + warp * kChunkRows;
     Outbox outbox(extra<WeighExtra>().staged[warp][0]);

@@ -5,13 +5,14 @@
 
 namespace contrastile::cuda {
 
-template <int kTileCols>
+template <int kTileCols, int kCluster>
 struct Walk {
   Block block;
   int tile_row, first_tile, tile_end;
 
   // Grid: (rows of tiles, parts of the columns). Of a diagonal block the tiles below it are left
-  // out: a square as large as a tile's longer side is the diagonal's, all tiles of it.
+  // out: a square as large as a tile's longer side, or as a cluster's rows, is the diagonal's, all
+  // tiles of it. So the blocks of a cluster have the same tiles of their rows.
   CONTRASTILE_DEVICE static Walk of(const Block& block) {
     const int col_tiles = tiles_of(block.col_end - block.first_col, kTileCols);
     const int each = tiles_of(col_tiles, hw::blocks_y());
@@ -39,7 +40,8 @@ struct Walk {
   }
 
  private:
-  static constexpr int kSquare = kTileRows > kTileCols ? kTileRows : kTileCols;
+  static constexpr int kHeight = kTileRows * kCluster;
+  static constexpr int kSquare = kHeight > kTileCols ? kHeight : kTileCols;
 };
 
 // Of a problem that two forms are launched for, whether the other one works.

@@ -96,10 +96,13 @@ class Block {
   }
   size_t shared_size() const { return shared_.size() - 2048; }
 
-  void run(const std::function<void()>& body);
+  void start(const std::function<void()>& body);
+  // One round of all warps and of copies; whether anything happened.
+  bool advance();
+  bool ended() const { return alive_ == 0; }
   // Let others run; the caller looks again whether it may go on.
   void give_way() { fibers[current].context.switch_to(scheduler_); }
-  // Until all others had their turn and copies had their chance.
+  // Until all others, of the cluster too, had their turn and copies had their chance.
   void give_way_for_long() {
     for (const long until = sweep + 2; sweep < until; ++progress) give_way();
   }
@@ -130,9 +133,8 @@ class Block {
 
  private:
   static void enter();
-  void start(const std::function<void()>& body);
   void run_warp(int warp);
-  void run_copies(bool all);
+  void run_copies();
   void check_end(int thread) const;
 
   unsigned seed_;
@@ -143,6 +145,18 @@ class Block {
 };
 
 inline thread_local Block* block = nullptr;
+
+// While it lives, operations are those of that block.
+class Visit {
+ public:
+  explicit Visit(Block* other) : before_(block) { block = other; }
+  ~Visit() { block = before_; }
+  Visit(const Visit&) = delete;
+  Visit& operator=(const Visit&) = delete;
+
+ private:
+  Block* before_;
+};
 
 inline void Block::enter() {
   Block* const self = block;
@@ -195,38 +209,26 @@ inline void Block::run_copy(size_t k) {
   ++progress;
 }
 
-inline void Block::run_copies(bool all) {
-  while (all && !copies.empty()) run_copy(copies.size() - 1);
+inline void Block::run_copies() {
   if (copies_last()) return;
   for (size_t k = copies.size(); k > 0; --k)
     if (random() % 3 != 0) run_copy(k - 1);
 }
 
-inline void Block::run(const std::function<void()>& body) {
-  Block* const outer = block;
-  block = this;
-  start(body);
+inline bool Block::advance() {
+  const Visit visit(this);
+  const long before = progress;
   std::vector<int> order(warps.size());
   for (size_t w = 0; w < order.size(); ++w) order[w] = static_cast<int>(w);
-  int idle = 0;
-  while (alive_ > 0 && error.empty()) {
-    const long before = progress;
-    std::shuffle(order.begin(), order.end(), random);
-    for (const int warp : order) {
-      run_warp(warp);
-      if (!error.empty()) break;
-    }
-    run_copies(false);
-    ++sweep;
-    if (progress == before && !copies.empty()) run_copy(copies.size() - 1);
-    idle = progress == before ? idle + 1 : 0;
-    if (idle > 8) error = "deadlock";
+  std::shuffle(order.begin(), order.end(), random);
+  for (const int warp : order) {
+    run_warp(warp);
+    if (!error.empty()) return true;
   }
-  if (error.empty()) run_copies(true);
-  block = outer;
-  if (!error.empty())
-    throw std::runtime_error("block (" + std::to_string(x) + ", " + std::to_string(y) +
-                             "): " + error);
+  if (ended() && !copies.empty()) error = "it ends while its shared memory is copied to";
+  run_copies();
+  if (progress == before && !copies.empty()) run_copy(copies.size() - 1);
+  return progress != before;
 }
 
 // All lanes of a warp meet in `operation`; what they handed in.

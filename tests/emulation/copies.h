@@ -43,7 +43,6 @@ inline void arrive(Barrier* b, int bytes) {
   --word.pending;
   write_barrier(b, word, bytes_of(word) + bytes, parity_bit(word.bytes_and_parity));
 }
-inline void barrier_arrive(Barrier* b) { arrive(b, 0); }
 inline void barrier_arrive_expecting(Barrier* b, int bytes) { arrive(b, bytes); }
 inline void barrier_wait(Barrier* b, int parity) {
   while (parity_bit(read_barrier(b).bytes_and_parity) == parity) block->give_way();

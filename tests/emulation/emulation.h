@@ -3,7 +3,7 @@
 // Modelled: phases and byte counts of barriers, copies that arrive late and in any order, zero fill,
 // the 128-byte swizzle, operand descriptors, fragment layouts, products that are not there before
 // somebody waits for them, groups of asynchronous copies, named barriers, poisoned shared memory,
-// threads in random order, deadlocks.
+// threads in random order, clusters whose blocks reach each other's shared memory, deadlocks.
 // Not modelled, so not caught: the assembly itself, fences (wgmma.fence, between the generic and the
 // asynchronous proxy, of barriers' initialisation), setmaxnreg, bank conflicts, the order of writes
 // that hardware may change between threads, speed.

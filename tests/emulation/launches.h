@@ -13,18 +13,14 @@ inline Settings settings;
 struct OnDevice {
   explicit OnDevice(int) {}
 };
-struct Grid {
-  int x, y;
-};
-
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, void*,
             const std::string& name, const std::decay_t<Parameters>&... parameters) {
+  if (grid.x % grid.cluster) throw std::runtime_error(name + ": a grid of no whole clusters");
   try {
     for (int y = 0; y < grid.y; ++y)
-      for (int x = 0; x < grid.x; ++x)
-        Block(x, y, grid.y, threads, shared_bytes, settings.seed + 131 * x + 17 * y)
-            .run([&] { kernel(parameters...); });
+      for (int x = 0; x < grid.x; x += grid.cluster)
+        Cluster(x, y, grid, threads, shared_bytes, settings.seed).run([&] { kernel(parameters...); });
   } catch (const std::exception& failure) {
     throw std::runtime_error(name + ", " + failure.what());
   }

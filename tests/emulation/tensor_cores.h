@@ -1,7 +1,7 @@
 // Products of a warpgroup, which are done only when somebody waits for them, and of a warp.
 #pragma once
 
-#include "copies.h"
+#include "cluster.h"
 
 namespace contrastile::hw {
 
@@ -85,7 +85,7 @@ void wgmma_wait() {
   Fiber& own = block->fibers[block->current];
   const int index = block->current / 128;
   // Products may take long; other threads go on meanwhile.
-  if (block->tosses(own.committed) == 0) block->give_way_for_long();
+  if (block->tosses(4 * own.committed + index) == 0) block->give_way_for_long();
   for (long g = 0; g < own.committed - kPending; ++g) {
     // By index: other threads may add groups meanwhile.
     while (block->warpgroups[index].groups[g].committed < 128) block->give_way();

@@ -1,0 +1,30 @@
+// Predicates over pairs: what their leaves say, and how a postfix program combines them.
+#pragma once
+
+#include "pass_api.h"
+#include "score_math.h"
+
+namespace contrastile::CONTRASTILE_LEVEL {
+
+struct Equal {
+  CONTRASTILE_HD static bool holds(int64_t a, int64_t b) { return a == b; }
+};
+struct Overlap {
+  CONTRASTILE_HD static bool holds(int64_t a, int64_t b) { return (a & b) != 0; }
+};
+
+// One step on a stack whose entries are a boolean for each of some pairs: push_index(columns) says
+// whether columns[i] is j, push(a, b, Leaf) whether the leaf holds for a[i] and b[j].
+template <class Stack>
+CONTRASTILE_HD void run_step(const Instruction& step, Stack& stack) {
+  switch (step.op) {
+    case Op::index: return stack.push_index(step.a);
+    case Op::equal: return stack.push(step.a, step.b, Equal{});
+    case Op::overlap: return stack.push(step.a, step.b, Overlap{});
+    case Op::logical_not: return stack.negate();
+    case Op::logical_and: return stack.pop_and();
+    case Op::logical_or: return stack.pop_or();
+  }
+}
+
+}  // namespace contrastile::CONTRASTILE_LEVEL
