@@ -78,18 +78,35 @@ def rules(kernel: Kernel) -> Iterator[str]:
             yield f"{found} {instruction}, expected {expected}"
 
 
+# Powers and shuffles of a chunk's code as designed. In the fixed form it stands three times: for
+# chunks of which every pair counts, for others, and for those where some pairs have a weight of
+# their own; `reduce` in the general form has no code for plain ones; pair sums have no weights, but
+# four functions.
+OF_CHUNK = {
+    ("reduce", "fixed"): (3 * CHUNK, 2 * 16),
+    # Rows: powers and two for the sums so far; columns' offsets, two maxima of four lanes.
+    ("reduce", "general"): (CHUNK + 2, 2 * 16 + 4),
+    ("reduce", "term"): (0, 4 * 16),
+    # Columns' coefficients in all, their offsets in those that are not plain.
+    ("weigh", "fixed"): (3 * CHUNK, 3 * 16 + 2 * 16),
+    # One power for the row and one for the column; columns' shifts as well.
+    ("weigh", "general"): (3 * 2 * CHUNK, 3 * 2 * 16 + 2 * 16),
+    ("weigh", "term"): (0, 4 * (2 * 16 + 16)),
+}
+# What sums of columns add, of eight lanes each; in the general form their maxima too, and four
+# warps' sums to one shift.
+OF_COLUMNS = {"fixed": (0, 14), "general": (CHUNK + 4, 3 * 16 + 14), "term": (0, 4 * 14)}
+
+
 def expectations(kernel: Kernel) -> dict[str, int]:
-    """Powers and shuffles as designed. The code of a chunk stands three times: for chunks of which
-    every pair counts, for others, and for those where some pairs have a weight of their own.
-    """
-    if kernel.form != "fixed":
-        return {}
-    powers = 3 * CHUNK * kernel.chunks
-    if kernel.kind == "weigh":
-        # Columns' coefficients in all, their offsets in two; at last the row products.
-        return {"MUFU.EX2": powers, "SHFL": 80 * kernel.chunks + 4}
-    sums = 14 if kernel.sums_columns else 0
-    return {"MUFU.EX2": powers, "SHFL": (32 + sums) * kernel.chunks + 4}
+    """Powers and shuffles as designed, of the whole code."""
+    powers, shuffles = OF_CHUNK[kernel.kind, kernel.form]
+    if kernel.sums_columns:
+        more = OF_COLUMNS[kernel.form]
+        powers, shuffles = powers + more[0], shuffles + more[1]
+    # At last the sums of two rows over four lanes.
+    rows = 4 * (4 if (kernel.kind, kernel.form) == ("reduce", "term") else 1)
+    return {"MUFU.EX2": powers * kernel.chunks, "SHFL": shuffles * kernel.chunks + rows}
 
 
 def disassembler() -> Path:

@@ -63,6 +63,8 @@ GOOD = Kernel(
     "sm_90a", "sm90", "weigh", "bf16", "fixed", (True,), 168, 0,
     Counter({"HGMMA": 8, "MUFU.EX2": 192, "SHFL": 164}),
 )  # fmt: skip
+GENERAL = Counter({"HGMMA": 8, "MUFU.EX2": 384, "SHFL": 260})
+TERM = Counter({"HGMMA": 8, "SHFL": 388})
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,13 @@ GOOD = Kernel(
         ({"counts": GOOD.counts + Counter({"HMMA": 1})}, "HMMA beside HGMMA"),
         ({"counts": GOOD.counts + Counter({"MUFU.EX2": 192})}, "384 MUFU.EX2, expected 192"),
         ({"counts": GOOD.counts - Counter({"SHFL": 1})}, "163 SHFL, expected 164"),
+        ({"form": "general", "counts": GENERAL}, None),
+        ({"form": "general", "counts": GENERAL - Counter({"SHFL": 1})}, "259 SHFL, expected 260"),
+        ({"form": "term", "counts": TERM}, None),
+        (
+            {"form": "term", "counts": TERM + Counter({"MUFU.EX2": 1})},
+            "1 MUFU.EX2, expected 0",
+        ),
     ],
 )
 def test_a_broken_rule_is_reported(change: dict[str, object], words: str | None) -> None:
