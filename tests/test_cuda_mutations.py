@@ -14,8 +14,10 @@ from test_cuda_kernels import close, total
 # One kind of element on one family: all that a spoilt kernel is tried with.
 SOURCE = """
 #include "launch_{family}.h"
+#include "launch_totals.h"
 namespace contrastile::cuda {{
 const Launcher& launcher(Element, Family) {{ return {family}::kLauncher<Bf16>; }}
+extern const TotalsLauncher totals = kTotals;
 int shared_bytes(int) {{ return 232448; }}
 }}
 """

@@ -26,6 +26,14 @@ struct Launcher {
   void (*weigh)(Form form, const Weigh& p, const Target& target);
 };
 
+// What follows `reduce` and `weigh`, for any element on any family.
+struct TotalsLauncher {
+  void (*merge)(const Merge& p, const Target& target);
+  void (*certify)(const Certificate& p, const Target& target);
+  void (*settle)(const Settlement& p, const Target& target);
+};
+
+extern const TotalsLauncher totals;
 extern const Launcher sm80_bf16, sm80_fp16, sm80_tf32, sm90_bf16, sm90_fp16;
 
 // Shared memory that a block may take on a device.

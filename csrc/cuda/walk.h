@@ -44,9 +44,4 @@ struct Walk {
   static constexpr int kSquare = kHeight > kTileCols ? kHeight : kTileCols;
 };
 
-// Of a problem that two forms are launched for, whether the other one works.
-CONTRASTILE_DEVICE bool is_idle(const int* flag, Form form) {
-  return flag != nullptr && (*flag != 0) != (form == Form::general);
-}
-
 }  // namespace contrastile::cuda

@@ -183,7 +183,7 @@ inline void Block::start(const std::function<void()>& body) {
   body_ = &body;
   alive_ = static_cast<int>(fibers.size());
   for (Fiber& fiber : fibers) {
-    fiber.stack = std::make_unique<char[]>(kStackBytes);
+    fiber.stack.reset(new char[kStackBytes]);  // cleared they took half of the time
     fiber.context.start(fiber.stack.get(), kStackBytes, &Block::enter);
   }
 }

@@ -16,8 +16,8 @@ from . import positives
 from .coefficients import Coefficients, form
 from .machine import Machine, machine_of
 from .programs import Programs
-from .shifts import choose, failed
-from .sums import LogSums, Partials, Raised, log_sums, publish
+from .shifts import choose
+from .sums import LogSums, Partials, SideSums, address, merge
 
 # Rows of a group of warps, whose columns are summed before they leave the multiprocessor.
 GROUP_ROWS = 64
@@ -54,8 +54,8 @@ class CudaKernel:
         self.tile_cols = machine.kernels.tile_cols(self.element, self.target, self.features)
         self.channels = isinstance(run.vectors[0], ChannelVectors)
         self.forms = self._forms()
-        self.raised_rows: Raised | None = None
-        self.raised_cols: Raised | None = None
+        self.rows: SideSums | None = None
+        self.cols: SideSums | None = None
         self.carry = run.carry if isinstance(run.carry, Carry) else self._begin()
         self.coefficients: Coefficients | None = None
         if any(not own.upstream.absent for own in run.vectors):
@@ -71,26 +71,26 @@ class CudaKernel:
         """Settle the shifts; where they failed, the device does every block over."""
         if not self.channels:
             return
-        carry = self.carry
+        carry, problem = self.carry, self.problem
+        sides = (self.rows, problem.m), (None if problem.triangle else self.cols, problem.n)
         if len(self.forms) == 2:
-            carry.flag = failed(self.run, carry.spans)
+            carry.flag = torch.zeros(1, dtype=torch.int32, device=problem.device)
+            for side, terms in sides:
+                if side is not None:
+                    side.certify(carry.spans, terms, carry.flag)
             for strip in self.run.plan:
                 for block in strip:
                     self._reduce(block, "general")
-        carry.rows = self._log_sums("rows", self.raised_rows)
-        carry.cols = None if self.problem.triangle else self._log_sums("cols", self.raised_cols)
+        carry.rows, carry.cols = (
+            None if side is None else side.settle(carry.shifts, carry.flag) for side, _ in sides
+        )
 
     def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
         """unit G of the block, in memory that the next call overwrites."""
         assert self.coefficients is not None
         strip = self.memory.strip(*block.shape)
-        parts = [self._weigh(block, strip, name, row_products is not None) for name in self.forms]
-        if row_products is not None:
-            own = parts[0]
-            if len(parts) == 2:
-                assert self.carry.flag is not None
-                own = torch.where(self.carry.flag != 0, parts[1], own)
-            row_products[block.rows] += own.sum(0, dtype=torch.float64) / self.coefficients.unit
+        for name in self.forms:
+            self._weigh(block, strip, name, row_products)
         if self.run.positive_grad is not None:
             positives.put(self.run, block, strip, self.coefficients.unit, row_products)
         return strip
@@ -107,31 +107,38 @@ class CudaKernel:
             cols = self._partials(block, -(-height // GROUP_ROWS), width, general)
         self.machine.kernels.reduce(
             *self._scene(block, name),
-            *(_address(None if side is None else side.sums) for side in (rows, cols)),
-            *(_address(None if side is None else side.tops) for side in (rows, cols)),
+            *(address(None if parts is None else parts.sums) for parts in (rows, cols)),
+            *(address(None if parts is None else parts.tops) for parts in (rows, cols)),
         )
-        for side, span, which in ((rows, block.rows, "rows"), (cols, block.cols, "cols")):
-            if side is not None:
-                self._add(side, span, which, general)
+        for side, parts, span in (
+            (self.rows, rows, block.rows),
+            (self.cols, cols, block.cols),
+        ):
+            if parts is not None:
+                assert side is not None
+                side.add(parts, span, name, self._flag)
 
-    def _weigh(self, block: Block, strip: Tensor, name: str, with_products: bool) -> Tensor:
-        """Write the strip; what is returned are the partial row products [tiles, height]."""
+    def _weigh(self, block: Block, strip: Tensor, name: str, row_products: Tensor | None) -> None:
+        """Write the strip, and add to the row products."""
         assert self.coefficients is not None
-        tiles = -(-block.shape[1] // self.tile_cols)
-        products = self._room(block, (tiles, block.shape[0]) if with_products else (0,), 0.0)
-        addresses = [tuple(_address(vector) for vector in own) for own in self.coefficients.vectors]
+        products = None
+        if row_products is not None:
+            shape = (1, -(-block.shape[1] // self.tile_cols), block.shape[0])
+            products = Partials(self._room(block, shape, 0.0), None)
         self.machine.kernels.weigh(
             *self._scene(block, name),
-            addresses,
+            [tuple(address(vector) for vector in own) for own in self.coefficients.vectors],
             strip.data_ptr(),
             strip.stride(0),
-            products.data_ptr() if with_products else 0,
+            address(None if products is None else products.sums),
         )
-        return products
+        if products is not None and row_products is not None:
+            kernels, target, unit = self.machine.kernels, self.target, self.coefficients.unit
+            totals = [row_products[block.rows]]
+            merge(kernels, target, name, products, self._flag, totals, [], unit)
 
     def _scene(self, block: Block, name: str) -> tuple[object, ...]:
         """The arguments that both kernels share."""
-        flag = self.carry.flag if len(self.forms) == 2 and self.carry.flag is not None else None
         query, key = self.query, self.key
         return (
             self.element,
@@ -140,9 +147,14 @@ class CudaKernel:
             self.carry.programs.reductions,
             (query.data_ptr(), key.data_ptr(), query.stride(0), key.stride(0), self.features),
             (*_ends(block.rows), *_ends(block.cols), self._is_diagonal(block)),
-            _address(flag),
+            address(self._flag),
             self.carry.shifts.data_ptr(),
         )
+
+    @property
+    def _flag(self) -> Tensor | None:
+        """Which of two forms holds; none before it is known, or where there is only one."""
+        return self.carry.flag
 
     # --- memory and sums
 
@@ -164,32 +176,16 @@ class CudaKernel:
         if run.takes_positives:
             positives.take(run)
         run.carry = carry = Carry(programs, shifts, spans)
-        if self.channels:
-            count, device = len(run.vectors), problem.device
-            if problem.rows:
-                self.raised_rows = Raised.of(count, problem.n, device)
-            if problem.triangle:
-                self.raised_cols = self.raised_rows
-            elif problem.columns:
-                self.raised_cols = Raised.of(count, problem.m, device)
+        if problem.rows:
+            self.rows = self._side("rows", problem.n)
+        if problem.triangle:
+            self.cols = self.rows
+        elif problem.columns:
+            self.cols = self._side("cols", problem.m)
         return carry
 
-    def _add(self, partials: Partials, span: slice, which: str, general: bool) -> None:
-        if general:
-            raised = self.raised_rows if which == "rows" else self.raised_cols
-            assert raised is not None
-            raised.add(partials, span)
-            return
-        for own, sums in zip(self.run.vectors, partials.sums, strict=True):
-            getattr(own.sums, which)[span] += sums.sum(0, dtype=torch.float64)
-
-    def _log_sums(self, which: str, raised: Raised | None) -> LogSums | None:
-        if raised is None:
-            return None
-        fixed = torch.stack([getattr(own.sums, which) for own in self.run.vectors])
-        sums = log_sums(raised, fixed, self.carry.shifts, self.carry.flag)
-        publish(self.run, which, sums)
-        return sums
+    def _side(self, name: str, length: int) -> SideSums:
+        return SideSums(self.machine, self.target, self.run, name, length)
 
     def _is_diagonal(self, block: Block) -> bool:
         return self.problem.triangle and not block.mirrored
@@ -208,7 +204,3 @@ class CudaKernel:
 
 def _ends(span: slice) -> tuple[int, int]:
     return span.start, span.stop
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

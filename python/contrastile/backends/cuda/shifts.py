@@ -1,6 +1,6 @@
-"""Fixed shifts of channels: bounds that prove them right, and the certificate afterwards.
+"""Fixed shifts of channels, and bounds that prove them right.
 
-As contrastile.triton_kernels.shift and .merge, in torch's operations; nothing waits for the device.
+As contrastile.triton_kernels.shift, in torch's operations; nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from torch import Tensor
 from ...engine.row_steps import LOG2E
 from ...engine.run import Run
 from ...engine.vectors import ChannelVectors
-from ..labels import may_keep_none
 
 # 2^REACH times 2^27 terms is within fp32.
 REACH = 100.0
@@ -52,22 +51,3 @@ def _bounds(own: ChannelVectors, reach: Tensor) -> tuple[Tensor, Tensor]:
     for weight in (w * LOG2E for _, w in own.reduction.class_log_weights):
         low, high = low + min(weight, 0.0), high + max(weight, 0.0)
     return low, high
-
-
-def failed(run: Run, spans: Tensor) -> Tensor:
-    """Whether the fixed shift of any channel cost precision, as an int32 [1]."""
-    found = torch.zeros((), dtype=torch.bool, device=spans.device)
-    for own, span in zip(run.vectors, spans, strict=True):
-        for total, terms in ((own.sums.rows, run.problem.m), (own.sums.cols, run.problem.n)):
-            if total is not None:
-                found = found | _failed(total, span, terms, may_keep_none(own.reduction.pairs))
-    return found.to(torch.int32).view(1)
-
-
-def _failed(total: Tensor, span: Tensor, terms: int, empty: bool) -> Tensor:
-    low = total < terms * SMALLEST
-    if empty:
-        # Where sums of no pair are nothing unusual, powers are kept from vanishing.
-        low = low & (total != 0.0)
-    beyond = ~(total < torch.inf)
-    return (low.any() & (span > 2 * REACH)) | beyond.any() | ~(span < torch.inf)

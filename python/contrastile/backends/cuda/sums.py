@@ -1,15 +1,18 @@
-"""Partial sums of blocks added up, in a fixed order, and the stats made of them."""
+"""The vectors that partial sums are added up in, and the stats made of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...engine.row_steps import LN2
 from ...engine.run import Run
 from ...engine.vectors import ChannelVectors
+from ..labels import may_keep_none
+from .machine import Machine
+from .shifts import REACH, SMALLEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,30 +24,6 @@ class Partials:
 
 
 @dataclass(frozen=True, eq=False)
-class Raised:
-    """Sums (fp64) above a shift of their own (fp32), of the general form."""
-
-    totals: Tensor
-    tops: Tensor
-
-    @staticmethod
-    def of(count: int, length: int, device: torch.device) -> Raised:
-        """Of nothing yet."""
-        totals = torch.zeros((count, length), dtype=torch.float64, device=device)
-        return Raised(totals, torch.full((count, length), -torch.inf, device=device))
-
-    def add(self, partials: Partials, span: slice) -> None:
-        """2^tops totals += sum over tiles of 2^t parts, of the entries ``span``."""
-        assert partials.tops is not None
-        totals, tops = self.totals[:, span], self.tops[:, span]
-        raised = torch.maximum(tops, partials.tops.amax(1))
-        base = torch.where(raised == -torch.inf, 0.0, raised)
-        parts = partials.sums * torch.exp2(partials.tops - base[:, None])
-        totals.mul_(torch.exp2(tops - base)).add_(parts.sum(1, dtype=torch.float64))
-        tops.copy_(raised)
-
-
-@dataclass(frozen=True, eq=False)
 class LogSums:
     """Of one side and each channel: log-sum-exps in bits (fp64), and the shifts their sums had."""
 
@@ -52,22 +31,106 @@ class LogSums:
     shifts: Tensor
 
 
-def log_sums(raised: Raised, fixed: Tensor, shifts: Tensor, flag: Tensor | None) -> LogSums:
-    """Of the form that holds: the flag says, or there is no fixed one (``flag`` is None)."""
-    if flag is None:
-        return LogSums(_bits(raised.totals, raised.tops), raised.tops)
-    own = shifts[:, None].expand_as(raised.tops)
-    tops = torch.where(flag != 0, raised.tops, own)
-    totals = torch.where(flag != 0, raised.totals, fixed)
-    return LogSums(_bits(totals, tops), tops)
+class SideSums:
+    """Of one side, a vector of each reduction: the engine's own sums (fp64) and, of channels, the
+    general form's (fp64) above a shift of their own (fp32).
+    """
+
+    def __init__(self, machine: Machine, target: Any, run: Run, name: str, length: int) -> None:
+        self.kernels, self.target = machine.kernels, target
+        self.vectors, self.name, self.length = run.vectors, name, length
+        self.sums: list[Tensor] = [getattr(own.sums, name) for own in run.vectors]
+        self.raised: list[Tensor] = []
+        self.tops: list[Tensor] = []
+        if isinstance(run.vectors[0], ChannelVectors):
+            device, shape = run.problem.device, (len(run.vectors), length)
+            self.raised = list(torch.zeros(shape, dtype=torch.float64, device=device))
+            self.tops = list(torch.full(shape, -torch.inf, device=device))
+
+    def add(self, partials: Partials, span: slice, form: str, flag: Tensor | None) -> None:
+        """Onto the entries ``span``; nothing if the flag says that the other form holds."""
+        totals = self.sums if partials.tops is None else self.raised
+        merge(
+            self.kernels,
+            self.target,
+            form,
+            partials,
+            flag,
+            [total[span] for total in totals],
+            [] if partials.tops is None else [top[span] for top in self.tops],
+        )
+
+    def certify(self, spans: Tensor, terms: int, flag: Tensor) -> None:
+        """Set the flag if the fixed shift of any channel cost precision."""
+        empty = [may_keep_none(own.reduction.pairs) for own in self.vectors]
+        self.kernels.certify(
+            self.target,
+            addresses(self.sums),
+            self.length,
+            terms * SMALLEST,
+            2 * REACH,
+            spans.data_ptr(),
+            empty,
+            flag.data_ptr(),
+        )
+
+    def settle(self, shifts: Tensor, flag: Tensor | None) -> LogSums:
+        """Of the form that holds: the flag says, or there is no fixed one (``flag`` is None). The
+        stats are left where the engine finds them.
+        """
+        shape, device = (len(self.vectors), self.length), shifts.device
+        bits = torch.empty(shape, dtype=torch.float64, device=device)
+        own_shifts = torch.empty(shape, device=device)
+        logs = list(torch.empty(shape, device=device))
+        self.kernels.settle(
+            self.target,
+            self.length,
+            0 if flag is None else flag.data_ptr(),
+            addresses(self.sums),
+            shifts.data_ptr(),
+            addresses(self.raised),
+            addresses(self.tops),
+            bits.data_ptr(),
+            own_shifts.data_ptr(),
+            addresses(logs),
+        )
+        for own, log in zip(self.vectors, logs, strict=True):
+            assert isinstance(own, ChannelVectors)
+            setattr(own.ready, self.name, log)
+        return LogSums(bits, own_shifts)
 
 
-def _bits(totals: Tensor, shifts: Tensor) -> Tensor:
-    return torch.where(totals == 0.0, -torch.inf, totals.log2() + shifts)
+def merge(
+    kernels: Any,
+    target: Any,
+    form: str,
+    partials: Partials,
+    flag: Tensor | None,
+    totals: list[Tensor],
+    tops: list[Tensor],
+    unit: Tensor | None = None,
+) -> None:
+    """totals += sum over tiles of partial sums / ``unit``; above ``tops`` if these have shifts."""
+    tiles, length = partials.sums.shape[1:]
+    kernels.merge(
+        target,
+        getattr(kernels.Form, form),
+        partials.sums.data_ptr(),
+        address(partials.tops),
+        tiles,
+        length,
+        address(flag),
+        address(unit),
+        addresses(totals),
+        addresses(tops),
+    )
 
 
-def publish(run: Run, name: str, sums: LogSums) -> None:
-    """Leave the stats where the engine finds them."""
-    for own, bits in zip(run.vectors, sums.bits, strict=True):
-        assert isinstance(own, ChannelVectors)
-        setattr(own.ready, name, (bits * LN2).to(own.dtype))
+def address(tensor: Tensor | None) -> int:
+    """Of its first number; 0 of none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def addresses(tensors: list[Tensor]) -> list[int]:
+    """Of each one's first number."""
+    return [tensor.data_ptr() for tensor in tensors]
