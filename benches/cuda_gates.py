@@ -20,6 +20,9 @@ from contrastile import native
 
 THREADS = {"sm80": 256, "sm90": 384}
 REGISTERS = 65536
+# What a block's registers are divided from by setmaxnreg: 384 times this is 128 times 24 + 2 * 240.
+# With fewer the claim would wait for ever.
+SM90_REGISTERS = 168
 CHUNK = 32  # scores of a lane in a chunk of 64 columns
 NAME = re.compile(r"cuda4(sm80|sm90)(6reduce|5weigh)I(.*)E+v")
 FORMS = ("fixed", "general", "term")
@@ -60,9 +63,13 @@ class Kernel:
 
 def rules(kernel: Kernel) -> Iterator[str]:
     """What is wrong with a kernel."""
+    if kernel.counts["CGAERRBAR"] > 1:
+        yield f"{kernel.counts['CGAERRBAR']} fences for the whole GPU, expected one at the start"
     if kernel.stack:
         yield f"{kernel.stack} bytes of stack"
-    if kernel.registers * THREADS[kernel.family] > REGISTERS:
+    if kernel.family == "sm90" and kernel.registers != SM90_REGISTERS:
+        yield f"{kernel.registers} registers, setmaxnreg counts on {SM90_REGISTERS}"
+    elif kernel.registers * THREADS[kernel.family] > REGISTERS:
         yield f"{kernel.registers} registers for {THREADS[kernel.family]} threads"
     product = "HGMMA" if kernel.family == "sm90" else "HMMA"
     if not kernel.counts[product]:

@@ -92,7 +92,11 @@ def linked(objects: Sequence[Path], flags: Sequence[str] = ()) -> ModuleType:
 
 def face() -> list[Path]:
     """The parts that Python calls, without any kernel."""
-    return [compiled(EMULATION / "module.cpp"), compiled(KERNELS / "bindings.cpp")]
+    return [
+        compiled(EMULATION / "module.cpp"),
+        compiled(KERNELS / "bindings.cpp"),
+        compiled(KERNELS / "bind_vectors.cpp"),
+    ]
 
 
 def load() -> ModuleType:

@@ -72,7 +72,15 @@ TERM = Counter({"HGMMA": 8, "SHFL": 388})
     [
         ({}, None),
         ({"stack": 8}, "8 bytes of stack"),
-        ({"registers": 200}, "200 registers for 384 threads"),
+        ({"registers": 160}, "160 registers, setmaxnreg counts on 168"),
+        (
+            {"family": "sm80", "registers": 257, "counts": GOOD.counts + Counter({"HMMA": 1})},
+            "257 registers for 256 threads",
+        ),
+        (
+            {"counts": GOOD.counts + Counter({"CGAERRBAR": 2})},
+            "2 fences for the whole GPU, expected one at the start",
+        ),
         ({"counts": GOOD.counts - Counter({"HGMMA": 8})}, "no HGMMA"),
         ({"counts": GOOD.counts + Counter({"HMMA": 1})}, "HMMA beside HGMMA"),
         ({"counts": GOOD.counts + Counter({"MUFU.EX2": 192})}, "384 MUFU.EX2, expected 192"),

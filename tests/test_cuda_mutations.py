@@ -14,10 +14,10 @@ from test_cuda_kernels import close, total
 # One kind of element on one family: all that a spoilt kernel is tried with.
 SOURCE = """
 #include "launch_{family}.h"
-#include "launch_totals.h"
+#include "launch_vectors.h"
 namespace contrastile::cuda {{
 const Launcher& launcher(Element, Family) {{ return {family}::kLauncher<Bf16>; }}
-extern const TotalsLauncher totals = kTotals;
+extern const VectorLauncher vectors = kVectors;
 int shared_bytes(int) {{ return 232448; }}
 }}
 """
@@ -94,6 +94,12 @@ MUTATIONS = {
         "barrier_arrive_at(empty, rank)",
         "barrier_arrive_at(empty, hw::cluster_rank())",
     ),
+    "queries expected by no barrier": Mutation(
+        "sm90", "sm90.h", "(full, Shape::kStageBytes)", "(full, Shape::kKeyBytes)"
+    ),
+    "blocks of a cluster walk over different tiles": Mutation(
+        "sm90", "walk.h", "kTileRows * kCluster;", "kTileRows;"
+    ),
     "other block reached before it has barriers": Mutation(
         "sm90", "sm90.h", "hw::sync_cluster();", "hw::sync_block();"
     ),
@@ -118,6 +124,8 @@ MUTATIONS = {
 CASES = (
     Case("", "bf16", "fixed", 40, 400, 500),
     Case("", "bf16", "fixed", 100, 600, 200),
+    Case("", "bf16", "fixed", 100, 300, 600),
+    Case("", "bf16", "fixed", 300, 300, 70, diagonal=True),
 )
 SEEDS = 3
 
@@ -143,8 +151,11 @@ def check(problem: Problem, mutation: Mutation) -> None:
         return
     out, values = problem.reduce(), problem.values(0)
     shift = float(problem.data.shifts[0])
-    close(total(out["row_sums"][0], None, shift), values.sum(1), values.sum(1), problem.tolerance)
-    close(total(out["col_sums"][0], None, shift), values.sum(0), values.sum(0), problem.tolerance)
+    rows, cols = (total(out[name][0], None, shift) for name in ("row_sums", "col_sums"))
+    if problem.case.diagonal:
+        rows = cols = rows + cols
+    close(rows, values.sum(1), values.sum(1), problem.tolerance)
+    close(cols, values.sum(0), values.sum(0), problem.tolerance)
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

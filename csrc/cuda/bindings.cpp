@@ -2,7 +2,6 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -18,15 +17,6 @@ namespace {
 
 using Step = std::tuple<int, Address, Address>;
 using Steps = std::vector<Step>;
-
-template <class T>
-const T* at(Address address) {
-  return pointer<const T>(address);
-}
-
-void require(bool right, const std::string& what) {
-  if (!right) throw std::invalid_argument(what);
-}
 
 // What the host fills in piece by piece; the kernels take `value`.
 struct Builder {
@@ -68,11 +58,6 @@ struct Builder {
   }
 };
 
-Operands operands_of(const std::tuple<Address, Address, int64_t, int64_t, int>& x) {
-  const auto& [query, key, query_stride, key_stride, d] = x;
-  return {at<void>(query), at<void>(key), query_stride, key_stride, d};
-}
-using OperandTuple = std::tuple<Address, Address, int64_t, int64_t, int>;
 using BlockTuple = std::tuple<int, int, int, int, bool>;
 using CoefficientTuple = std::tuple<Address, Address, Address, Address>;
 
@@ -108,52 +93,6 @@ void weigh_block(Element element, Form form, const Target& target, const Builder
   }
   const py::gil_scoped_release release;
   launcher(element, target.family).weigh(form, p, target);
-}
-
-using Addresses = std::vector<Address>;
-
-// A list of `count` addresses as the kernels' structs have it.
-template <class T>
-void fill(T* (&to)[kMaxReductions], const Addresses& from, size_t count) {
-  require(from.size() == count && count <= kMaxReductions,
-          "expected " + std::to_string(count) + " addresses, one of each reduction");
-  for (size_t r = 0; r < count; ++r) to[r] = pointer<T>(from[r]);
-}
-
-void merge_partials(const Target& target, Form form, Address sums, Address tops, int tiles,
-                    int64_t length, Address flag, Address unit, const Addresses& to,
-                    const Addresses& shifts) {
-  Merge p{at<float>(sums), at<float>(tops), tiles, static_cast<int>(to.size()), length, form,
-          at<int>(flag), at<double>(unit), {}, {}};
-  fill(p.totals, to, to.size());
-  if (p.tops) fill(p.shifts, shifts, to.size());
-  const py::gil_scoped_release release;
-  totals.merge(p, target);
-}
-
-void certify_totals(const Target& target, const Addresses& of, int64_t length, double least,
-                    double widest, Address spans, const std::vector<bool>& may_be_empty,
-                    Address flag) {
-  Certificate p{{}, static_cast<int>(of.size()), length, least, widest, at<double>(spans), {},
-                pointer<int>(flag)};
-  fill(p.totals, of, of.size());
-  require(may_be_empty.size() == of.size(), "may_be_empty: expected one of each reduction");
-  std::copy(may_be_empty.begin(), may_be_empty.end(), p.may_be_empty);
-  const py::gil_scoped_release release;
-  totals.certify(p, target);
-}
-
-void settle_totals(const Target& target, int64_t length, Address flag, const Addresses& fixed,
-                   Address fixed_shifts, const Addresses& raised, const Addresses& raised_shifts,
-                   Address bits, Address shifts, const Addresses& logs) {
-  Settlement p{static_cast<int>(logs.size()), length, at<int>(flag), {}, at<float>(fixed_shifts),
-               {}, {}, pointer<double>(bits), pointer<float>(shifts), {}};
-  if (p.flag) fill(p.fixed, fixed, logs.size());
-  fill(p.raised, raised, logs.size());
-  fill(p.raised_shifts, raised_shifts, logs.size());
-  fill(p.logs, logs, logs.size());
-  const py::gil_scoped_release release;
-  totals.settle(p, target);
 }
 
 }  // namespace
@@ -193,13 +132,7 @@ void bind(py::module_& m) {
   m.def("weigh", &weigh_block, "element"_a, "form"_a, "target"_a, "reductions"_a, "operands"_a,
         "block"_a, "flag"_a, "shifts"_a, "coefficients"_a, "out"_a, "out_stride"_a,
         "row_products"_a, "The weights of a block.");
-  m.def("merge", &merge_partials, "target"_a, "form"_a, "sums"_a, "tops"_a, "tiles"_a, "length"_a,
-        "flag"_a, "unit"_a, "totals"_a, "shifts"_a, "Partial sums of a block's side, added up.");
-  m.def("certify", &certify_totals, "target"_a, "totals"_a, "length"_a, "least"_a, "widest"_a,
-        "spans"_a, "may_be_empty"_a, "flag"_a, "Sets the flag where fixed shifts cost precision.");
-  m.def("settle", &settle_totals, "target"_a, "length"_a, "flag"_a, "fixed"_a, "fixed_shifts"_a,
-        "raised"_a, "raised_shifts"_a, "bits"_a, "shifts"_a, "logs"_a,
-        "Log-sum-exps of the form that holds.");
+  bind_vectors(m);
 }
 
 }  // namespace contrastile::cuda

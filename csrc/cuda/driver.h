@@ -15,6 +15,7 @@ using TensorMap = CUtensorMap;
 
 inline void check(cudaError_t status, const std::string& what) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // else whoever asks next, as torch does after its launches, is told again
   throw std::runtime_error(what + ": " + cudaGetErrorString(status));
 }
 
@@ -47,7 +48,8 @@ template <class... Parameters>
 void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, void* stream,
             const std::string& name, const Parameters&... parameters) {
   const std::string what = name + " (grid " + std::to_string(grid.x) + " x " +
-                           std::to_string(grid.y) + ", " + std::to_string(shared_bytes) +
+                           std::to_string(grid.y) + " in clusters of " +
+                           std::to_string(grid.cluster) + ", " + std::to_string(shared_bytes) +
                            " bytes of shared memory)";
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
         what);

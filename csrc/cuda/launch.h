@@ -1,7 +1,7 @@
 // The host's interface to the kernels.
 #pragma once
 
-#include "params.h"
+#include "vector_params.h"
 
 namespace contrastile::cuda {
 
@@ -26,14 +26,17 @@ struct Launcher {
   void (*weigh)(Form form, const Weigh& p, const Target& target);
 };
 
-// What follows `reduce` and `weigh`, for any element on any family.
-struct TotalsLauncher {
+// The kernels on vectors of rows and columns.
+struct VectorLauncher {
   void (*merge)(const Merge& p, const Target& target);
   void (*certify)(const Certificate& p, const Target& target);
   void (*settle)(const Settlement& p, const Target& target);
+  void (*form)(const Upstream& p, const Target& target);
+  void (*take)(Element element, const TakePositives& p, const Target& target);
+  void (*put)(Element element, const PutPositives& p, const Target& target);
 };
 
-extern const TotalsLauncher totals;
+extern const VectorLauncher vectors;
 extern const Launcher sm80_bf16, sm80_fp16, sm80_tf32, sm90_bf16, sm90_fp16;
 
 // Shared memory that a block may take on a device.

@@ -99,46 +99,6 @@ struct Weigh {
   float* row_products;  // [tiles, rows of the block], null: not asked for
 };
 
-// Partial sums [count, tiles, length] of one side of a block, and the totals that they go to, at the
-// block's first entry. With `tops` each has a shift of its own, as each of the totals has.
-struct Merge {
-  const float *sums, *tops;
-  int tiles, count;
-  int64_t length;
-  Form form;
-  const int* flag;     // as of `reduce`
-  const double* unit;  // totals get the sums divided by it; null: as they are
-  double* totals[kMaxReductions];
-  float* shifts[kMaxReductions];
-};
-
-// Totals of one side with fixed shifts. The flag is set where one is below `least` although its
-// exponents may span more than `widest` bits, or is no finite number.
-struct Certificate {
-  const double* totals[kMaxReductions];
-  int count;
-  int64_t length;
-  double least, widest;
-  const double* spans;
-  bool may_be_empty[kMaxReductions];
-  int* flag;
-};
-
-// Log-sum-exps of one side, from the totals of the form that holds: in bits [count, length] with
-// the shifts of their sums, and each in natural units.
-struct Settlement {
-  int count;
-  int64_t length;
-  const int* flag;  // null: the general form holds
-  const double* fixed[kMaxReductions];
-  const float* fixed_shifts;
-  const double* raised[kMaxReductions];
-  const float* raised_shifts[kMaxReductions];
-  double* bits;
-  float* shifts;
-  float* logs[kMaxReductions];
-};
-
 // Of a problem that two forms are launched for, whether the other one works.
 CONTRASTILE_HD bool is_idle(const int* flag, Form form) {
   return flag != nullptr && (*flag != 0) != (form == Form::general);

@@ -84,6 +84,25 @@ CONTRASTILE_DEVICE uint32_t pack<Fp16>(float low, float high) {
   return out;
 }
 
+// A stored number as fp32, and rounded to what is stored.
+template <class T>
+CONTRASTILE_DEVICE float widen(typename T::Stored x) {
+  if constexpr (std::is_same_v<T, Tf32>) {
+    return x;
+  } else if constexpr (std::is_same_v<T, Fp16>) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+  } else {
+    return __uint_as_float(static_cast<uint32_t>(x) << 16);
+  }
+}
+template <class T>
+CONTRASTILE_DEVICE typename T::Stored narrow(float x) {
+  if constexpr (std::is_same_v<T, Tf32>) return x;
+  else return static_cast<uint16_t>(pack<T>(x, 0.0f));
+}
+
 // --- barriers in shared memory that count arrivals and bytes
 
 CONTRASTILE_DEVICE void barrier_init(Barrier* b, int arrivals) {
@@ -121,17 +140,18 @@ CONTRASTILE_DEVICE int cluster_rank() {
 // Until all threads of the cluster are here; barriers that they made are there for all.
 CONTRASTILE_DEVICE void sync_cluster() {
   asm volatile(
-      "barrier.cluster.arrive.release;\n"
-      "barrier.cluster.wait.acquire;" ::
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
           : "memory");
 }
-// At the barrier in the same place of the cluster's block `rank`.
+// At the barrier in the same place of the cluster's block `rank`. Not .release.cluster: that is a
+// fence for the whole GPU, each time, and what was only read has nothing to publish.
 CONTRASTILE_DEVICE void barrier_arrive_at(Barrier* b, int rank) {
   asm volatile(
       "{\n"
       ".reg .b32 there;\n"
       "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
       "}" ::"r"(shared_address(b)),
       "r"(rank)
       : "memory");

@@ -126,6 +126,8 @@ class Block {
   std::vector<Warpgroup> warpgroups;
   NamedBarrier barriers[16];
   std::vector<PendingCopy> copies;
+  // What has to be so when the last thread has ended.
+  std::vector<std::function<void()>> end_checks;
   std::mt19937 random;
   // Anything that may let a waiting thread go on counts.
   long progress = 0, sweep = 0;
@@ -225,7 +227,10 @@ inline bool Block::advance() {
     run_warp(warp);
     if (!error.empty()) return true;
   }
-  if (ended() && !copies.empty()) error = "it ends while its shared memory is copied to";
+  if (ended() && progress != before) {
+    if (!copies.empty()) error = "it ends while something is on its way to its shared memory";
+    for (const auto& check_of_end : end_checks) check_of_end();
+  }
   run_copies();
   if (progress == before && !copies.empty()) run_copy(copies.size() - 1);
   return progress != before;

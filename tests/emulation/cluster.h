@@ -93,9 +93,12 @@ T* moved(T* p, Block* to) {
 
 inline void barrier_arrive_at(Barrier* b, int rank) {
   Block* const to = cluster->target(rank);
+  const bool own = to == block;
   Barrier* const there = moved(b, to);
   const Visit visit(to);
-  arrive(there, 0);
+  // On its way, as copies are; another block's arrival may come after the sender's end.
+  if (own) arrive(there, 0);
+  else to->copy({[=] { arrive(there, 0); }, -1, 0});
 }
 
 template <int kBlocks>

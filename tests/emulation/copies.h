@@ -35,6 +35,11 @@ inline void write_barrier(Barrier* b, BarrierWord w, int bytes, int parity) {
 inline void barrier_init(Barrier* b, int arrivals) {
   const BarrierWord word{static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0};
   std::memcpy(b, &word, sizeof word);
+  block->end_checks.push_back([b] {
+    const BarrierWord last = read_barrier(b);
+    if (bytes_of(last) != 0 || last.pending != last.arrivals)
+      throw std::runtime_error("a barrier still waits for something when its block ends");
+  });
 }
 inline void barrier_init_done() {}
 inline void arrive(Barrier* b, int bytes) {

@@ -1,7 +1,7 @@
 // The kernels and their launches, compiled onto the emulation.
 #include "launch_sm80.h"
 #include "launch_sm90.h"
-#include "launch_totals.h"
+#include "launch_vectors.h"
 
 namespace contrastile::cuda {
 extern const Launcher sm80_bf16 = sm80::kLauncher<Bf16>;
@@ -9,6 +9,6 @@ extern const Launcher sm80_fp16 = sm80::kLauncher<Fp16>;
 extern const Launcher sm80_tf32 = sm80::kLauncher<Tf32>;
 extern const Launcher sm90_bf16 = sm90::kLauncher<Bf16>;
 extern const Launcher sm90_fp16 = sm90::kLauncher<Fp16>;
-extern const TotalsLauncher totals = kTotals;
+extern const VectorLauncher vectors = kVectors;
 int shared_bytes(int) { return 232448; }
 }  // namespace contrastile::cuda

@@ -10,12 +10,17 @@ struct Settings {
 };
 inline Settings settings;
 
+// Of an H100's block.
+constexpr int kMostSharedBytes = 232448;
+
 struct OnDevice {
   explicit OnDevice(int) {}
 };
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, void*,
             const std::string& name, const std::decay_t<Parameters>&... parameters) {
+  if (shared_bytes > kMostSharedBytes || grid.y > 65535)
+    throw std::runtime_error(name + ": a launch that no machine takes");
   if (grid.x % grid.cluster) throw std::runtime_error(name + ": a grid of no whole clusters");
   try {
     for (int y = 0; y < grid.y; ++y)

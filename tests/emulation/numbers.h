@@ -114,6 +114,17 @@ uint32_t pack(float low, float high) {
   return a | b << 16;
 }
 
+template <class T>
+float widen(typename T::Stored x) {
+  if constexpr (std::is_same_v<T, Tf32>) return x;
+  else return std::is_same_v<T, Fp16> ? from_fp16(x) : from_bf16(x);
+}
+template <class T>
+typename T::Stored narrow(float x) {
+  if constexpr (std::is_same_v<T, Tf32>) return x;
+  else return static_cast<uint16_t>(pack<T>(x, 0.0f));
+}
+
 inline uint32_t round_to_tf32(uint32_t bits) {
   return std::isfinite(as_float(bits)) ? (bits + 0x1000) & ~0x1FFFu : bits;
 }

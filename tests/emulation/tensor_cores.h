@@ -66,6 +66,12 @@ inline void finish_group(ProductGroup& group) {
   ++block->progress;
 }
 
+// Products up to group `last` of a warpgroup, in order.
+inline void finish_groups(std::vector<ProductGroup>& groups, long last) {
+  for (long g = 0; g <= last; ++g)
+    if (!groups[g].done) finish_group(groups[g]);
+}
+
 inline void wgmma_fence() {}
 inline void wgmma_commit() {
   Fiber& own = block->fibers[block->current];
@@ -77,8 +83,10 @@ inline void wgmma_commit() {
   ProductGroup& group = groups[own.committed++];
   group.of_thread[block->current % 128] = std::move(own.open);
   own.open.clear();
-  ++group.committed;
   ++block->progress;
+  // Some are done at once, others when they are awaited.
+  if (++group.committed == 128 && block->tosses(4 * own.committed + block->current / 128) == 1)
+    finish_groups(groups, own.committed - 1);
 }
 template <int kPending>
 void wgmma_wait() {

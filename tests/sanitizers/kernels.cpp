@@ -1,8 +1,11 @@
 // The kernels of both families for some elements, in one file that compiles in seconds.
 #include "launch_sm80.h"
 #include "launch_sm90.h"
+#include "launch_vectors.h"
 
 namespace contrastile::cuda {
+
+extern const VectorLauncher vectors = kVectors;
 
 int shared_bytes(int) { return 232448; }
 

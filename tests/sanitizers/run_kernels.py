@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+import vector_problems
 from kernel_problems import Case, Problem
 
 ELEMENTS = (("sm80", "tf32"), ("sm80", "fp16"), ("sm90", "bf16"))
@@ -51,6 +52,9 @@ def main(library: str, kind: str) -> None:
         problem = (Short if kind == "short" else Problem)(module, case)
         problem.reduce()
         problem.weigh()
+    for name, check in vector_problems.CHECKS.items():
+        print(name, flush=True)
+        check(module, 0)
     print("no complaints")
 
 

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ...engine.run import Run
 from ...engine.vectors import ChannelVectors
+from .machine import Launcher
 from .sums import LogSums
 
-# unit |G| stays below 2^14: fp16 ends at 2^16, and its smallest normal number is 2^-14.
-TOP = 14.0
-# Upstream gradients near the smallest fp32 would ask for a unit that fp32 does not have.
-LARGEST = 126.0
+# Warps that look for the largest gradients of a vector: whole thread blocks of 8, enough of them
+# for long vectors, few enough for every warp that wants the unit to read what they found.
+WARPS = 8, 512
+WARP = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,63 +26,58 @@ class Coefficients:
     unit: Tensor
 
 
-def form(run: Run, rows: LogSums | None, cols: LogSums | None) -> Coefficients:
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """An upstream gradient, and of a channel where to find log-sum-exps and shifts."""
+
+    grad: Tensor
+    factor: float
+    bits: Tensor | None
+    shifts: Tensor | None
+    out: Tensor | None
+
+    def addresses(self) -> tuple[int, int, float, int, int, int]:
+        """As the kernels take it."""
+        places = (0 if x is None else x.data_ptr() for x in (self.bits, self.shifts, self.out))
+        return self.grad.data_ptr(), len(self.grad), self.factor, *places  # type: ignore[return-value]
+
+
+def form(launcher: Launcher, run: Run, rows: LogSums | None, cols: LogSums | None) -> Coefficients:
     """All multiplied by the unit."""
-    unit = _unit(run)
+    entries: list[Entry] = []
     vectors = []
     for position, own in enumerate(run.vectors):
         channel = isinstance(own, ChannelVectors)
-        of_rows, of_cols = (
-            _one(getattr(own.upstream, name), own.reduction.factor, unit, sums, position, channel)
-            for name, sums in (("rows", rows), ("cols", cols))
-        )
+        sides: list[tuple[Tensor | None, Tensor | None]] = []
+        for grad, sums in ((own.upstream.rows, rows), (own.upstream.cols, cols)):
+            entry = _entry(grad, own.reduction.factor, sums if channel else None, position)
+            if entry is not None:
+                entries.append(entry)
+            sides.append((None, None) if entry is None else (entry.out, entry.shifts))
         if run.problem.triangle:
-            of_cols = of_rows
-        vectors.append((*of_rows, *of_cols))
+            sides[1] = sides[0]
+        vectors.append((*sides[0], *sides[1]))
+    if run.positive_grad is not None:
+        entries.append(Entry(run.positive_grad, 1.0, None, None, None))
+    device = run.problem.device
+    longest = max(len(entry.grad) for entry in entries)
+    warps = min(max(-(-longest // (WARP * WARPS[0])) * WARPS[0], WARPS[0]), WARPS[1])
+    parts = torch.empty((len(entries), warps), device=device)
+    unit = torch.empty((), dtype=torch.float64, device=device)
+    launcher.kernels.form(
+        launcher.target,
+        [entry.addresses() for entry in entries],
+        run.problem.triangle,
+        parts.data_ptr(),
+        warps,
+        unit.data_ptr(),
+    )
     return Coefficients(vectors, unit)
 
 
-def _one(
-    grad: Tensor | None,
-    factor: float,
-    unit: Tensor,
-    sums: LogSums | None,
-    position: int,
-    channel: bool,
-) -> tuple[Tensor | None, Tensor | None]:
+def _entry(grad: Tensor | None, factor: float, sums: LogSums | None, position: int) -> Entry | None:
     if grad is None:
-        return None, None
-    value = grad.double() * factor * unit
-    if not channel:
-        return value.float(), None
-    assert sums is not None
-    bits, tops = sums.bits[position], sums.shifts[position]
-    # An empty row has no weight, whatever its gradient is.
-    value = torch.where(bits == -torch.inf, 0.0, value * torch.exp2(tops.double() - bits))
-    return value.float(), tops.contiguous()
-
-
-def _unit(run: Run) -> Tensor:
-    """As contrastile.triton_kernels.upstream: every weight is at most the sum of the largest
-    upstream gradients, twice that where rows count as columns too.
-    """
-    given = [
-        grad * own.reduction.factor
-        for own in run.vectors
-        for grad in (own.upstream.rows, own.upstream.cols)
-        if grad is not None
-    ]
-    if run.positive_grad is not None:
-        given.append(run.positive_grad)
-    largest = torch.stack([_largest(grad) for grad in given]).sum()
-    if run.problem.triangle:
-        largest = largest * 2
-    usable = (largest > 0) & (largest < torch.inf)
-    exponent = TOP - torch.ceil(torch.log2(torch.where(usable, largest, 1.0)))
-    return torch.where(usable, torch.exp2(exponent.clamp(max=LARGEST)), 1.0)
-
-
-def _largest(grad: Tensor) -> Tensor:
-    """Largest finite magnitude: what is none spoils its own row, not the unit of all."""
-    size = grad.abs()
-    return torch.where(size < torch.inf, size, 0.0).amax().double()
+        return None
+    grad = grad.resolve_neg().contiguous()
+    bits, shifts = (None, None) if sums is None else (sums.bits[position], sums.shifts[position])
+    return Entry(grad, factor, bits, shifts, torch.empty_like(grad))

@@ -12,9 +12,9 @@ from ...engine.run import Run
 from ...engine.vectors import ChannelVectors
 from ..aligned import aligned_rows
 from ..strips import StripMemory
-from . import positives
 from .coefficients import Coefficients, form
 from .machine import Machine, machine_of
+from .positives import Positives
 from .programs import Programs
 from .shifts import choose
 from .sums import LogSums, Partials, SideSums, address, merge
@@ -44,14 +44,15 @@ class CudaKernel:
         self.run, self.problem = run, run.problem
         machine = machine_of(run.problem.device)
         assert isinstance(machine, Machine), machine
-        self.machine = machine
-        self.element = machine.element(run.operand_dtype)
-        self.target = machine.target(run.operand_dtype)
+        self.launcher = machine.launcher(run.operand_dtype)
+        self.kernels = machine.kernels
         self.query = aligned_rows(run.query.whole())
         self.key = self.query if run.problem.triangle else aligned_rows(run.key.whole())
         # Of no features at all there is a copy with some that are 0.
         self.features = self.query.shape[1]
-        self.tile_cols = machine.kernels.tile_cols(self.element, self.target, self.features)
+        self.tile_cols = self.kernels.tile_cols(
+            self.launcher.element, self.launcher.target, self.features
+        )
         self.channels = isinstance(run.vectors[0], ChannelVectors)
         self.forms = self._forms()
         self.rows: SideSums | None = None
@@ -59,7 +60,7 @@ class CudaKernel:
         self.carry = run.carry if isinstance(run.carry, Carry) else self._begin()
         self.coefficients: Coefficients | None = None
         if any(not own.upstream.absent for own in run.vectors):
-            self.coefficients = form(run, self.carry.rows, self.carry.cols)
+            self.coefficients = form(self.launcher, run, self.carry.rows, self.carry.cols)
             run.unit = self.coefficients.unit.to(self.problem.dtype)
             self.memory = StripMemory(run)
 
@@ -92,7 +93,8 @@ class CudaKernel:
         for name in self.forms:
             self._weigh(block, strip, name, row_products)
         if self.run.positive_grad is not None:
-            positives.put(self.run, block, strip, self.coefficients.unit, row_products)
+            positives = Positives(self.launcher, self.run)
+            positives.put(block, strip, self.coefficients.unit, row_products)
         return strip
 
     # --- launches
@@ -105,7 +107,7 @@ class CudaKernel:
             rows = self._partials(block, -(-width // self.tile_cols), height, general)
         if problem.columns or problem.triangle:
             cols = self._partials(block, -(-height // GROUP_ROWS), width, general)
-        self.machine.kernels.reduce(
+        self.kernels.reduce(
             *self._scene(block, name),
             *(address(None if parts is None else parts.sums) for parts in (rows, cols)),
             *(address(None if parts is None else parts.tops) for parts in (rows, cols)),
@@ -125,7 +127,7 @@ class CudaKernel:
         if row_products is not None:
             shape = (1, -(-block.shape[1] // self.tile_cols), block.shape[0])
             products = Partials(self._room(block, shape, 0.0), None)
-        self.machine.kernels.weigh(
+        self.kernels.weigh(
             *self._scene(block, name),
             [tuple(address(vector) for vector in own) for own in self.coefficients.vectors],
             strip.data_ptr(),
@@ -133,23 +135,26 @@ class CudaKernel:
             address(None if products is None else products.sums),
         )
         if products is not None and row_products is not None:
-            kernels, target, unit = self.machine.kernels, self.target, self.coefficients.unit
-            totals = [row_products[block.rows]]
-            merge(kernels, target, name, products, self._flag, totals, [], unit)
+            totals, unit = [row_products[block.rows]], self.coefficients.unit
+            merge(self.launcher, name, products, self._flag, totals, [], unit)
 
     def _scene(self, block: Block, name: str) -> tuple[object, ...]:
         """The arguments that both kernels share."""
-        query, key = self.query, self.key
         return (
-            self.element,
-            getattr(self.machine.kernels.Form, name),
-            self.target,
+            self.launcher.element,
+            getattr(self.kernels.Form, name),
+            self.launcher.target,
             self.carry.programs.reductions,
-            (query.data_ptr(), key.data_ptr(), query.stride(0), key.stride(0), self.features),
+            self._operands,
             (*_ends(block.rows), *_ends(block.cols), self._is_diagonal(block)),
             address(self._flag),
             self.carry.shifts.data_ptr(),
         )
+
+    @property
+    def _operands(self) -> tuple[int, int, int, int, int]:
+        query, key = self.query, self.key
+        return query.data_ptr(), key.data_ptr(), query.stride(0), key.stride(0), self.features
 
     @property
     def _flag(self) -> Tensor | None:
@@ -168,13 +173,13 @@ class CudaKernel:
 
     def _begin(self) -> Carry:
         run, problem = self.run, self.problem
-        programs = Programs(self.machine.kernels, problem, run.vectors)
+        programs = Programs(self.kernels, problem, run.vectors)
         shifts = torch.zeros(len(run.vectors), device=problem.device)
         spans = shifts.double()
         if len(self.forms) == 2:
             shifts, spans = choose(run, programs.coefficients)
         if run.takes_positives:
-            positives.take(run)
+            Positives(self.launcher, run).take(self._operands)
         run.carry = carry = Carry(programs, shifts, spans)
         if problem.rows:
             self.rows = self._side("rows", problem.n)
@@ -185,7 +190,7 @@ class CudaKernel:
         return carry
 
     def _side(self, name: str, length: int) -> SideSums:
-        return SideSums(self.machine, self.target, self.run, name, length)
+        return SideSums(self.launcher, self.run, name, length)
 
     def _is_diagonal(self, block: Block) -> bool:
         return self.problem.triangle and not block.mirrored

@@ -12,6 +12,15 @@ from ... import native
 
 
 @dataclass(frozen=True)
+class Launcher:
+    """The compiled module, with what its launches for one run have in common."""
+
+    kernels: Any
+    element: Any
+    target: Any
+
+
+@dataclass(frozen=True)
 class Machine:
     """``kernels`` is the compiled module; the rest describes one device."""
 
@@ -21,21 +30,18 @@ class Machine:
     processors: int
     shared_bytes: int
 
-    def element(self, dtype: torch.dtype) -> Any:
-        """What kernels call a dtype of operands."""
+    def launcher(self, dtype: torch.dtype) -> Launcher:
+        """For operands of a dtype, on torch's current stream."""
         name = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "tf32"}[dtype]
-        return getattr(self.kernels.Element, name)
-
-    def target(self, dtype: torch.dtype) -> Any:
-        """The device and torch's current stream, for kernels of a dtype."""
         family = "sm80" if dtype == torch.float32 else self.family
-        return self.kernels.Target(
+        target = self.kernels.Target(
             getattr(self.kernels.Family, family),
             self.index,
             self.processors,
             self.shared_bytes,
             self._stream(),
         )
+        return Launcher(self.kernels, getattr(self.kernels.Element, name), target)
 
     def _stream(self) -> int:
         return int(torch.cuda.current_stream(self.index).cuda_stream)

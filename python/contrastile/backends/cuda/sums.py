@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from ...engine.run import Run
 from ...engine.vectors import ChannelVectors
 from ..labels import may_keep_none
-from .machine import Machine
+from .machine import Launcher
 from .shifts import REACH, SMALLEST
 
 
@@ -36,8 +35,8 @@ class SideSums:
     general form's (fp64) above a shift of their own (fp32).
     """
 
-    def __init__(self, machine: Machine, target: Any, run: Run, name: str, length: int) -> None:
-        self.kernels, self.target = machine.kernels, target
+    def __init__(self, launcher: Launcher, run: Run, name: str, length: int) -> None:
+        self.launcher = launcher
         self.vectors, self.name, self.length = run.vectors, name, length
         self.sums: list[Tensor] = [getattr(own.sums, name) for own in run.vectors]
         self.raised: list[Tensor] = []
@@ -51,8 +50,7 @@ class SideSums:
         """Onto the entries ``span``; nothing if the flag says that the other form holds."""
         totals = self.sums if partials.tops is None else self.raised
         merge(
-            self.kernels,
-            self.target,
+            self.launcher,
             form,
             partials,
             flag,
@@ -63,8 +61,8 @@ class SideSums:
     def certify(self, spans: Tensor, terms: int, flag: Tensor) -> None:
         """Set the flag if the fixed shift of any channel cost precision."""
         empty = [may_keep_none(own.reduction.pairs) for own in self.vectors]
-        self.kernels.certify(
-            self.target,
+        self.launcher.kernels.certify(
+            self.launcher.target,
             addresses(self.sums),
             self.length,
             terms * SMALLEST,
@@ -82,8 +80,8 @@ class SideSums:
         bits = torch.empty(shape, dtype=torch.float64, device=device)
         own_shifts = torch.empty(shape, device=device)
         logs = list(torch.empty(shape, device=device))
-        self.kernels.settle(
-            self.target,
+        self.launcher.kernels.settle(
+            self.launcher.target,
             self.length,
             0 if flag is None else flag.data_ptr(),
             addresses(self.sums),
@@ -101,8 +99,7 @@ class SideSums:
 
 
 def merge(
-    kernels: Any,
-    target: Any,
+    launcher: Launcher,
     form: str,
     partials: Partials,
     flag: Tensor | None,
@@ -112,9 +109,9 @@ def merge(
 ) -> None:
     """totals += sum over tiles of partial sums / ``unit``; above ``tops`` if these have shifts."""
     tiles, length = partials.sums.shape[1:]
-    kernels.merge(
-        target,
-        getattr(kernels.Form, form),
+    launcher.kernels.merge(
+        launcher.target,
+        getattr(launcher.kernels.Form, form),
         partials.sums.data_ptr(),
         address(partials.tops),
         tiles,

@@ -1,5 +1,0 @@
-#include "launch_totals.h"
-
-namespace contrastile::cuda {
-extern const TotalsLauncher totals = kTotals;
-}
