@@ -183,9 +183,13 @@ def kernels(path: Path, *options: str) -> list[Kernel]:
 
 
 def check(path: Path) -> tuple[list[Kernel], list[str]]:
-    """The kernels of a file, and every rule that one of them breaks."""
+    """The tile kernels of a file, and every rule that one of all its kernels breaks."""
     own = kernels(path)
-    return own, [f"{kernel.name}: {broken}" for kernel in own for broken in rules(kernel)]
+    broken = [f"{kernel.name}: {rule}" for kernel in own for rule in rules(kernel)]
+    for (arch, name), (_, stack) in resources(path).items():
+        if stack and not NAME.search(name):
+            broken.append(f"{arch} {name}: {stack} bytes of stack")
+    return own, broken
 
 
 def main(argv: Sequence[str] | None = None) -> int:

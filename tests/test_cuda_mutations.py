@@ -100,6 +100,7 @@ MUTATIONS = {
     "blocks of a cluster walk over different tiles": Mutation(
         "sm90", "walk.h", "kTileRows * kCluster;", "kTileRows;"
     ),
+    "barriers not published": Mutation("sm90", "sm90.h", "hw::barrier_init_done();", ""),
     "other block reached before it has barriers": Mutation(
         "sm90", "sm90.h", "hw::sync_cluster();", "hw::sync_block();"
     ),

@@ -128,6 +128,8 @@ class Block {
   std::vector<PendingCopy> copies;
   // What has to be so when the last thread has ended.
   std::vector<std::function<void()>> end_checks;
+  // Whether barriers in shared memory are there for the copy engine and other blocks too.
+  bool published = true;
   std::mt19937 random;
   // Anything that may let a waiting thread go on counts.
   long progress = 0, sweep = 0;

@@ -96,6 +96,7 @@ inline void barrier_arrive_at(Barrier* b, int rank) {
   const bool own = to == block;
   Barrier* const there = moved(b, to);
   const Visit visit(to);
+  check_published();
   // On its way, as copies are; another block's arrival may come after the sender's end.
   if (own) arrive(there, 0);
   else to->copy({[=] { arrive(there, 0); }, -1, 0});

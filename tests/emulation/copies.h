@@ -35,13 +35,17 @@ inline void write_barrier(Barrier* b, BarrierWord w, int bytes, int parity) {
 inline void barrier_init(Barrier* b, int arrivals) {
   const BarrierWord word{static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0};
   std::memcpy(b, &word, sizeof word);
+  block->published = false;
   block->end_checks.push_back([b] {
     const BarrierWord last = read_barrier(b);
     if (bytes_of(last) != 0 || last.pending != last.arrivals)
       throw std::runtime_error("a barrier still waits for something when its block ends");
   });
 }
-inline void barrier_init_done() {}
+inline void barrier_init_done() { block->published = true; }
+inline void check_published() {
+  if (!block->published) throw std::runtime_error("a barrier is used before it was published");
+}
 inline void arrive(Barrier* b, int bytes) {
   BarrierWord word = read_barrier(b);
   if (word.pending == 0) throw std::runtime_error("more threads arrive at a barrier than it counts");
@@ -90,6 +94,7 @@ void for_each_element(const TensorMap& map, char* shared, int x, int y, F f) {
 
 inline void tile_load(void* to, const TensorMap* from, int x, int y, Barrier* b) {
   check_box(*from, to);
+  check_published();
   const TensorMap map = *from;
   const auto run = [=] {
     for_each_element(map, static_cast<char*>(to), x, y, [&](char* own, const char* source) {

@@ -5,8 +5,8 @@
 // somebody waits for them, groups of asynchronous copies, named barriers, poisoned shared memory,
 // threads in random order, clusters whose blocks reach each other's shared memory, deadlocks.
 // Not modelled, so not caught: the assembly itself, fences (wgmma.fence, between the generic and the
-// asynchronous proxy, of barriers' initialisation), setmaxnreg, bank conflicts, the order of writes
-// that hardware may change between threads, speed.
+// asynchronous proxy), setmaxnreg, bank conflicts, the order of writes that hardware may change
+// between threads, races on global memory between thread blocks, speed.
 #pragma once
 
 #include "launches.h"
