@@ -219,3 +219,29 @@ def test_nan_is_never_a_finite_lie() -> None:
     x, y = torch.randn(30, 20).bfloat16(), torch.randn(30, 20).bfloat16()
     x[3, 4] = torch.nan
     assert losses.clip_loss(x, y, logit_scale=1.0, **CUDA).isnan()
+
+
+@pytest.mark.usefixtures("machine", "forms")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    arguments = narrowed(
+        arguments_for("clip_loss", default_choice("clip_loss", shape=(70, 24))), torch.bfloat16
+    )
+    expected = evaluate(losses.clip_loss, arguments, **CUDA)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        got = evaluate(losses.clip_loss, arguments, **CUDA)
+    finally:
+        torch.set_default_dtype(before)
+    for name, value in got.items():
+        assert value.dtype == expected[name].dtype and torch.equal(value, expected[name]), name
+
+
+@pytest.mark.usefixtures("machine", "forms")
+def test_stats_may_be_changed_in_place() -> None:
+    x = torch.randn(40, 16).bfloat16().requires_grad_()
+    stats = log_sum_exp(x, x.detach(), scale=2.0, channels=[Channel(), Channel()], **CUDA)
+    assert not any(own._is_view() for own in stats.rows)
+    stats.rows[0].add_(1.0).sum().backward()
+    assert x.grad is not None and bool(x.grad.isfinite().all())

@@ -24,6 +24,8 @@ def test_bad_lists_are_refused(module: ModuleType) -> None:
     target = vector_problems.target(module)
     with pytest.raises(ValueError, match="upstream: too few or too many"):
         module.form(target, [], False, 0, 8, 0)
+    with pytest.raises(ValueError, match="parts_each: expected whole thread blocks"):
+        module.form(target, [(0, 1, 1.0, 0, 0, 0)], False, 0, 12, 0)
     with pytest.raises(ValueError, match="may_be_empty: expected one of each reduction"):
         module.certify(target, [0], 1, 0.0, 0.0, 0, [], 0)
     with pytest.raises(ValueError, match="expected 5 addresses, one of each reduction"):

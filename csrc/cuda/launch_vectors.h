@@ -12,17 +12,18 @@ namespace contrastile::cuda {
 // `lines` of `count` threads' work; nothing where there are no threads.
 template <class P>
 void launch_vectors(void (*kernel)(P), const char* name, const std::decay_t<P>& p, int64_t threads,
-                    int lines, const Target& target) {
+                    int lines, const Target& target, int shared_bytes = 0) {
   constexpr int kEach = kTotalsThreads;
   static_assert(kEach == kUpstreamThreads && kEach == kPositiveThreads);
   if (threads == 0) return;
   const hw::OnDevice guard(target.device);
-  hw::launch(kernel, hw::Grid{tiles_of(threads, kEach), lines, 1}, kEach, 0, target.stream, name, p);
+  hw::launch(kernel, hw::Grid{tiles_of(threads, kEach), lines, 1}, kEach, shared_bytes,
+             target.stream, name, p);
 }
 
 inline void launch_merge(const Merge& p, const Target& target) {
   const auto kernel = p.tops ? raise_partials : add_partials;
-  launch_vectors(kernel, "merge", p, p.length, p.count, target);
+  launch_vectors(kernel, "merge", p, kSlices * p.length, p.count, target, sizeof(Slices));
 }
 inline void launch_certify(const Certificate& p, const Target& target) {
   launch_vectors(certify, "certify", p, p.length, p.count, target);

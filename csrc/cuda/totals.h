@@ -1,5 +1,4 @@
-// From partial sums to stats, one thread an entry: added in a fixed order, certified, and their
-// logarithms taken.
+// From partial sums to stats: added in a fixed order, certified, and their logarithms taken.
 #pragma once
 
 #include "hardware.h"
@@ -9,21 +8,55 @@ namespace contrastile::cuda {
 
 constexpr int kTotalsThreads = 256;
 
-// This thread's entry; the grid's other axis are reductions.
+// This thread's entry, where it has one of its own; the grid's other axis are reductions.
 CONTRASTILE_DEVICE int64_t entry() {
   return static_cast<int64_t>(hw::block_x()) * kTotalsThreads + hw::thread();
 }
 
+// A block merges 32 entries: each warp a part of their tiles, in order, then the parts in order.
+// Rows have as many tiles as the matrix is wide, and few entries in a flat strip.
+constexpr int kSlices = kTotalsThreads / 32;
+struct Slices {
+  double sums[kSlices][32];
+  float tops[kSlices][32];
+};
+
+struct Slice {
+  int lane, index, first, end;
+  int64_t entry;
+
+  CONTRASTILE_DEVICE static Slice of(int tiles) {
+    const int lane = hw::thread() % 32, index = hw::thread() / 32;
+    const int each = tiles_of(tiles, kSlices), first = index * each;
+    const int end = first + each < tiles ? first + each : tiles;
+    return {lane, index, first, end, static_cast<int64_t>(hw::block_x()) * 32 + lane};
+  }
+};
+CONTRASTILE_DEVICE Slices& slices() { return *reinterpret_cast<Slices*>(hw::shared_memory()); }
+
+// The sum of all slices' sums, for the first slice.
+CONTRASTILE_DEVICE double meet(const Slice& own, double sum) {
+  slices().sums[own.index][own.lane] = sum;
+  hw::sync_block();
+  double total = 0;
+#pragma unroll
+  for (int s = 0; s < kSlices; ++s) total += slices().sums[s][own.lane];
+  return total;
+}
+
 CONTRASTILE_KERNEL(kTotalsThreads)
 add_partials(CONTRASTILE_PARAMETER Merge p) {
-  const int64_t i = entry();
+  if (is_idle(p.flag, p.form)) return;
   const int r = hw::block_y();
-  if (i >= p.length || is_idle(p.flag, p.form)) return;
-  const float* part = p.sums + static_cast<int64_t>(r) * p.tiles * p.length + i;
-  double total = 0;
+  const Slice own = Slice::of(p.tiles);
+  const bool there = own.entry < p.length;
+  const float* part = p.sums + static_cast<int64_t>(r) * p.tiles * p.length + own.entry;
+  double sum = 0;
+  if (there)
 #pragma unroll 8
-  for (int t = 0; t < p.tiles; ++t) total += part[t * p.length];
-  p.totals[r][i] += p.unit ? total / *p.unit : total;
+    for (int t = own.first; t < own.end; ++t) sum += part[t * p.length];
+  const double total = meet(own, sum);
+  if (there && own.index == 0) p.totals[r][own.entry] += p.unit ? total / *p.unit : total;
 }
 
 CONTRASTILE_DEVICE float raised_base(float top) { return top == -INFINITY ? 0.0f : top; }
@@ -31,22 +64,31 @@ CONTRASTILE_DEVICE float raised_base(float top) { return top == -INFINITY ? 0.0f
 // Sums with a shift each, onto totals with a shift each.
 CONTRASTILE_KERNEL(kTotalsThreads)
 raise_partials(CONTRASTILE_PARAMETER Merge p) {
-  const int64_t i = entry();
+  if (is_idle(p.flag, p.form)) return;
   const int r = hw::block_y();
-  if (i >= p.length || is_idle(p.flag, p.form)) return;
-  const int64_t at = static_cast<int64_t>(r) * p.tiles * p.length + i;
+  const Slice own = Slice::of(p.tiles);
+  const bool there = own.entry < p.length;
+  const int64_t at = static_cast<int64_t>(r) * p.tiles * p.length + own.entry;
   const float *part = p.sums + at, *top = p.tops + at;
-  const float before = p.shifts[r][i];
+  const float before = there ? p.shifts[r][own.entry] : -INFINITY;
   float raised = before;
+  if (there)
 #pragma unroll 8
-  for (int t = 0; t < p.tiles; ++t) raised = fmaxf(raised, top[t * p.length]);
+    for (int t = own.first; t < own.end; ++t) raised = fmaxf(raised, top[t * p.length]);
+  slices().tops[own.index][own.lane] = raised;
+  hw::sync_block();
+#pragma unroll
+  for (int s = 0; s < kSlices; ++s) raised = fmaxf(raised, slices().tops[s][own.lane]);
   const float base = raised_base(raised);
-  double total = p.totals[r][i] * exp2f(before - base);
+  double sum = 0;
+  if (there)
 #pragma unroll 8
-  for (int t = 0; t < p.tiles; ++t)
-    total += static_cast<double>(part[t * p.length]) * exp2f(top[t * p.length] - base);
-  p.totals[r][i] = total;
-  p.shifts[r][i] = raised;
+    for (int t = own.first; t < own.end; ++t)
+      sum += static_cast<double>(part[t * p.length]) * exp2f(top[t * p.length] - base);
+  const double total = meet(own, sum);
+  if (!there || own.index > 0) return;
+  p.totals[r][own.entry] = p.totals[r][own.entry] * exp2f(before - base) + total;
+  p.shifts[r][own.entry] = raised;
 }
 
 // Sets the flag if the fixed shift of any channel cost precision.

@@ -1,4 +1,4 @@
-"""The CUDA backend: kernels compiled ahead of time, the O(N) steps around them by torch."""
+"""The CUDA backend: kernels compiled ahead of time; no Triton when it runs."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def form(launcher: Launcher, run: Run, rows: LogSums | None, cols: LogSums | Non
     device = run.problem.device
     longest = max(len(entry.grad) for entry in entries)
     warps = min(max(-(-longest // (WARP * WARPS[0])) * WARPS[0], WARPS[0]), WARPS[1])
-    parts = torch.empty((len(entries), warps), device=device)
+    parts = torch.empty((len(entries), warps), dtype=torch.float32, device=device)
     unit = torch.empty((), dtype=torch.float64, device=device)
     launcher.kernels.form(
         launcher.target,

@@ -55,6 +55,7 @@ class CudaKernel:
         )
         self.channels = isinstance(run.vectors[0], ChannelVectors)
         self.forms = self._forms()
+        self.positives = None if run.positive_dots is None else Positives(self.launcher, run)
         self.rows: SideSums | None = None
         self.cols: SideSums | None = None
         self.carry = run.carry if isinstance(run.carry, Carry) else self._begin()
@@ -93,8 +94,8 @@ class CudaKernel:
         for name in self.forms:
             self._weigh(block, strip, name, row_products)
         if self.run.positive_grad is not None:
-            positives = Positives(self.launcher, self.run)
-            positives.put(block, strip, self.coefficients.unit, row_products)
+            assert self.positives is not None
+            self.positives.put(block, strip, self.coefficients.unit, row_products)
         return strip
 
     # --- launches
@@ -174,12 +175,12 @@ class CudaKernel:
     def _begin(self) -> Carry:
         run, problem = self.run, self.problem
         programs = Programs(self.kernels, problem, run.vectors)
-        shifts = torch.zeros(len(run.vectors), device=problem.device)
+        shifts = torch.zeros(len(run.vectors), dtype=torch.float32, device=problem.device)
         spans = shifts.double()
         if len(self.forms) == 2:
             shifts, spans = choose(run, programs.coefficients)
-        if run.takes_positives:
-            Positives(self.launcher, run).take(self._operands)
+        if self.positives is not None:
+            self.positives.take(self._operands)
         run.carry = carry = Carry(programs, shifts, spans)
         if problem.rows:
             self.rows = self._side("rows", problem.n)
@@ -197,9 +198,8 @@ class CudaKernel:
 
     def _room(self, block: Block, shape: tuple[int, ...], absent: float) -> Tensor:
         """For partial sums; tiles below a diagonal leave theirs out."""
-        if self._is_diagonal(block):
-            return torch.full(shape, absent, device=self.problem.device)
-        return torch.empty(shape, device=self.problem.device)
+        room = torch.empty(shape, dtype=torch.float32, device=self.problem.device)
+        return room.fill_(absent) if self._is_diagonal(block) else room
 
     def _partials(self, block: Block, tiles: int, length: int, general: bool) -> Partials:
         shape = (len(self.run.vectors), tiles, length)

@@ -44,7 +44,7 @@ class SideSums:
         if isinstance(run.vectors[0], ChannelVectors):
             device, shape = run.problem.device, (len(run.vectors), length)
             self.raised = list(torch.zeros(shape, dtype=torch.float64, device=device))
-            self.tops = list(torch.full(shape, -torch.inf, device=device))
+            self.tops = list(torch.full(shape, -torch.inf, dtype=torch.float32, device=device))
 
     def add(self, partials: Partials, span: slice, form: str, flag: Tensor | None) -> None:
         """Onto the entries ``span``; nothing if the flag says that the other form holds."""
@@ -78,8 +78,9 @@ class SideSums:
         """
         shape, device = (len(self.vectors), self.length), shifts.device
         bits = torch.empty(shape, dtype=torch.float64, device=device)
-        own_shifts = torch.empty(shape, device=device)
-        logs = list(torch.empty(shape, device=device))
+        own_shifts = torch.empty(shape, dtype=torch.float32, device=device)
+        # Each of its own: autograd refuses to change views of one tensor in place.
+        logs = [torch.empty(self.length, dtype=torch.float32, device=device) for _ in self.vectors]
         self.launcher.kernels.settle(
             self.launcher.target,
             self.length,
