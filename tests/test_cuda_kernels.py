@@ -29,7 +29,7 @@ ELEMENTS = (
 FORMS = ("fixed", "general", "term")
 PREDICATES = ("hole", "equal", "overlap", "mixed", "nothing")
 # As hypothesis' profiles: more of them at night.
-RANDOM_CASES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 40
+RANDOM_CASES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 500
 
 
 def _cases() -> list[Case]:
