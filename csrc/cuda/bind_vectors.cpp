@@ -62,7 +62,7 @@ using UpstreamTuple = std::tuple<Address, int64_t, double, Address, Address, Add
 void form_coefficients(const Target& target, const std::vector<UpstreamTuple>& upstream,
                        bool twice, Address parts, int parts_each, Address unit) {
   require(!upstream.empty() && upstream.size() <= kMaxUpstream, "upstream: too few or too many");
-  require(parts_each > 0 && parts_each % 8 == 0, "parts_each: expected whole thread blocks");
+  require(parts_each > 0 && parts_each % (kVectorThreads / 32) == 0, "parts_each: expected whole thread blocks");
   Upstream p{static_cast<int>(upstream.size()), 0, {}, {}, {}, {}, {}, {},
              pointer<float>(parts), parts_each, twice, pointer<double>(unit)};
   for (size_t v = 0; v < upstream.size(); ++v) {

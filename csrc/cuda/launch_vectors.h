@@ -9,15 +9,13 @@
 
 namespace contrastile::cuda {
 
-// `lines` of `count` threads' work; nothing where there are no threads.
+// `lines` times that many threads; nothing where there are none.
 template <class P>
 void launch_vectors(void (*kernel)(P), const char* name, const std::decay_t<P>& p, int64_t threads,
                     int lines, const Target& target, int shared_bytes = 0) {
-  constexpr int kEach = kTotalsThreads;
-  static_assert(kEach == kUpstreamThreads && kEach == kPositiveThreads);
   if (threads == 0) return;
   const hw::OnDevice guard(target.device);
-  hw::launch(kernel, hw::Grid{tiles_of(threads, kEach), lines, 1}, kEach, shared_bytes,
+  hw::launch(kernel, hw::Grid{tiles_of(threads, kVectorThreads), lines, 1}, kVectorThreads, shared_bytes,
              target.stream, name, p);
 }
 

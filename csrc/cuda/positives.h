@@ -6,7 +6,7 @@
 
 namespace contrastile::cuda {
 
-constexpr int kPositiveThreads = 256, kPositiveWarps = kPositiveThreads / 32;
+constexpr int kPositiveWarps = kVectorThreads / 32;
 
 CONTRASTILE_DEVICE float warp_sum(float x) {
 #pragma unroll
@@ -16,7 +16,7 @@ CONTRASTILE_DEVICE float warp_sum(float x) {
 
 // A warp a row. Products are of what is stored: the tensor cores' tf32 would lose fp32's last bits.
 template <class T>
-CONTRASTILE_KERNEL(kPositiveThreads)
+CONTRASTILE_KERNEL(kVectorThreads)
 take_positives(CONTRASTILE_PARAMETER TakePositives p) {
   using Stored = typename T::Stored;
   constexpr int kEach = 16 / sizeof(Stored);
@@ -48,9 +48,9 @@ take_positives(CONTRASTILE_PARAMETER TakePositives p) {
 
 // A thread a row.
 template <class T>
-CONTRASTILE_KERNEL(kPositiveThreads)
+CONTRASTILE_KERNEL(kVectorThreads)
 put_positives(CONTRASTILE_PARAMETER PutPositives p) {
-  const int64_t i = static_cast<int64_t>(hw::block_x()) * kPositiveThreads + hw::thread();
+  const int64_t i = static_cast<int64_t>(hw::block_x()) * kVectorThreads + hw::thread();
   if (i >= p.rows) return;
   const int64_t col = p.columns[i] - p.first_col;
   if (col < 0 || col >= p.cols) return;

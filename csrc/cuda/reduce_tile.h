@@ -135,8 +135,6 @@ CONTRASTILE_DEVICE void exponents_of(const float* dots, const Rows& rows, const 
   }
 }
 
-CONTRASTILE_DEVICE float usable_shift(float top) { return top == -INFINITY ? 0.0f : top; }
-
 // A chunk's rows, added to sums above the largest exponents so far.
 CONTRASTILE_DEVICE void raise_rows(const float (&y)[kLaneScores], float (&top)[kLaneRows],
                                    float (&total)[kLaneRows]) {

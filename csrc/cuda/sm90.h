@@ -1,6 +1,6 @@
 // sm_90a: the copy engine fills a ring of operands for two warpgroups of 64 rows each, which
 // multiply asynchronously; while one forms its sums or weights, the other keeps the tensor cores
-// busy. Queries of up to 512 features stay in shared memory for all tiles of a thread block. Two
+// busy. Queries stay in shared memory for all tiles of a thread block where a ring fits beside. Two
 // thread blocks, neighbours in rows, share the keys: each fetches a half for both.
 #pragma once
 
@@ -146,7 +146,8 @@ CONTRASTILE_DEVICE void produce(const Maps& maps, const Layout& layout,
 
 // on_tile(dots, tile) for every tile of the walk, by a warpgroup; `index` is 0 or 1.
 template <class T, class Shape, class Extra, class F>
-CONTRASTILE_DEVICE void consume(const Layout& layout, const Walk<Shape::kTileCols, kCluster>& walk, int index,
+CONTRASTILE_DEVICE void consume(const Layout& layout,
+                                const Walk<Shape::kTileCols, kCluster>& walk, int index,
                                 F on_tile) {
   if (walk.tiles() == 0) return;
   Barriers& b = barriers();

@@ -8,6 +8,9 @@ namespace contrastile::cuda {
 // Four warps, 64 rows: those whose columns are summed before they leave the multiprocessor.
 constexpr int kGroupWarps = 4, kGroupRows = kGroupWarps * kChunkRows, kGroupThreads = 128;
 
+// Of no pair the largest exponent is -inf, and nothing may be subtracted from it.
+CONTRASTILE_DEVICE float usable_shift(float top) { return top == -INFINITY ? 0.0f : top; }
+
 // Of the four lanes that share a row.
 CONTRASTILE_DEVICE float row_sum(float x) {
   x += hw::shuffle_xor(x, 1);
@@ -80,7 +83,7 @@ class Group {
     top = -INFINITY;
 #pragma unroll
     for (int w = 0; w < kGroupWarps; ++w) top = fmaxf(top, meeting_->tops[turn_][w][thread()]);
-    const float base = top == -INFINITY ? 0.0f : top;
+    const float base = usable_shift(top);
     float total = 0;
 #pragma unroll
     for (int w = 0; w < kGroupWarps; ++w)

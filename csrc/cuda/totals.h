@@ -3,19 +3,19 @@
 
 #include "hardware.h"
 #include "launch.h"
+#include "sums.h"
 
 namespace contrastile::cuda {
 
-constexpr int kTotalsThreads = 256;
 
 // This thread's entry, where it has one of its own; the grid's other axis are reductions.
 CONTRASTILE_DEVICE int64_t entry() {
-  return static_cast<int64_t>(hw::block_x()) * kTotalsThreads + hw::thread();
+  return static_cast<int64_t>(hw::block_x()) * kVectorThreads + hw::thread();
 }
 
 // A block merges 32 entries: each warp a part of their tiles, in order, then the parts in order.
 // Rows have as many tiles as the matrix is wide, and few entries in a flat strip.
-constexpr int kSlices = kTotalsThreads / 32;
+constexpr int kSlices = kVectorThreads / 32;
 struct Slices {
   double sums[kSlices][32];
   float tops[kSlices][32];
@@ -44,7 +44,7 @@ CONTRASTILE_DEVICE double meet(const Slice& own, double sum) {
   return total;
 }
 
-CONTRASTILE_KERNEL(kTotalsThreads)
+CONTRASTILE_KERNEL(kVectorThreads)
 add_partials(CONTRASTILE_PARAMETER Merge p) {
   if (is_idle(p.flag, p.form)) return;
   const int r = hw::block_y();
@@ -59,10 +59,8 @@ add_partials(CONTRASTILE_PARAMETER Merge p) {
   if (there && own.index == 0) p.totals[r][own.entry] += p.unit ? total / *p.unit : total;
 }
 
-CONTRASTILE_DEVICE float raised_base(float top) { return top == -INFINITY ? 0.0f : top; }
-
 // Sums with a shift each, onto totals with a shift each.
-CONTRASTILE_KERNEL(kTotalsThreads)
+CONTRASTILE_KERNEL(kVectorThreads)
 raise_partials(CONTRASTILE_PARAMETER Merge p) {
   if (is_idle(p.flag, p.form)) return;
   const int r = hw::block_y();
@@ -79,7 +77,7 @@ raise_partials(CONTRASTILE_PARAMETER Merge p) {
   hw::sync_block();
 #pragma unroll
   for (int s = 0; s < kSlices; ++s) raised = fmaxf(raised, slices().tops[s][own.lane]);
-  const float base = raised_base(raised);
+  const float base = usable_shift(raised);
   double sum = 0;
   if (there)
 #pragma unroll 8
@@ -92,7 +90,7 @@ raise_partials(CONTRASTILE_PARAMETER Merge p) {
 }
 
 // Sets the flag if the fixed shift of any channel cost precision.
-CONTRASTILE_KERNEL(kTotalsThreads)
+CONTRASTILE_KERNEL(kVectorThreads)
 certify(CONTRASTILE_PARAMETER Certificate p) {
   const int64_t i = entry();
   const int r = hw::block_y();
@@ -106,7 +104,7 @@ certify(CONTRASTILE_PARAMETER Certificate p) {
 }
 
 // Log-sum-exps of the form that holds, in bits and for the engine in natural units.
-CONTRASTILE_KERNEL(kTotalsThreads)
+CONTRASTILE_KERNEL(kVectorThreads)
 settle(CONTRASTILE_PARAMETER Settlement p) {
   constexpr double kLn2 = 0.69314718055994530942;
   const int64_t i = entry();

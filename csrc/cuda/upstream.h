@@ -6,7 +6,6 @@
 
 namespace contrastile::cuda {
 
-constexpr int kUpstreamThreads = 256;
 // unit |G| stays below 2^14: fp16 ends at 2^16, and its smallest normal number is 2^-14. Upstream
 // gradients near the smallest fp32 would ask for a unit that fp32 does not have.
 constexpr int kTop = 14, kLargestUnit = 126;
@@ -19,10 +18,10 @@ CONTRASTILE_DEVICE float warp_max(float x) {
 
 // parts[v, warp]: the largest finite magnitude that a warp finds in vector v. What is no number
 // spoils its own row, not the unit of all.
-CONTRASTILE_KERNEL(kUpstreamThreads)
+CONTRASTILE_KERNEL(kVectorThreads)
 largest_gradients(CONTRASTILE_PARAMETER Upstream p) {
   const int v = hw::block_y(), threads = 32 * p.parts_each;
-  const int64_t first = static_cast<int64_t>(hw::block_x()) * kUpstreamThreads + hw::thread();
+  const int64_t first = static_cast<int64_t>(hw::block_x()) * kVectorThreads + hw::thread();
   float largest = 0;
   for (int64_t i = first; i < p.length[v]; i += threads) {
     const float size = fabsf(p.grad[v][i]);
@@ -50,11 +49,11 @@ CONTRASTILE_DEVICE double unit_of(const Upstream& p) {
 
 // out[v] = unit factor grad[v], of a channel times 2^(shift - bits[v]); an empty row has no weight,
 // whatever its gradient is.
-CONTRASTILE_KERNEL(kUpstreamThreads)
+CONTRASTILE_KERNEL(kVectorThreads)
 coefficients(CONTRASTILE_PARAMETER Upstream p) {
   const double unit = unit_of(p);
   const int v = hw::block_y();
-  const int64_t i = static_cast<int64_t>(hw::block_x()) * kUpstreamThreads + hw::thread();
+  const int64_t i = static_cast<int64_t>(hw::block_x()) * kVectorThreads + hw::thread();
   if (i == 0 && v == 0) *p.unit = unit;
   if (i >= p.length[v] || !p.out[v]) return;
   double value = p.grad[v][i] * p.factor[v] * unit;

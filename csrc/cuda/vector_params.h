@@ -5,6 +5,9 @@
 
 namespace contrastile::cuda {
 
+// Threads of a block of any of these kernels.
+constexpr int kVectorThreads = 256;
+
 // Partial sums [count, tiles, length] of one side of a block, and the totals that they go to, at the
 // block's first entry. With `tops` each has a shift of its own, as each of the totals has.
 struct Merge {

@@ -16,6 +16,7 @@ constexpr int kMostSharedBytes = 232448;
 struct OnDevice {
   explicit OnDevice(int) {}
 };
+
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, void*,
             const std::string& name, const std::decay_t<Parameters>&... parameters) {

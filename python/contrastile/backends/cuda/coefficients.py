@@ -10,7 +10,7 @@ from torch import Tensor
 from ...engine.run import Run
 from ...engine.vectors import ChannelVectors
 from .machine import Launcher
-from .sums import LogSums
+from .sums import LogSums, address
 
 # Warps that look for the largest gradients of a vector: whole thread blocks of 8, enough of them
 # for long vectors, few enough for every warp that wants the unit to read what they found.
@@ -38,8 +38,8 @@ class Entry:
 
     def addresses(self) -> tuple[int, int, float, int, int, int]:
         """As the kernels take it."""
-        places = (0 if x is None else x.data_ptr() for x in (self.bits, self.shifts, self.out))
-        return self.grad.data_ptr(), len(self.grad), self.factor, *places  # type: ignore[return-value]
+        own = address(self.bits), address(self.shifts), address(self.out)
+        return self.grad.data_ptr(), len(self.grad), self.factor, *own
 
 
 def form(launcher: Launcher, run: Run, rows: LogSums | None, cols: LogSums | None) -> Coefficients:

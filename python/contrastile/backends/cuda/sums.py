@@ -84,7 +84,7 @@ class SideSums:
         self.launcher.kernels.settle(
             self.launcher.target,
             self.length,
-            0 if flag is None else flag.data_ptr(),
+            address(flag),
             addresses(self.sums),
             shifts.data_ptr(),
             addresses(self.raised),
