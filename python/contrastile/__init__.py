@@ -20,7 +20,7 @@ from .losses import (
     siglip_loss,
     supcon_loss,
 )
-from .problem import InputError
+from .problem import ContrastileWarning, InputError
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "DCL",
     "DCLW",
     "ClipLoss",
+    "ContrastileWarning",
     "InfoNCE",
     "InputError",
     "MultiPositiveNCE",

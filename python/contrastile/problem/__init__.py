@@ -3,6 +3,7 @@
 Everything here is a frozen description. Nothing here computes a score.
 """
 
+from .advice import ContrastileWarning
 from .channels import Channel, Phi, Term
 from .checks import InputError
 from .pairs import And, Equal, Index, Not, Or, Overlap, Pairs
@@ -12,6 +13,7 @@ from .scores import Scores
 __all__ = [
     "And",
     "Channel",
+    "ContrastileWarning",
     "Equal",
     "Index",
     "InputError",
