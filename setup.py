@@ -2,19 +2,25 @@
 
 CONTRASTILE_NATIVE=0 builds without it, 1 demands it, auto (the default) builds it where a C++17
 compiler is found. With a compiler present a compile error is an error in either mode.
-CONTRASTILE_CUDA=0|1|auto says the same of the CUDA kernels in it, and of nvcc; the architectures
-are those of CONTRASTILE_CUDA_ARCHS, "80;90a" unless it is set. Kernels for 90a are sm90.h's; all
-architectures get those of sm80.h, later ones by PTX.
+CONTRASTILE_CUDA says the same of the CUDA kernels in it: auto builds them where nvcc and an NVIDIA
+GPU are found, for the GPUs that are there, 1 also without a GPU, for 80 and 90a. Others may be
+named: CONTRASTILE_CUDA_ARCHS="80;90a". Kernels for 90a are sm90.h's; all architectures get those of
+sm80.h, later ones by PTX. What is built, why, and each file as it is done, go to stdout: pip shows
+it with -v.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +48,17 @@ NVCC_FLAGS = ["-std=c++17", "-O3", "-DCONTRASTILE_LEVEL=device"]
 NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
 
 
+# Of the kernels, and what is built for where nobody says otherwise and no GPU is looked for.
+OLDEST_ARCH, DEFAULT_ARCHS = 80, ["80", "90a"]
+# The driver's numbers of a device's attributes, major and minor.
+COMPUTE_CAPABILITY = (75, 76)
+
+
+def say(line: str) -> None:
+    """At once, so that whoever watches sees what takes the time."""
+    print(f"contrastile: {line}", flush=True)
+
+
 def mode_of(variable: str) -> str:
     mode = os.environ.get(variable, "auto")
     if mode not in ("0", "1", "auto"):
@@ -60,13 +77,71 @@ def cuda_root() -> Path | None:
     return None
 
 
-def cuda_archs() -> list[str]:
+def named_archs() -> list[str]:
     """Compute capabilities without the dot; "a" for an architecture's own instructions."""
-    archs = os.environ.get("CONTRASTILE_CUDA_ARCHS", "80;90a").split(";")
-    for arch in archs:
-        if not arch.removesuffix("a").isdigit() or int(arch.removesuffix("a")) < 80:
+    archs = os.environ.get("CONTRASTILE_CUDA_ARCHS", "")
+    for arch in archs.split(";") if archs else []:
+        if not arch.removesuffix("a").isdigit() or int(arch.removesuffix("a")) < OLDEST_ARCH:
             raise SystemExit(f"CONTRASTILE_CUDA_ARCHS: expected such as 80;90a, got {arch!r}")
-    return archs
+    return archs.split(";") if archs else []
+
+
+def present_archs() -> list[str] | str:
+    """The architectures of the NVIDIA GPUs of this machine; or why none needs kernels."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "this machine has no NVIDIA driver"
+    count, device, value = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or count.value == 0:
+        return f"the NVIDIA driver finds no GPU (its status is {status})"
+    capabilities = []
+    for index in range(count.value):
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        numbers = []
+        for attribute in COMPUTE_CAPABILITY:
+            driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+            numbers.append(value.value)
+        capabilities.append(10 * numbers[0] + numbers[1])
+    usable = sorted({arch for arch in capabilities if arch >= OLDEST_ARCH})
+    if not usable:
+        found = ", ".join(f"{arch // 10}.{arch % 10}" for arch in sorted(set(capabilities)))
+        return f"the GPU here has compute capability {found}, the kernels need 8.0"
+    return ["90a" if arch == 90 else str(arch) for arch in usable]
+
+
+@cache
+def cuda_archs() -> list[str] | str:
+    """What CUDA kernels are built for; or why none are."""
+    mode, root, named = mode_of("CONTRASTILE_CUDA"), cuda_root(), named_archs()
+    if mode == "0":
+        return "CONTRASTILE_CUDA=0 was set"
+    archs = (named or DEFAULT_ARCHS) if mode == "1" else present_archs()
+    if isinstance(archs, str):
+        return f"{archs}; CONTRASTILE_CUDA=1 builds them all the same"
+    archs = named or archs
+    reason = "nvcc was not found" if root is None else why_nvcc_fails(root, archs)
+    if reason is None:
+        return archs
+    if mode == "1":
+        raise SystemExit(f"CONTRASTILE_CUDA=1, but {reason}; CUDA_HOME may name a CUDA toolkit")
+    return f"{reason}; CUDA_HOME may name another CUDA toolkit"
+
+
+def why_nvcc_fails(root: Path, archs: list[str]) -> str | None:
+    """None if a kernel compiles, else why not: another host compiler, an architecture too new."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cu")
+        source.write_text("#include <cuda_runtime.h>\n#include <vector>\n__global__ void f() {}\n")
+        command = [*nvcc(root), *code_flags("probe.cu", archs), "-c", str(source)]
+        done = subprocess.run([*command, "-o", f"{source}.o"], capture_output=True, text=True)
+    said = (done.stderr + done.stdout).strip().splitlines()
+    return None if done.returncode == 0 else f"nvcc does not work: {said[0] if said else '?'}"
+
+
+def nvcc(root: Path) -> list[str]:
+    return [str(root / "bin/nvcc"), *NVCC_FLAGS]
 
 
 def code_flags(source: str, archs: list[str]) -> list[str]:
@@ -80,13 +155,14 @@ def code_flags(source: str, archs: list[str]) -> list[str]:
 
 def cuda_parts() -> dict[str, Any]:
     """What the CUDA kernels add to the extension; or the reason why they add nothing."""
-    mode, root = mode_of("CONTRASTILE_CUDA"), cuda_root()
-    reason = "CONTRASTILE_CUDA=0 was set" if mode == "0" else "nvcc was not found"
-    if mode == "0" or root is None:
-        if mode == "1":
-            raise SystemExit("CONTRASTILE_CUDA=1, but no CUDA toolkit: set CUDA_HOME to its root")
-        return {"sources": [], "macros": [("CONTRASTILE_NO_CUDA", f'"{reason}"')], "libraries": []}
     archs = cuda_archs()
+    if isinstance(archs, str):
+        say(f"no CUDA kernels: {archs}")
+        reason = ("CONTRASTILE_NO_CUDA", json.dumps(archs))
+        return {"sources": [], "macros": [reason], "libraries": []}
+    root = cuda_root()
+    assert root is not None, "architectures to build for without a compiler"
+    say(f"CUDA kernels for {' '.join(archs)}, by {root / 'bin/nvcc'}")
     files = sorted(Path("csrc/cuda").glob("*.cu")) + sorted(Path("csrc/cuda").glob("*.cpp"))
     macros = [("CONTRASTILE_CUDA", f'"{" ".join(archs)}"')]
     if "90a" in archs:
@@ -128,14 +204,14 @@ def extensions() -> list[Extension]:
     if reason is not None:
         if mode == "1":
             raise SystemExit(f"CONTRASTILE_NATIVE=1, but no C++17 compiler works: {reason}")
-        print(f"contrastile: building without the native backend: {reason}")
+        say(f"no extension: {reason}")
         return []
     import pybind11
 
     openmp = ["-fopenmp"]
     reason = compiles([*FLAGS, *openmp], "#include <omp.h>\nint main() { omp_get_max_threads(); }")
     if reason is not None:
-        print(f"contrastile: the native backend will use one thread, no OpenMP: {reason}")
+        say(f"the extension will use one thread, no OpenMP: {reason}")
         openmp = []
     sources = {path.name: str(path) for path in sorted(Path("csrc").glob("*.cpp"))}
     macros = [("CONTRASTILE_X86_LEVELS", "1")]
@@ -159,12 +235,12 @@ def extensions() -> list[Extension]:
 
 def compile_cuda(source: str, folder: str) -> str:
     """The object file of a file of kernels."""
-    root = cuda_root()
-    assert root is not None, "sources of kernels without a compiler for them"
+    root, archs = cuda_root(), cuda_archs()
+    assert root is not None and not isinstance(archs, str), "kernels without a compiler for them"
     out = Path(folder, source).with_suffix(".o")
     out.parent.mkdir(parents=True, exist_ok=True)
-    flags = [*NVCC_FLAGS, *code_flags(Path(source).name, cuda_archs())]
-    command = [str(root / "bin/nvcc"), *flags, "-c", source, "-o", str(out)]
+    flags = code_flags(Path(source).name, archs)
+    command = [*nvcc(root), *flags, "-c", source, "-o", str(out)]
     result = subprocess.run(command, capture_output=True, text=True)
     # What ptxas only mentions: wgmma one after the other, register limits it did not keep.
     spoilt = "Potential Performance Loss" in result.stderr or "setmaxnreg" in result.stderr
@@ -183,11 +259,16 @@ class BuildLevels(build_ext):
             common = options.pop("extra_postargs", None) or []
 
             def compile_one(source: str) -> list[str]:
+                start = time.perf_counter()
                 if source.endswith(".cu"):
-                    return [compile_cuda(source, options["output_dir"])]
-                flags = [*common, *LEVEL_FLAGS.get(Path(source).name, [])]
-                return compile_some([source], extra_postargs=flags, **options)
+                    made = [compile_cuda(source, options["output_dir"])]
+                else:
+                    flags = [*common, *LEVEL_FLAGS.get(Path(source).name, [])]
+                    made = compile_some([source], extra_postargs=flags, **options)
+                say(f"{source} compiled in {time.perf_counter() - start:.0f} s")
+                return made
 
+            say(f"compiling {len(sources)} files, {os.cpu_count()} at a time")
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 return [name for names in pool.map(compile_one, sources) for name in names]
 
