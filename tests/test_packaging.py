@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import contrastile
 import pytest
+from contrastile.backends.triton.backend import OLDEST_TRITON
 
 ROOT = Path(__file__).parents[1]
 # Installed name of each source folder.
@@ -107,6 +109,26 @@ def test_wheel_tells_version_licence_and_command(wheel: zipfile.ZipFile) -> None
     assert "\nRequires-Python: >=3.10\n" in metadata
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
     assert "contrastile = contrastile.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+
+
+def test_wheel_requires_torch_and_no_triton_of_its_own(wheel: zipfile.ZipFile) -> None:
+    """A GPU build of torch brings the Triton that it needs; a second would lie in one folder with
+    another's. Tests need one, and the bound is the one that the backend holds it to.
+    """
+    metadata = wheel.read(f"contrastile-{contrastile.__version__}.dist-info/METADATA").decode()
+    lines = [line.partition(": ")[2] for line in metadata.splitlines() if "Requires-Dist:" in line]
+    required = {line for line in lines if "extra ==" not in line}
+    assert {re.split(r"[<>=!~ ]", line)[0] for line in required} == {
+        "numpy",
+        "torch",
+        "typing-extensions",
+    }
+    assert "torch>=2.9" in required
+    oldest = ".".join(map(str, OLDEST_TRITON))
+    (triton,) = [line for line in lines if line.startswith("triton")]
+    assert triton.startswith(f"triton>={oldest};") and 'extra == "triton"' in triton
+    (own,) = [line for line in lines if line.startswith("contrastile[")]
+    assert "triton" in own.partition("]")[0] and 'extra == "test"' in own
 
 
 def test_every_file_is_importable_under_its_installed_name(installed: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 
 import torch
 
@@ -16,6 +17,8 @@ from .precision import uses_tensor_cores
 # Predicted for an H200: 10 bytes a score to write, read and weigh kept dot products take 2.5 ps of
 # its memory; to compute them again takes 2 D flop, at 600 TFLOP/s 2.6 ps.
 KEEP_FROM = 768
+# The first that compiles device functions which call themselves, as those of predicates do.
+OLDEST_TRITON = (3, 5)
 
 
 def interpreting() -> bool:
@@ -23,6 +26,25 @@ def interpreting() -> bool:
     from triton import knobs
 
     return bool(knobs.runtime.interpret)
+
+
+@cache
+def why_unavailable() -> str | None:
+    """None, or what is wrong with the Triton that is installed, and how to get another."""
+    if importlib.util.find_spec("triton") is None:
+        return (
+            "the package triton is not installed: a GPU build of torch brings its own, beside "
+            "another build `pip install 'contrastile[triton]'` installs it"
+        )
+    import triton
+
+    found, oldest = triton.__version__, ".".join(map(str, OLDEST_TRITON))
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_TRITON:
+        return (
+            f"triton {found} is too old, its kernels need {oldest} or newer: every GPU build of "
+            "torch 2.9 or newer brings one that is"
+        )
+    return None
 
 
 class TritonBackend:
@@ -34,9 +56,7 @@ class TritonBackend:
     settles_strips = False
 
     def available(self) -> str | None:
-        if importlib.util.find_spec("triton") is None:
-            return "the package triton is not installed"
-        return None
+        return why_unavailable()
 
     def supports(self, problem: Problem) -> str | None:
         if problem.device.type == "cuda" or (problem.device.type == "cpu" and interpreting()):
