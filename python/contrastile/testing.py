@@ -1,4 +1,4 @@
-"""Tools to test code that computes losses: what it allocates."""
+"""Tools to test code that computes losses: what it allocates, what values it was given."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from weakref import ref
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from .problem.values import checked_values
 
 
 class AllocationSpy(TorchDispatchMode):
@@ -82,4 +84,4 @@ def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
             yield leaf.untyped_storage()
 
 
-__all__ = ["AllocationSpy"]
+__all__ = ["AllocationSpy", "checked_values"]

@@ -11,7 +11,6 @@ from ..problem import Channel, Equal, Index, Pairs
 from ..problem.checks import (
     check_embedding,
     check_integers,
-    check_number,
     check_same_rows,
     check_same_size,
 )
@@ -77,14 +76,12 @@ def clip_loss(
     check_same_size(NAME, x=x, y=y)
     check_same_rows(NAME, x=x, y=y)
     n, device = len(x), x.device
-    smoothing = check_number(NAME, "label_smoothing", label_smoothing, 0.0, 1.0)
-    check_number(NAME, "margin", margin, -1e6, 1e6)
     scale, bias = opts.scale(n, device), opts.bias(y)
     weights = opts.row_weights(n, device)
     groups = None
     if ids is not None:
         ids = check_integers(NAME, "ids", ids, n, device)
-        groups = Groups.of(ids, ids)
+        groups = Groups.within(ids, opts.ignore_label)
     x, y = opts.embeddings(x), opts.embeddings(y)
 
     own = Index.diagonal(n, device=device)
@@ -107,9 +104,9 @@ def clip_loss(
     (row_lse,), (col_lse,) = stats.rows, stats.columns
     positive = with_margin(raw, scale, margin)
     losses = (softmax_loss(row_lse, positive) + softmax_loss(col_lse, positive)) * 0.5
-    if smoothing:
+    if label_smoothing:
         for total, included in _included(x, y, groups, scale, bias):
-            part = smoothing_term(positive, total - raw, included, smoothing)
+            part = smoothing_term(positive, total - raw, included, label_smoothing)
             losses = losses + 0.5 * part
 
     def valid() -> Tensor:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..problem.checks import check_number
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import reduce_rows
@@ -99,7 +98,6 @@ def dclw_loss(
     tensor(-0.2082)
     """
     opts = Options("dclw_loss", **options)
-    check_number("dclw_loss", "sigma", sigma, 1e-12, 1e12)
     views = TwoViews.of(opts, z0, z1, ids, margin)
     n = len(z0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Sums over the items that share an id, in O(N D): no pass over the scores."""
+"""Items that share an id: their codes, and sums over them in O(N D), without the scores."""
 
 from __future__ import annotations
 
@@ -12,20 +12,44 @@ from .options import widen
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Query and key ids as small codes, with the number of keys of each code."""
+    """Query and key ids as small codes, with the number of keys of each code.
+
+    An item whose id is ``ignore_label`` belongs to no class: it gets a code of its own.
+    """
 
     query: Tensor
     key: Tensor
     sizes: Tensor
 
     @classmethod
-    def of(cls, query_ids: Tensor, key_ids: Tensor) -> Groups:
-        """Groups of int64 ids; ``query_ids is key_ids`` is allowed."""
-        every = query_ids if query_ids is key_ids else torch.cat([query_ids, key_ids])
-        codes, inverse = torch.unique(every, return_inverse=True)
-        query, key = inverse[: len(query_ids)], inverse[len(inverse) - len(key_ids) :]
-        sizes = torch.bincount(key, minlength=len(codes))
-        return cls(query, key, sizes)
+    def of(cls, query_ids: Tensor, key_ids: Tensor, ignore_label: int | None = None) -> Groups:
+        """Groups of two sets of items, by int64 ids: ignored ones share a class with none."""
+        codes, inverse = torch.unique(torch.cat([query_ids, key_ids]), return_inverse=True)
+        query, key = inverse.split([len(query_ids), len(key_ids)])
+        number = len(codes)
+        if ignore_label is not None:
+            # Codes that the other side does not have do for all of them.
+            query = query.masked_fill(query_ids == ignore_label, number)
+            key = key.masked_fill(key_ids == ignore_label, number + 1)
+            number += 2
+        return cls(query, key, torch.bincount(key, minlength=number))
+
+    @classmethod
+    def within(cls, ids: Tensor, ignore_label: int | None = None) -> Groups:
+        """Groups of one set of items, queries and keys at once: an ignored item's class is itself.
+
+        Both sides are one tensor, which tells that scores are symmetric without comparing them.
+        """
+        codes, own = torch.unique(ids, return_inverse=True)
+        if ignore_label is not None:
+            ignored = ids == ignore_label
+            own = torch.where(ignored, len(codes) - 1 + ignored.cumsum(0), own)
+        return cls(own, own, torch.bincount(own, minlength=len(codes)))
+
+    def in_two_views(self) -> Groups:
+        """One set of items, each of them twice: first all first views, then all second ones."""
+        both = self.query.repeat(2)
+        return Groups(both, both, 2 * self.sizes)
 
     def counts(self) -> Tensor:
         """For each query, the number of keys with its id, int64."""

@@ -13,7 +13,6 @@ from ..problem.checks import (
     check_embedding,
     check_index,
     check_integers,
-    check_number,
     check_same_size,
     shape,
 )
@@ -90,11 +89,9 @@ def info_nce(
         check_embedding(NAME, "negatives", negatives)
         check_same_size(NAME, query=query, negatives=negatives)
     n, m, device = len(query), len(key), query.device
-    smoothing = check_number(NAME, "label_smoothing", label_smoothing, 0.0, 1.0)
-    check_number(NAME, "margin", margin, -1e6, 1e6)
     own = _positives(positives, n, m, query, key)
     columns = own.columns
-    groups = _groups(query_ids, key_ids, n, m, device)
+    groups = _groups(query_ids, key_ids, query, key, opts.ignore_label)
     scale, bias = opts.scale(n, device), opts.bias(key, per_key=True)
     weights = opts.row_weights(n, device)
     own_key = key is query
@@ -132,10 +129,10 @@ def info_nce(
         rank = None if rank is None or extra.row_rank is None else rank + extra.row_rank
     positive = with_margin(stats.positive, scale, margin)
     losses = softmax_loss(lse, positive)
-    if smoothing:
+    if label_smoothing:
         total, included = _included(query, key, negatives, columns, groups, scale, bias, opts)
         total = total - stats.positive
-        losses = losses + smoothing_term(positive, total, included, smoothing)
+        losses = losses + smoothing_term(positive, total, included, label_smoothing)
 
     def valid() -> Tensor:
         return (columns >= 0) & ~torch.isneginf(lse)
@@ -144,7 +141,7 @@ def info_nce(
         denominator = torch.logaddexp(lse, positive)
         return make_stats(denominator, stats.positive, rank, valid())  # type: ignore[arg-type]
 
-    tell = positives is not None or smoothing or wants_valid(opts)
+    tell = positives is not None or label_smoothing or wants_valid(opts)
     return reduce_rows(opts, losses, valid if tell else None, weights, seen)
 
 
@@ -196,16 +193,22 @@ def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Ten
 
 
 def _groups(
-    query_ids: Tensor | None, key_ids: Tensor | None, n: int, m: int, device: torch.device
+    query_ids: Tensor | None,
+    key_ids: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    ignore_label: int | None,
 ) -> Groups | None:
     if query_ids is None and key_ids is None:
         return None
     if query_ids is None or key_ids is None:
         raise InputError(f"{NAME}: query_ids and key_ids go together, got only one of them")
-    same = query_ids is key_ids
-    query_ids = check_integers(NAME, "query_ids", query_ids, n, device)
-    key_ids = query_ids if same else check_integers(NAME, "key_ids", key_ids, m, device)
-    return Groups.of(query_ids, key_ids)
+    one_set = query is key and query_ids is key_ids
+    query_ids = check_integers(NAME, "query_ids", query_ids, len(query), query.device)
+    if one_set:
+        return Groups.within(query_ids, ignore_label)
+    key_ids = check_integers(NAME, "key_ids", key_ids, len(key), query.device)
+    return Groups.of(query_ids, key_ids, ignore_label)
 
 
 def _scalar_bias(opts: Options, negatives: Tensor) -> Tensor | None:
@@ -252,4 +255,4 @@ def _included(
 
 
 def _dot_with_positive(query: Tensor, key: Tensor, columns: Tensor) -> Tensor:
-    return gather_dot(query, key, columns)
+    return gather_dot(query, key, columns, caller=NAME)

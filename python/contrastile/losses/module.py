@@ -2,66 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from inspect import Parameter, Signature, signature
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from .options import LossOutput
+from .options import LossOutput, Options, check_names, check_own_options
+
+SHARED = {field.name for field in fields(Options)} - {"caller"}
+SCALES = ("temperature", "logit_scale")
 
 
 class Loss(nn.Module):
     """A loss that remembers its options; ``forward`` may override them call by call.
 
-    A tensor option that is an ``nn.Parameter`` (a learnable temperature) becomes a parameter of
-    the module; another tensor becomes a buffer.
+    Options are attributes, to be read and set. One that is an ``nn.Parameter`` (a learnable
+    temperature) is a parameter of the module; another tensor is a buffer.
     """
 
     function: ClassVar[Callable[..., LossOutput]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Show the options of the loss as those of the module, in ``help`` and in editors."""
+        """Show the options of the loss, or what a subclass's own constructor takes."""
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = Signature(list(_options(cls.function).values()))  # type: ignore[attr-defined]
+        if cls.__init__ is Loss.__init__:
+            shown = list(_options(cls.function))
+        else:
+            shown = list(signature(cls.__init__).parameters.values())[1:]
+        cls.__signature__ = Signature(shown)  # type: ignore[attr-defined]
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *unnamed: Any, **options: Any) -> None:
         super().__init__()
-        allowed = _options(self.function)
-        self.options: dict[str, Any] = {}
-        for name, value in options.items():
-            if name not in allowed:
-                raise TypeError(
-                    f"{type(self).__name__}: no option {name!r}; "
-                    f"its options are {', '.join(sorted(allowed))}"
-                )
-            if isinstance(value, nn.Parameter):
-                self.register_parameter(name, value)
-            elif isinstance(value, Tensor):
-                self.register_buffer(name, value)
+        caller, known = type(self).__name__, list(_options(self.function))
+        if unnamed:
+            raise TypeError(
+                f"{caller}: options are given by name, {caller}(temperature=0.07), and tensors "
+                f"when the module is called; got {len(unnamed)} without a name"
+            )
+        check_names(caller, options, {option.name for option in known})
+        check_own_options(caller, options)
+        Options(caller, **{name: value for name, value in options.items() if name in SHARED})
+        for option in known:
+            value = options.get(option.name, option.default)
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(option.name, value)
             else:
-                self.options[name] = value
+                setattr(self, option.name, value)
 
     def forward(self, *args: Tensor, **overrides: Any) -> LossOutput:
         """The loss of these tensors, with the module's options and these on top."""
-        options = {**self.options, **self._tensors()}
-        if overrides.keys() & {"temperature", "logit_scale"}:
-            options.pop("temperature", None)
-            options.pop("logit_scale", None)
+        options = {option.name: getattr(self, option.name) for option in _options(self.function)}
+        if overrides.keys() & set(SCALES):
+            options |= dict.fromkeys(SCALES)
+        # By the class: an attribute of the instance would not be pickled, nor is it a method.
         return type(self).function(*args, **{**options, **overrides})
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Options that are tensors; one that serves twice counts twice."""
-        return {
-            **dict(self.named_parameters(remove_duplicate=False)),
-            **dict(self.named_buffers(remove_duplicate=False)),
-        }
-
     def extra_repr(self) -> str:
-        """The options, as they would be typed."""
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        """The options that were chosen, as they would be typed."""
+        values = ((option, getattr(self, option.name)) for option in _options(self.function))
+        return ", ".join(
+            f"{option.name}={value!r}"
+            for option, value in values
+            if not isinstance(value, Tensor) and value != option.default
+        )
 
 
-def _options(function: Callable[..., LossOutput]) -> dict[str, Parameter]:
-    parameters = signature(function).parameters
-    return {n: p for n, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
+def _options(function: Callable[..., LossOutput]) -> Iterator[Parameter]:
+    parameters = signature(function).parameters.values()
+    return (option for option in parameters if option.kind is Parameter.KEYWORD_ONLY)

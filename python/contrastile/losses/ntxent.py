@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..problem.checks import check_number
 from .ids import all_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
@@ -56,12 +55,11 @@ def nt_xent(
     tensor(0.5944)
     """
     opts = Options(NAME, **options)
-    smoothing = check_number(NAME, "label_smoothing", label_smoothing, 0.0, 1.0)
     views = TwoViews.of(opts, z0, z1, ids, margin)
     losses = softmax_loss(views.negatives, views.positive)
-    if smoothing:
+    if label_smoothing:
         total, included = _negative_sums(views)
-        losses = losses + smoothing_term(views.positive, total, included, smoothing)
+        losses = losses + smoothing_term(views.positive, total, included, label_smoothing)
     return reduce_rows(
         opts,
         losses,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, signature
+from numbers import Integral
 from typing import Any, ParamSpec, TypeAlias, TypedDict
 
 import torch
@@ -18,12 +19,20 @@ from ..problem.checks import (
     check_number,
     check_switch,
     check_vector,
+    is_number,
     shape,
 )
 from ..problem.problem import check_workspace
 from ..problem.scores import LARGEST_SCALE, check_scale
+from ..problem.storage import check_storage
+from ..problem.values import readable
+from .advice import advise_on
 
 P = ParamSpec("P")
+
+# Options that some losses have besides the shared ones, with what they may be.
+OWN_NUMBERS = {"margin": (-1e6, 1e6), "label_smoothing": (0.0, 1.0), "sigma": (1e-12, 1e12)}
+OWN_CHOICES = {"variant": ("out", "in"), "direction": ("both", "rows", "columns")}
 
 # A Tensor, or (Tensor, Stats) with return_stats=True: a union would make every typed caller
 # narrow it before .backward().
@@ -40,6 +49,7 @@ class LossOptions(TypedDict, total=False):
     normalize: bool
     reduction: str
     empty: str
+    ignore_label: int | None
     group: None
     backend: str
     workspace: int | None
@@ -52,16 +62,25 @@ class Options:
 
     Args:
         temperature: divides the dot products: a positive float, a 0-d tensor or one value a row.
-            The values of a tensor are not looked at.
-        logit_scale: multiplies them instead (already exponentiated). Exactly one of the two.
+            A tensor that is not positive is an error on the CPU; on a GPU, which the host does not
+            wait for, the loss is NaN, and ``contrastile.testing.checked_values`` says why.
+        logit_scale: multiplies them instead (already exponentiated). Exactly one of the two. 0 is
+            allowed (all scores are equal), a negative one warns: it trains the opposite.
         logit_bias: added to every score: a float or a 0-d tensor.
         weights: one weight a row; the mean still divides by the number of rows.
         normalize: divide each embedding by its length, in fp32 (fp64); zero rows stay zero.
         reduction: "mean", "sum" or "none".
         empty: rows without a positive or without a negative: "zero" counts them as 0, "skip"
             leaves them out of the mean, "error" raises.
-        group: None. The loss is of one process's embeddings; a process group is refused.
-        backend: "auto", "cpu", "triton" or "reference".
+        ignore_label: the id (label) of items that belong to no class: such an item has no positive
+            by id and is a negative of all others. -1, as in ``positives=``, where it means "none";
+            with None every integer is a class.
+        group: None; a process group is refused. The loss is of the embeddings that it is given:
+            with several processes give it all of them, from a differentiable all-gather.
+            docs/faq.md shows one, and what becomes of the gradient without.
+        backend: "auto" takes the first that can, of "cpu" (CPU, fused), "triton" (GPU, fused),
+            "cuda" (GPU, kernels in CUDA C++, only by name) and "reference" (anywhere, stores all
+            scores, only by name). Of one that cannot the error says why.
         workspace: bytes that the scores may take at any time; default 256 MiB,
             on a GPU a 64th of its memory if that is more.
         return_stats: return ``(loss, Stats)``.
@@ -75,6 +94,7 @@ class Options:
     normalize: bool = False
     reduction: str = "mean"
     empty: str = "zero"
+    ignore_label: int | None = -1
     group: None = None
     backend: str = "auto"
     workspace: int | None = None
@@ -87,32 +107,62 @@ class Options:
         check_workspace(self.caller, self.workspace)
         for name in ("normalize", "return_stats"):
             check_switch(self.caller, name, getattr(self, name))
+        _check_ignore_label(self.caller, self.ignore_label)
         if self.group is not None:
             raise InputError(
                 f"{self.caller}: group is not supported yet, got {self.group!r}; gather the "
                 "embeddings with a differentiable all-gather and pass those"
             )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        """What can be said of scale and bias without the embeddings."""
+        if self.temperature is not None and self.logit_scale is not None:
+            raise self._not_one_scale("both")
+        for name in ("temperature", "logit_scale"):
+            value = getattr(self, name)
+            if value is None or isinstance(value, Tensor):
+                continue
+            if name == "temperature" and is_number(value) and not value > 0:
+                raise InputError(f"{self.caller}: temperature must be positive, got {value}")
+            check_scale(self.caller, name, value, 0, torch.device("cpu"))
+            if name == "temperature":
+                check_number(self.caller, name, value, 1.0 / LARGEST_SCALE, LARGEST_SCALE)
+        if self.logit_bias is not None and not isinstance(self.logit_bias, Tensor):
+            low, high = -LARGEST_SCALE, LARGEST_SCALE
+            check_number(self.caller, "logit_bias", self.logit_bias, low, high)
+
+    def _not_one_scale(self, got: str) -> InputError:
+        return InputError(
+            f"{self.caller}: give exactly one of temperature and logit_scale, got {got}; "
+            "temperature=0.07 is the usual start"
+        )
 
     def scale(self, n: int, device: torch.device) -> float | Tensor:
         """What multiplies the dot products of ``n`` rows."""
-        caller = self.caller
-        if (self.temperature is None) == (self.logit_scale is None):
-            got = "neither" if self.temperature is None else "both"
-            raise InputError(
-                f"{caller}: give exactly one of temperature and logit_scale, got {got}; "
-                "temperature=0.07 is the usual start"
-            )
         if self.logit_scale is not None:
-            check_scale(caller, "logit_scale", self.logit_scale, n, device)
+            check_scale(self.caller, "logit_scale", self.logit_scale, n, device)
             return self.logit_scale
-        assert self.temperature is not None
-        check_scale(caller, "temperature", self.temperature, n, device)
-        if isinstance(self.temperature, Tensor):
-            return widen(self.temperature).reciprocal()
-        if self.temperature <= 0:
-            raise InputError(f"{caller}: temperature must be positive, got {self.temperature}")
-        smallest = 1.0 / LARGEST_SCALE
-        return 1.0 / check_number(caller, "temperature", self.temperature, smallest, LARGEST_SCALE)
+        temperature = self.temperature
+        if temperature is None:
+            raise self._not_one_scale("neither")
+        check_scale(self.caller, "temperature", temperature, n, device)
+        if isinstance(temperature, Tensor):
+            return self._reciprocal(widen(temperature))
+        return 1.0 / float(temperature)
+
+    def _reciprocal(self, temperature: Tensor) -> Tensor:
+        """1 / temperature; one that is not positive is an error, or NaN where only a GPU knows."""
+        positive = temperature > 0
+        if not readable(temperature):
+            return torch.where(positive, temperature.reciprocal(), torch.nan)
+        if not bool(positive.all()):
+            wrong = float(temperature.detach()[~positive].min())
+            raise InputError(
+                f"{self.caller}: temperature must be positive, got {wrong:g}; learn its logarithm "
+                "and pass log_temperature.exp()"
+            )
+        return temperature.reciprocal()
 
     def scalar_scale(self, n: int, device: torch.device) -> float | Tensor:
         """The scale of a loss in which one row's scale would have to be another's too."""
@@ -131,10 +181,8 @@ class Options:
         if bias is None:
             return None
         if not isinstance(bias, Tensor):
-            number = check_number(self.caller, "logit_bias", bias, -LARGEST_SCALE, LARGEST_SCALE)
-            return (
-                torch.full((m,), number, dtype=wide_dtype(key), device=device) if number else None
-            )
+            dtype, number = wide_dtype(key), float(bias)
+            return torch.full((m,), number, dtype=dtype, device=device) if number else None
         if bias.dim() == 0 or bias.shape == (1,):
             check_scale(self.caller, "logit_bias", bias, m, device)
             # Its gradient is summed over rows: in fp64, to be rounded once.
@@ -158,7 +206,7 @@ class Options:
     @property
     def engine(self) -> dict[str, Any]:
         """What the primitives take of these options."""
-        return {"backend": self.backend, "workspace": self.workspace}
+        return {"backend": self.backend, "workspace": self.workspace, "caller": self.caller}
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
@@ -180,9 +228,32 @@ def unit_length(x: Tensor) -> Tensor:
     return wide * torch.where(zero, 0.0, 1.0 / torch.where(zero, 1.0, length))
 
 
+def check_own_options(caller: str, options: Mapping[str, Any]) -> None:
+    """Options that only some losses have: what can be said without the embeddings."""
+    for name, (low, high) in OWN_NUMBERS.items():
+        if name in options:
+            check_number(caller, name, options[name], low, high)
+    for name, choices in OWN_CHOICES.items():
+        if name in options:
+            check_choice(caller, name, options[name], choices)
+
+
+def check_names(caller: str, given: Iterable[str], names: Collection[str]) -> None:
+    """Every option is one that there is."""
+    for name in given:
+        if name not in names:
+            raise TypeError(
+                f"{caller}: no option {name!r}; its options are {', '.join(sorted(names))}"
+            )
+
+
 def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
-    """Show the shared options in the signature (``help``, editors), and name unknown ones."""
-    own = signature(function)
+    """What every loss does around its formula.
+
+    It shows the shared options in its signature (``help``, editors), names what was misnamed,
+    checks its own options and gives advice on a call that worked.
+    """
+    caller, own = function.__name__, signature(function)
     shared = [
         Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
         for f in fields(Options)
@@ -190,16 +261,32 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
     ]
     explicit = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     names = {p.name for p in (*explicit, *shared)}
+    tensors = [p.name for p in explicit if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    keywords = [p.name for p in explicit if p.name not in tensors]
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> LossOutput:
-        for name in kwargs:
-            if name not in names:
-                raise TypeError(
-                    f"{function.__name__}: no option {name!r}; "
-                    f"its options are {', '.join(sorted(names))}"
-                )
-        return function(*args, **kwargs)
+        if len(args) > len(tensors):
+            raise TypeError(
+                f"{caller}: {', '.join(tensors)} are its positional arguments, got {len(args)}; "
+                f"give the others by name: {'=, '.join(('logit_scale', 'temperature', *keywords))}="
+            )
+        given: dict[str, Any] = dict(zip(tensors, args, strict=False)) | kwargs
+        check_storage(caller, given)
+        check_names(caller, kwargs, names)
+        check_own_options(caller, kwargs)
+        loss = function(*args, **kwargs)
+        advise_on(caller, [given[name] for name in tensors[:2]], kwargs)
+        return loss
 
     checked.__signature__ = own.replace(parameters=[*explicit, *shared])  # type: ignore[attr-defined]
     return checked
+
+
+def _check_ignore_label(caller: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{caller}: ignore_label must be an integer or None, got {value!r}")
+    if not -(2**63) <= int(value) < 2**63:
+        raise InputError(f"{caller}: ignore_label must be an int64, got {value}")

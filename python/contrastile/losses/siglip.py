@@ -9,6 +9,7 @@ from typing_extensions import Unpack
 from ..engine.one_pass import Expected
 from ..ops import pair_sum
 from ..problem import Equal, Index, Phi, Term
+from ..problem.advice import advise
 from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
 from .ids import Groups
 from .module import Loss
@@ -64,7 +65,7 @@ def siglip_loss(
     count = torch.ones(n, dtype=torch.int64, device=device)
     if ids is not None:
         ids = check_integers(NAME, "ids", ids, n, device)
-        groups = Groups.of(ids, ids)
+        groups = Groups.within(ids, opts.ignore_label)
         count = groups.counts()
         same = Equal(groups.query, groups.key)
         terms = [Term(Phi.SOFTPLUS, ~own & ~same), Term(Phi.SOFTPLUS, ~own & same, factor=-1.0)]
@@ -95,6 +96,15 @@ def siglip_loss(
         score = positive if thresholds is None else thresholds.to(positive.dtype)
         return make_stats(None, score, stats.row_rank, torch.ones_like(count, dtype=torch.bool))
 
+    if opts.logit_bias is None:
+        advise(
+            NAME,
+            "no bias",
+            "without a logit_bias each negative starts at a probability of about one half, and N "
+            "of them swamp each positive; the paper learns a bias that starts at -10, beside a "
+            "logit_scale that starts at 10",
+            "logit_bias=0.0",
+        )
     return reduce_rows(opts, losses, None, weights, seen)
 
 

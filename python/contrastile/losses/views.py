@@ -12,7 +12,6 @@ from ..problem import Channel, Equal, Index, Pairs
 from ..problem.checks import (
     check_embedding,
     check_integers,
-    check_number,
     check_same_rows,
     check_same_size,
 )
@@ -46,7 +45,6 @@ class TwoViews:
         check_embedding(caller, "z1", z1)
         check_same_size(caller, z0=z0, z1=z1)
         check_same_rows(caller, z0=z0, z1=z1)
-        check_number(caller, "margin", margin, -1e6, 1e6)
         n, device = len(z0), z0.device
         scale = opts.scalar_scale(n, device)
         weights = opts.row_weights(n, device)
@@ -56,8 +54,8 @@ class TwoViews:
         kept: Pairs = ~own & ~partners
         groups = None
         if ids is not None:
-            ids = check_integers(caller, "ids", ids, n, device).repeat(2)
-            groups = Groups.of(ids, ids)
+            ids = check_integers(caller, "ids", ids, n, device)
+            groups = Groups.within(ids, opts.ignore_label).in_two_views()
             kept &= ~Equal(groups.query, groups.key)
         stats = log_sum_exp(
             z,

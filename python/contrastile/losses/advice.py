@@ -1,0 +1,114 @@
+"""A look at a call that worked: is it probably not what was meant?
+
+Each rule is drawn so that no right use is near it; what cannot be told apart from right use stands
+in docs/faq.md instead. On the CPU every call is looked at, until the advice was given. A look at a
+GPU's values waits for it, so there only the first call of each function is looked at, and none that
+a CUDA graph is capturing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..problem.advice import Once, advise
+from ..problem.values import capturing, readable
+
+# Scales of which somebody forgot the exponential: logarithms of 1 / temperature as they start or
+# are clamped, two of them as they are typed. Compared to a few roundings of fp32: no scale that is
+# learned as it is passes through one of them by chance.
+LOGARITHMS = (*(math.log(1 / t) for t in (0.01, 0.02, 0.05, 0.07, 0.1)), 2.6592, 2.6593)
+ROUNDINGS = 4e-7
+# Embeddings as long as SMALL_LENGTHS are none that were meant to be normalised; a scale from
+# SHARP on is one that was meant for such. The scores of normalised ones at temperature 0.005 reach
+# 200.
+SMALL_LENGTHS = 2.0
+SHARP = 5.0
+SATURATED = 300.0
+# How many rows of a set are looked at.
+ROWS = 4
+
+# Functions whose first call with tensors on a device was looked at.
+LOOKED = Once()
+
+
+def advise_on(caller: str, tensors: Sequence[Tensor], options: Mapping[str, Any]) -> None:
+    """Advice on a call of ``caller`` with these tensors (two sets, or one and its labels)."""
+    query, key = tensors[0], tensors[min(1, len(tensors) - 1)]
+    if not _may_look(caller, query):
+        return
+    if not key.is_floating_point():
+        key = query
+    scale = _smallest_scale(options)
+    if scale is None:
+        return
+    if scale < 0:
+        advise(
+            caller,
+            "negative scale",
+            f"logit_scale is negative ({scale:g}), which pulls negatives closer and pushes "
+            "positives away; learn its logarithm and pass log_scale.exp(), or negate one set of "
+            "embeddings",
+        )
+    if any(math.isclose(scale, logarithm, rel_tol=ROUNDINGS) for logarithm in LOGARITHMS):
+        advise(
+            caller,
+            "logarithm of a scale",
+            f"the scale {scale:.4f} looks like the logarithm of {math.exp(scale):.4g}; a scale is "
+            "the factor itself, pass logit_scale=log_scale.exp()",
+        )
+    if scale >= SHARP and not options.get("normalize", False):
+        _advise_on_lengths(caller, query, key, scale)
+
+
+def _may_look(caller: str, tensor: Tensor) -> bool:
+    if readable(tensor):
+        return True
+    if torch.compiler.is_compiling() or capturing(tensor) or (caller,) in LOOKED:
+        return False
+    LOOKED.add((caller,))
+    return True
+
+
+def _smallest_scale(options: Mapping[str, Any]) -> float | None:
+    """What all dot products are multiplied by at least."""
+    scale, temperature = options.get("logit_scale"), options.get("temperature")
+    if scale is not None:
+        return _end(scale, torch.min)
+    largest = _end(temperature, torch.max)
+    return 1.0 / largest if largest else None
+
+
+def _end(values: float | Tensor, which: Callable[[Tensor], Tensor]) -> float | None:
+    if not isinstance(values, Tensor):
+        return float(values)
+    return float(which(values.detach())) if values.numel() else None
+
+
+def _advise_on_lengths(caller: str, query: Tensor, key: Tensor, scale: float) -> None:
+    if not (len(query) and len(key)):
+        return
+    # One long row is no mistake, long rows are; of short ones one is enough to know.
+    for rows in (1, ROWS):
+        lengths = _shortest(query, rows) * _shortest(key, rows)
+        if lengths < SMALL_LENGTHS or scale * lengths < SATURATED:
+            break
+    else:
+        advise(
+            caller,
+            "long embeddings",
+            f"the embeddings are not of unit length, and with a scale of {scale:.4g} (temperature "
+            f"{1 / scale:.2g}) their scores reach about {scale * lengths:.0f}: the softmax knows "
+            "only 0 and 1 then; pass normalize=True, or a larger temperature",
+        )
+
+
+def _shortest(embeddings: Tensor, rows: int) -> float:
+    """The least length among the first rows."""
+    first = embeddings.detach()[:rows].float()
+    lengths = torch.linalg.vector_norm(first, dim=1)
+    return float(lengths if rows == 1 else lengths.min())
