@@ -1,4 +1,7 @@
-"""Every shipped kernel compiled for every supported GPU, and held to the rules of benches/gates."""
+"""Every shipped kernel compiled for every supported GPU, and held to the rules of benches/gates.
+
+The test command takes one architecture, the tier of gates all.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,25 @@ def gates(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+def test_one_architecture() -> None:
+    """Each kernel, in each form that it has."""
+    done = gates("--arch", "sm_90", "--dtype", "bf16", "--loss", "clip_loss", "siglip_loss")
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    seen = {tuple(line.split()[2:5]) for line in done.stdout.splitlines()[:-1]}
+    assert seen == {
+        ("clip_loss", name, form) for name in ("reduce", "weigh") for form in ("fixed", "general")
+    } | {("siglip_loss", name, "fixed") for name in ("reduce", "weigh")}
+
+
 # gfx90a has the configurations and the instructions of gfx942.
+@pytest.mark.gates
 @pytest.mark.parametrize("arch", [*ARCHS, "gfx90a"])
 def test_half_precision(arch: str) -> None:
     done = gates("--arch", arch, "--dtype", "bf16", "--loss", *LOSSES)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
+@pytest.mark.gates
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_other_dtypes(arch: str, dtype: str) -> None:
@@ -52,6 +67,7 @@ def test_other_dtypes(arch: str, dtype: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
+@pytest.mark.gates
 def test_sizes_that_tiles_divide() -> None:
     """The kernels of most batches, which ask of no pair whether it is there."""
     arguments = ("--arch", "sm_90", "--dtype", "bf16", "--rows", str(EVEN), "--size", "64", "1024")
@@ -62,6 +78,7 @@ def test_sizes_that_tiles_divide() -> None:
     assert all(any(f"D {size} " in line for line in lines) for size in (64, 1024))
 
 
+@pytest.mark.gates
 def test_small_embeddings_of_a_shallow_launch() -> None:
     """Of sm_100, where a loop of one step is pipelined as nothing else is."""
     arguments = ("--arch", "sm_100", "--dtype", "bf16", "--size", "64")
@@ -69,6 +86,7 @@ def test_small_embeddings_of_a_shallow_launch() -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
+@pytest.mark.gates
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "gfx942", "gfx90a"])
 def test_tf32_once_torch_allows_it(arch: str) -> None:
     """But not on gfx90a, for which Triton refuses to compile it."""
@@ -76,6 +94,7 @@ def test_tf32_once_torch_allows_it(arch: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
+@pytest.mark.gates
 def test_specialised_launches() -> None:
     """Those on trial, with the Triton that they are for."""
     arguments = ("--arch", "sm_90", "--dtype", "bf16", "--specialised", "--loss")
@@ -86,6 +105,7 @@ def test_specialised_launches() -> None:
     assert done.stdout.count("128x256x32") == done.stdout.count("128x256x64") == 2
 
 
+@pytest.mark.gates
 def test_a_broken_rule_is_reported(tmp_path: Path) -> None:
     """The gates can fail: eight stages do not fit in shared memory."""
     launch = replace(shipped("sm_90")["half", Purpose.REDUCE], stages=8)

@@ -13,32 +13,35 @@ from test_cuda_kernels import close, total
 
 # One kind of element on one family: all that a spoilt kernel is tried with.
 SOURCE = """
+#include "device.h"
 #include "launch_{family}.h"
 #include "launch_vectors.h"
 namespace contrastile::cuda {{
 const Launcher& launcher(Element, Family) {{ return {family}::kLauncher<Bf16>; }}
 extern const VectorLauncher vectors = kVectors;
-int shared_bytes(int) {{ return 232448; }}
 }}
 """
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """In ``file`` every ``old`` becomes ``new``."""
+    """In ``file`` every ``old`` becomes ``new``, and what ``also`` has first becomes its second."""
 
     family: str
     file: str
     old: str
     new: str
     weighs: bool = False
+    also: tuple[str, str] | None = None
 
     def apply(self, kernels: Path) -> None:
         """Spoil a copy of the sources."""
         path = kernels / self.file
         text = path.read_text()
-        assert self.old in text, f"{self.file} has no {self.old!r}"
-        path.write_text(text.replace(self.old, self.new))
+        for old, new in ((self.old, self.new), *([self.also] if self.also else [])):
+            assert old in text, f"{self.file} has no {old!r}"
+            text = text.replace(old, new)
+        path.write_text(text)
 
 
 MUTATIONS = {
@@ -93,6 +96,13 @@ MUTATIONS = {
         "sm90.h",
         "barrier_arrive_at(empty, rank)",
         "barrier_arrive_at(empty, hw::cluster_rank())",
+    ),
+    "stage given back by one warp for all four": Mutation(
+        "sm90",
+        "sm90.h",
+        "rank = hw::thread() % 32;",
+        "rank = hw::thread() % kGroupThreads;",
+        also=("kConsumers * kGroupWarps);", "kConsumers);"),
     ),
     "queries expected by no barrier": Mutation(
         "sm90", "sm90.h", "(full, Shape::kStageBytes)", "(full, Shape::kKeyBytes)"
@@ -159,6 +169,7 @@ def check(problem: Problem, mutation: Mutation) -> None:
     close(cols, values.sum(0), values.sum(0), problem.tolerance)
 
 
+@pytest.mark.gates
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_mistakes_are_noticed(name: str, tmp_path: Path) -> None:
     mutation = MUTATIONS[name]

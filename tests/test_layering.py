@@ -203,11 +203,10 @@ def loaded() -> set[str]:
         "print(json.dumps([seconds, sorted(set(sys.modules) - before)]))"
     )
     command = [sys.executable, "-c", code]
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
-    results = [json.loads(run.stdout) for run in runs]
-    seconds = sorted(result[0] for result in results)[1]
-    print(f"import contrastile: {1000 * seconds:.0f} ms on top of torch, median of 3")
-    return set(results[0][1])
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, names = json.loads(done.stdout)
+    print(f"import contrastile: {1000 * seconds:.0f} ms on top of torch")
+    return set(names)
 
 
 def test_import_loads_nothing_heavy(loaded: set[str]) -> None:

@@ -15,6 +15,7 @@ import emulated
 import pybind11
 import pytest
 
+pytestmark = pytest.mark.gates
 DRIVERS = Path(__file__).parent / "sanitizers"
 PASSES = emulated.ROOT / "csrc"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
