@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import contrastile.functional as losses
 import emulated
@@ -11,12 +12,13 @@ import pytest
 import torch
 from cases import LOSSES, Choice, arguments_for, covering_choices, default_choice
 from contrastile.backends.cuda import CudaBackend, backend, kernel, sums
-from contrastile.backends.cuda.machine import Machine, why_not_compiled
+from contrastile.backends.cuda import machine as machines
+from contrastile.backends.cuda.machine import Machine, why_not_compiled, why_not_driven
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, InputError, Phi, Term
 from helpers import Arguments, cast, evaluate
 from test_error_rule import assert_rule, references
-from waits import STEPS, Waits
+from waits import STEPS, Waits, as_on_a_device
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 CUDA = {"backend": "cuda"}
@@ -198,6 +200,51 @@ def test_a_device_older_than_the_build(
     )
 
 
+@pytest.mark.parametrize(
+    ("major", "runtime", "driver", "runs"),
+    [
+        (9, 13000, 13000, True),
+        (9, 13010, 13000, True),
+        (9, 12090, 13000, True),
+        (9, 13000, 12080, False),
+        (9, 12000, 0, False),
+        (8, 13000, 12080, False),
+        (12, 13000, 13000, True),
+        (12, 13010, 13000, False),
+    ],
+)
+def test_a_driver_older_than_the_toolkit(major: int, runtime: int, driver: int, runs: bool) -> None:
+    """Of its own major version it takes what is compiled for the device, of PTX nothing newer."""
+    assert (why_not_driven(major, ["80", "90a"], runtime, driver) is None) == runs
+
+
+def test_what_the_driver_does_not_take_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA itself would raise at the first question about the device."""
+
+    class Kernels:
+        @staticmethod
+        def versions() -> tuple[int, int]:
+            return 13000, 12080
+
+        @staticmethod
+        def shared_bytes(index: int) -> int:
+            raise RuntimeError("CUDA driver version is insufficient for CUDA runtime version")
+
+    hopper = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: hopper)
+    monkeypatch.setattr(machines, "library", Kernels)
+    monkeypatch.setattr(machines.native, "cuda_archs", lambda: "80 90a")
+    problem: Any = SimpleNamespace(device=torch.device("cuda", 0))
+    machines._of_gpu.cache_clear()
+    reason = CudaBackend().supports(problem)
+    machines._of_gpu.cache_clear()
+    assert reason == (
+        "the kernels were built with CUDA 13.0, and the NVIDIA driver takes no newer than 12.8: "
+        "update the driver, or install contrastile again with a CUDA toolkit of 12.8 or older "
+        "(CUDA_HOME)"
+    )
+
+
 def test_on_the_cpu_there_is_a_reason() -> None:
     x = torch.randn(6, 8).bfloat16()
     with pytest.raises(InputError, match=r"not built|no NVIDIA GPU|not on an NVIDIA GPU"):
@@ -206,7 +253,8 @@ def test_on_the_cpu_there_is_a_reason() -> None:
 
 @pytest.mark.usefixtures("machine", "forms")
 @pytest.mark.parametrize("loss", STEPS)
-def test_a_step_never_waits_for_the_device(loss: str) -> None:
+def test_a_step_never_waits_for_the_device(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_device(monkeypatch, looked=True)
     x, y = (torch.randn(24, 8).half().requires_grad_() for _ in range(2))
     scale = torch.tensor(10.0, requires_grad=True)
     with Waits() as waits:

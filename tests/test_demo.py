@@ -14,7 +14,6 @@ from typing import Any
 import contrastile
 import pytest
 import torch
-from contrastile.backends import BACKENDS
 from contrastile.cli import main
 from torch import Tensor
 
@@ -221,16 +220,6 @@ def test_bench_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "contrastile.benches.run", SimpleNamespace(main=bench))
     assert main(["bench", "--help", "--case", "clip", "--out=here", "extra"]) == 3
     assert seen == [["--help", "--case", "clip", "--out=here", "extra"]]
-
-
-def test_doctor_names_every_backend(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor"]) == 0
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line]
-    facts = {words[0]: words[-1] for words in lines}
-    for backend in BACKENDS:
-        assert facts[backend.name] == (backend.available() or "ready")
-    assert facts["torch"] == torch.__version__
-    assert {"Python", "triton", "threads", "contrastile._C", "matplotlib"} <= facts.keys()
 
 
 def in_fresh_python(missing: tuple[str, ...], *argv: str) -> subprocess.CompletedProcess[str]:

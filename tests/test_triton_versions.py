@@ -22,10 +22,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         module = None if version is None else SimpleNamespace(__version__=version)
         monkeypatch.setitem(sys.modules, "triton", module)
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: module)
-        backend.why_unavailable.cache_clear()
+        backend.installed_triton.cache_clear()
 
     yield become
-    backend.why_unavailable.cache_clear()
+    backend.installed_triton.cache_clear()
 
 
 @pytest.mark.parametrize("version", ["3.5.0", "3.10.1+gitabc", "4.0"])

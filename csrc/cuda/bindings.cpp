@@ -123,6 +123,10 @@ void bind(py::module_& m) {
            "has_row_offset"_a, "col_offset"_a, "pairs"_a, "members"_a, "member_weight"_a, "phi"_a,
            "floor"_a);
   m.def("shared_bytes", &shared_bytes, "device"_a, "Shared memory that a block may take.");
+  m.def("versions", [] {
+    const Versions found = versions();
+    return std::make_tuple(found.runtime, found.driver);
+  }, "CUDA's: what this was built with, and the newest that the driver is for.");
   m.def("tile_cols", [](Element element, const Target& target, int d) {
     return launcher(element, target.family).tile_cols(d, target);
   }, "element"_a, "target"_a, "d"_a, "Columns of a tile.");

@@ -10,4 +10,11 @@ int shared_bytes(int device) {
   return bytes;
 }
 
+Versions versions() {
+  Versions found{};
+  hw::check(cudaRuntimeGetVersion(&found.runtime), "version of CUDA");
+  hw::check(cudaDriverGetVersion(&found.driver), "version of the driver");
+  return found;
+}
+
 }  // namespace contrastile::cuda

@@ -42,6 +42,13 @@ extern const Launcher sm80_bf16, sm80_fp16, sm80_tf32, sm90_bf16, sm90_fp16;
 // Shared memory that a block may take on a device.
 int shared_bytes(int device);
 
+// Of CUDA, as 1000 * major + 10 * minor: the one that this was built with, and the newest that the
+// driver is for, 0 if there is no driver.
+struct Versions {
+  int runtime, driver;
+};
+Versions versions();
+
 // Raises std::invalid_argument where there is none.
 const Launcher& launcher(Element element, Family family);
 

@@ -94,16 +94,24 @@ CONTRASTILE_DEVICE void init_barriers(int stages) {
     hw::barrier_init(&b.queries, 1);
     for (int s = 0; s < stages; ++s) {
       hw::barrier_init(&b.full[s], 1);
-      hw::barrier_init(&b.empty[s], kCluster * kConsumers);
+      hw::barrier_init(&b.empty[s], kCluster * kConsumers * kGroupWarps);
     }
     hw::barrier_init_done();
   }
   hw::sync_cluster();
 }
 
-// By all threads of a consumer: a stage is filled again when no block of the cluster reads it.
+// By all threads of a consumer, after they waited for their products: a stage is filled again when
+// no warp of the cluster reads it. Each warp says so for itself. PTX has a product done "by a
+// warpgroup", but makes a thread wait for what "the executing threads" committed, and lets warps
+// run apart: whether the rows of a warp that has not waited yet are done too, it does not say. One
+// arrival of a whole warpgroup, as in CUTLASS, counts on that; one of each warp, as in DeepGEMM,
+// does not, and costs 12 more arrivals a stage. The lanes of a warp need nothing more: wait_group
+// is .sync.aligned, and a stage is only read by products, which are over, never by loads of a
+// lane. Nothing was written that the copies have to see, so that an arrival at the other block need
+// release nothing.
 CONTRASTILE_DEVICE void give_back(hw::Barrier* empty) {
-  const int rank = hw::thread() % kGroupThreads;
+  const int rank = hw::thread() % 32;
   if (rank < kCluster) hw::barrier_arrive_at(empty, rank);
 }
 

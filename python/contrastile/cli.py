@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _bench(rest)
         if options.command == "tune":
             return _tune(rest)
-        return _doctor()
+        return _doctor(options)
     except ModuleNotFoundError as error:
         package = DEMO_PACKAGES.get((error.name or "").partition(".")[0])
         if package is None:
@@ -60,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
         "curves, retrieval, memory and time. Needs no download; about a minute on two cores.",
     )
     DemoOptions.add_arguments(demo)
-    doctor = commands.add_parser("doctor", help="show what this installation can use, and why")
+    doctor = commands.add_parser(
+        "doctor", help="show what this installation can use, what will run here, and why"
+    )
+    doctor.add_argument("--json", action="store_true", help="the same facts for a program")
     bench = commands.add_parser(
         "bench", help="measure speed and memory (options: contrastile bench --help)", add_help=False
     )
@@ -78,10 +81,10 @@ def _demo(options: argparse.Namespace) -> int:
     return run(DemoOptions.of(options))
 
 
-def _doctor() -> int:
-    from .doctor import report
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import report, report_json
 
-    print(report())
+    print(report_json() if options.json else report())
     return 0
 
 

@@ -1,39 +1,70 @@
-"""What this installation can use, and why not the rest."""
+"""What this installation can use, what will run here, and why not the rest."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from . import __version__, native
-from .backends import BACKENDS
+from .backends import BACKENDS, choose, why_not
+from .backends.triton.backend import installed_triton, why_unavailable
+from .problem import Channel, InputError, Problem, Scores
 
 EXTRAS = ("matplotlib", "pillow", "rich")
 MISSING = "not installed"
-Lines = Iterable[tuple[str, str]]
+# What is asked about: half precision and fp32 have kernels of their own on a GPU.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TITLES = {
+    "environment": "Environment",
+    "extension": "Compiled extension",
+    "runs": "What runs here",
+    "backends": "Backends, best first",
+    "packages": "Optional packages",
+}
+Facts = dict[str, str]
+Lines = Iterator[tuple[str, str]]
+
+
+def facts() -> dict[str, Facts]:
+    """Everything that is reported, by section and name."""
+    problems = {device: _problems(device) for device in devices()}
+    return {
+        "environment": dict(environment()),
+        "extension": dict(extension()),
+        "runs": dict(runs(problems)),
+        "backends": dict(backends(problems)),
+        "packages": {name: installed(name) for name in EXTRAS},
+    }
 
 
 def report() -> str:
     """The whole report as text."""
-    sections: dict[str, Lines] = {
-        "Environment": environment(),
-        "Native extension": extension(),
-        "Backends, best first": ((b.name, b.available() or "ready") for b in BACKENDS),
-        "Optional packages": ((name, installed(name)) for name in EXTRAS),
-    }
-    blocks = [_section(title, lines) for title, lines in sections.items()]
+    found = facts()
+    blocks = [_section(title, found[key]) for key, title in TITLES.items()]
     return "\n\n".join([f"Contrastile {__version__}", *blocks])
+
+
+def report_json() -> str:
+    """The same facts for a program."""
+    return json.dumps({"contrastile": __version__, **facts()}, indent=2)
+
+
+def devices() -> list[torch.device]:
+    """Where tensors can be, on this machine, that a loss is asked for."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.device("cpu"), *(torch.device("cuda", i) for i in range(count))]
 
 
 def environment() -> Lines:
     """Python, torch, Triton, threads and accelerators."""
     yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "torch", torch.__version__
-    yield "triton", installed("triton")
+    yield "triton", installed_triton() or MISSING
     yield "threads", f"{torch.get_num_threads()} (torch) of {os.cpu_count()} processors"
     yield "GPU", gpus()
     yield "fp32 products", f"precision {torch.get_float32_matmul_precision()!r} (torch's switch)"
@@ -58,7 +89,41 @@ def extension() -> Lines:
         yield "contrastile._C", "loaded"
         best, *others = module.levels()
         yield "SIMD", f"{best} in use" + (f" (also {', '.join(others)})" if others else "")
-        yield "CUDA kernels", native.cuda_archs() or f"not built: {native.why_no_cuda()}"
+        archs = native.cuda_archs()
+        yield "CUDA kernels", f"for {archs}" if archs else f"not built: {native.why_no_cuda()}"
+
+
+def runs(problems: dict[torch.device, dict[str, Problem] | str]) -> Lines:
+    """For each device what backend="auto" takes, and why; what a GPU would run if there is none."""
+    for device, asked in problems.items():
+        if isinstance(asked, str):
+            yield f"{device} tensors", f"nothing: {asked}"
+            continue
+        chosen = {name: _chosen(problem) for name, problem in asked.items()}
+        if len(set(chosen.values())) == 1:
+            yield f"{device} tensors", next(iter(chosen.values()))
+        else:
+            yield from ((f"{device}, {name}", text) for name, text in chosen.items())
+    if len(problems) == 1:
+        yield "GPU tensors", f"{gpus()}; {_on_a_gpu()}"
+
+
+def backends(problems: dict[torch.device, dict[str, Problem] | str]) -> Lines:
+    """Where each backend can compute, or why nowhere."""
+    known = {device: asked for device, asked in problems.items() if not isinstance(asked, str)}
+    for backend in BACKENDS:
+        reasons = {
+            str(device): {why_not(backend, problem) for problem in asked.values()}
+            for device, asked in known.items()
+        }
+        able = [device for device, found in reasons.items() if None in found]
+        if able:
+            yield backend.name, f"ready for tensors on {', '.join(able)}"
+        elif len(problems) == 1:
+            yield backend.name, backend.available() or "installed, but there is no GPU here"
+        else:
+            last = sorted(filter(None, reasons[str(list(known)[-1])]))
+            yield backend.name, "; ".join(last)
 
 
 def installed(distribution: str) -> str:
@@ -69,5 +134,45 @@ def installed(distribution: str) -> str:
         return MISSING
 
 
-def _section(title: str, lines: Lines) -> str:
-    return "\n".join([title, *(f"  {name:<15} {text}" for name, text in lines)])
+def _problems(device: torch.device) -> dict[str, Problem] | str:
+    """A small log-sum-exp on a device, by dtype; or why the device cannot be used."""
+    made = {}
+    for name, dtype in DTYPES.items():
+        try:
+            embeddings = torch.zeros(2, 16, dtype=dtype, device=device)
+        except RuntimeError as error:
+            return str(error).partition("\n")[0]
+        scores = Scores.of("doctor", embeddings, torch.zeros_like(embeddings))
+        made[name] = Problem.of("doctor", scores, [Channel()], Channel)
+    return made
+
+
+def _chosen(problem: Problem) -> str:
+    """The backend that is taken, and what it computes with."""
+    try:
+        backend = choose(problem)
+    except InputError as error:
+        return str(error).partition(": ")[2]
+    if backend.name == "cpu":
+        return f"backend cpu, {_pass_on_the_cpu()}"
+    return f"backend {backend.name}" + (f" {installed_triton()}" * (backend.name == "triton"))
+
+
+def _pass_on_the_cpu() -> str:
+    threads = torch.get_num_threads()
+    if native.load() is None:
+        return f"plain torch on {threads} threads, slower: the extension was not built"
+    return f"compiled pass, {native.level()}, on {threads} threads"
+
+
+def _on_a_gpu() -> str:
+    """What would compute there."""
+    reason = why_unavailable()
+    if reason is None:
+        return f"Triton {installed_triton()} is installed and would be used on one"
+    return f"for one, {reason}"
+
+
+def _section(title: str, lines: Facts) -> str:
+    width = max(15, *map(len, lines))
+    return "\n".join([title, *(f"  {name:<{width}} {text}" for name, text in lines.items())])

@@ -61,10 +61,12 @@ struct Product {
   bool half;
 };
 
+// What a warpgroup committed together. Each warp's rows are done for themselves: nobody says that a
+// warp which was waited for has read its operands no earlier than the others.
 struct ProductGroup {
   std::vector<std::vector<Product>> of_thread;
   int committed = 0;
-  bool done = false;
+  bool done[4] = {};
 };
 
 struct Warpgroup {

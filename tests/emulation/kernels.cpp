@@ -1,4 +1,5 @@
 // The kernels and their launches, compiled onto the emulation.
+#include "device.h"
 #include "launch_sm80.h"
 #include "launch_sm90.h"
 #include "launch_vectors.h"
@@ -10,5 +11,4 @@ extern const Launcher sm80_tf32 = sm80::kLauncher<Tf32>;
 extern const Launcher sm90_bf16 = sm90::kLauncher<Bf16>;
 extern const Launcher sm90_fp16 = sm90::kLauncher<Fp16>;
 extern const VectorLauncher vectors = kVectors;
-int shared_bytes(int) { return 232448; }
 }  // namespace contrastile::cuda

@@ -16,60 +16,63 @@ inline uint64_t operand(const void* p) {
          (static_cast<uint64_t>(1024 >> 4) << 32) | (1ull << 62);
 }
 
-// rows x 16 numbers that a descriptor stands for: start address, and where the next 8 rows begin,
+// Rows x 16 numbers that a descriptor stands for: start address, and where the next 8 rows begin,
 // both in 16 bytes; the swizzle acts on addresses.
-inline std::vector<float> read_operand(uint64_t descriptor, int rows, bool half) {
+inline std::vector<float> read_operand(uint64_t descriptor, int first, int rows, bool half) {
   const uint32_t start = (descriptor & 0x3FFF) << 4, next = (descriptor >> 32 & 0x3FFF) << 4;
   if (descriptor >> 62 != 1) throw std::runtime_error("an operand is not swizzled by 128 bytes");
   std::vector<float> out(static_cast<size_t>(rows) * 16);
-  for (int r = 0; r < rows; ++r)
+  for (int own = 0; own < rows; ++own)
     for (int k = 0; k < 16; ++k) {
+      const int r = first + own;
       const uint32_t at = swizzle(start + r / 8 * next + r % 8 * 128 + 2 * k);
       if (at + 2 > block->shared_size()) throw std::runtime_error("an operand ends beyond memory");
       uint16_t bits;
       std::memcpy(&bits, block->shared() + at, sizeof bits);
-      out[static_cast<size_t>(r) * 16 + k] = from_half(bits, half);
+      out[static_cast<size_t>(own) * 16 + k] = from_half(bits, half);
     }
   return out;
 }
 
-inline void multiply(const std::vector<const Product*>& of_threads) {
-  const Product& first = *of_threads[0];
-  for (const Product* p : of_threads)
-    if (p->left != first.left || p->right != first.right || p->accumulate != first.accumulate)
-      throw std::runtime_error("threads of a warpgroup disagree about a product");
-  const std::vector<float> left = read_operand(first.left, 64, first.half);
-  const std::vector<float> right = read_operand(first.right, first.cols, first.half);
-  for (int t = 0; t < 128; ++t) {
-    const int warp = t / kWarp, lane = t % kWarp;
-    for (int k = 0; k < first.cols / 2; ++k) {
-      const int row = warp * 16 + lane / 4 + 8 * (k / 2 % 2);
-      const int col = 8 * (k / 4) + 2 * (lane % 4) + k % 2;
-      float sum = first.accumulate ? of_threads[t]->c[k] : 0.0f;
+// Product k of a group, the rows of a warp.
+inline void multiply(const ProductGroup& group, size_t k, int warp) {
+  const Product& first = group.of_thread[warp * kWarp][k];
+  const std::vector<float> left = read_operand(first.left, warp * 16, 16, first.half);
+  const std::vector<float> right = read_operand(first.right, 0, first.cols, first.half);
+  for (int lane = 0; lane < kWarp; ++lane) {
+    float* c = group.of_thread[warp * kWarp + lane][k].c;
+    for (int n = 0; n < first.cols / 2; ++n) {
+      const int row = lane / 4 + 8 * (n / 2 % 2), col = 8 * (n / 4) + 2 * (lane % 4) + n % 2;
+      float sum = first.accumulate ? c[n] : 0.0f;
       for (int i = 0; i < 16; ++i) sum += left[row * 16 + i] * right[col * 16 + i];
-      of_threads[t]->c[k] = sum;
+      c[n] = sum;
     }
   }
 }
 
-inline void finish_group(ProductGroup& group) {
-  const size_t count = group.of_thread[0].size();
-  for (const auto& own : group.of_thread)
-    if (own.size() != count) throw std::runtime_error("threads disagree how many products there are");
-  for (size_t k = 0; k < count; ++k) {
-    std::vector<const Product*> of_threads;
-    for (const auto& own : group.of_thread) of_threads.push_back(&own[k]);
-    multiply(of_threads);
+// What all threads of a warpgroup have to ask for alike.
+inline void check_group(const ProductGroup& group) {
+  const auto& first = group.of_thread[0];
+  for (const auto& own : group.of_thread) {
+    if (own.size() != first.size())
+      throw std::runtime_error("threads disagree how many products there are");
+    for (size_t k = 0; k < own.size(); ++k)
+      if (own[k].left != first[k].left || own[k].right != first[k].right ||
+          own[k].accumulate != first[k].accumulate)
+        throw std::runtime_error("threads of a warpgroup disagree about a product");
   }
-  group.of_thread.clear();
-  group.done = true;
-  ++block->progress;
 }
 
-// Products up to group `last` of a warpgroup, in order.
-inline void finish_groups(std::vector<ProductGroup>& groups, long last) {
-  for (long g = 0; g <= last; ++g)
-    if (!groups[g].done) finish_group(groups[g]);
+// A warp's products up to group `last` of its warpgroup, in order.
+inline void finish_groups(std::vector<ProductGroup>& groups, long last, int warp) {
+  for (long g = 0; g <= last; ++g) {
+    if (groups[g].done[warp]) continue;
+    for (size_t k = 0; k < groups[g].of_thread[warp * kWarp].size(); ++k)
+      multiply(groups[g], k, warp);
+    for (int lane = 0; lane < kWarp; ++lane) groups[g].of_thread[warp * kWarp + lane].clear();
+    groups[g].done[warp] = true;
+    ++block->progress;
+  }
 }
 
 inline void wgmma_fence() {}
@@ -84,21 +87,22 @@ inline void wgmma_commit() {
   group.of_thread[block->current % 128] = std::move(own.open);
   own.open.clear();
   ++block->progress;
+  if (++group.committed < 128) return;
+  check_group(group);
   // Some are done at once, others when they are awaited.
-  if (++group.committed == 128 && block->tosses(4 * own.committed + block->current / 128) == 1)
-    finish_groups(groups, own.committed - 1);
+  if (block->tosses(4 * own.committed + block->current / 128) == 1)
+    for (int warp = 0; warp < 4; ++warp) finish_groups(groups, own.committed - 1, warp);
 }
 template <int kPending>
 void wgmma_wait() {
   Fiber& own = block->fibers[block->current];
-  const int index = block->current / 128;
-  // Products may take long; other threads go on meanwhile.
-  if (block->tosses(4 * own.committed + index) == 0) block->give_way_for_long();
+  const int index = block->current / 128, warp = block->current % 128 / kWarp;
+  // Products may take long, of one warp longer than of the next; others go on meanwhile.
+  if (block->tosses(8 * own.committed + 4 * index + warp) == 0) block->give_way_for_long();
   for (long g = 0; g < own.committed - kPending; ++g) {
     // By index: other threads may add groups meanwhile.
     while (block->warpgroups[index].groups[g].committed < 128) block->give_way();
-    ProductGroup& group = block->warpgroups[index].groups[g];
-    if (!group.done) finish_group(group);
+    finish_groups(block->warpgroups[index].groups, g, warp);
   }
   ++block->progress;
 }

@@ -1,4 +1,5 @@
 // The kernels of both families for some elements, in one file that compiles in seconds.
+#include "device.h"
 #include "launch_sm80.h"
 #include "launch_sm90.h"
 #include "launch_vectors.h"
@@ -6,8 +7,6 @@
 namespace contrastile::cuda {
 
 extern const VectorLauncher vectors = kVectors;
-
-int shared_bytes(int) { return 232448; }
 
 const Launcher& launcher(Element element, Family family) {
   if (family == Family::sm90) return sm90::kLauncher<Bf16>;

@@ -67,11 +67,12 @@ def machine_of(device: torch.device) -> Machine | str:
 @cache
 def _of_gpu(index: int) -> Machine | str:
     properties = torch.cuda.get_device_properties(index)
-    reason = why_not_compiled(properties.major, properties.minor, native.cuda_archs().split())
+    archs, kernels = native.cuda_archs().split(), library()
+    reason = why_not_compiled(properties.major, properties.minor, archs)
+    reason = reason or why_not_driven(properties.major, archs, *kernels.versions())
     if reason is not None:
         return reason
-    kernels = library()
-    hopper = properties.major == 9 and "90a" in native.cuda_archs().split()
+    hopper = properties.major == 9 and "90a" in archs
     return Machine(
         kernels,
         "sm90" if hopper else "sm80",
@@ -91,3 +92,21 @@ def why_not_compiled(major: int, minor: int, archs: list[str]) -> str | None:
         return None
     built = " ".join(archs)
     return f"compute capability {major}.{minor}, and the kernels were built for {built}"
+
+
+def why_not_driven(major: int, archs: list[str], runtime: int, driver: int) -> str | None:
+    """None, or why the driver does not take kernels that were built with this version of CUDA.
+
+    A driver takes what an older toolkit or one of its own major version made for a device; PTX,
+    which it has to compile, not of a newer version at all.
+    """
+    compiled_for = {int(arch.removesuffix("a")) // 10 for arch in archs}
+    by_ptx = major not in compiled_for
+    if runtime // 1000 <= driver // 1000 and not (by_ptx and runtime > driver):
+        return None
+    built, taken = (f"{version // 1000}.{version % 1000 // 10}" for version in (runtime, driver))
+    return (
+        f"the kernels were built with CUDA {built}, and the NVIDIA driver takes no newer than "
+        f"{taken}: update the driver, or install contrastile again with a CUDA toolkit of {taken} "
+        "or older (CUDA_HOME)"
+    )

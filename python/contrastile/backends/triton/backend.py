@@ -29,16 +29,23 @@ def interpreting() -> bool:
 
 
 @cache
+def installed_triton() -> str | None:
+    """Its version, whatever the name of the package that it came in; None if there is none."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    import triton
+
+    return str(triton.__version__)
+
+
 def why_unavailable() -> str | None:
     """None, or what is wrong with the Triton that is installed, and how to get another."""
-    if importlib.util.find_spec("triton") is None:
+    found, oldest = installed_triton(), ".".join(map(str, OLDEST_TRITON))
+    if found is None:
         return (
             "the package triton is not installed: a GPU build of torch brings its own, beside "
             "another build `pip install 'contrastile[triton]'` installs it"
         )
-    import triton
-
-    found, oldest = triton.__version__, ".".join(map(str, OLDEST_TRITON))
     if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_TRITON:
         return (
             f"triton {found} is too old, its kernels need {oldest} or newer: every GPU build of "
