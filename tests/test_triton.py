@@ -29,7 +29,7 @@ from helpers import (
     evaluate,
 )
 from test_error_rule import DRAWS, assert_rule, references
-from waits import STEPS, Waits
+from waits import STEPS, Waits, as_on_a_device
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
@@ -198,7 +198,10 @@ SETTLING = {"choose_shifts", "certify", "merge_partials", "take_logs"}
 
 
 @pytest.mark.parametrize("loss", STEPS)
-def test_a_step_never_waits_for_the_device(loss: str, forms: str, launched: set[str]) -> None:
+def test_a_step_never_waits_for_the_device(
+    loss: str, forms: str, launched: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_a_device(monkeypatch, looked=True)
     x, y = (torch.randn(24, 8).half().requires_grad_() for _ in range(2))
     scale = torch.tensor(10.0, requires_grad=True)
     with Waits() as waits:

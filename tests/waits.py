@@ -7,6 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import contrastile.functional as losses
+import pytest
+from contrastile.losses import advice
+from contrastile.problem import values
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,6 +31,17 @@ class Waits(TorchDispatchMode):
         if name in WAITING:
             self.found[name] += 1
         return function(*args, **(kwargs or {}))
+
+
+def as_on_a_device(monkeypatch: pytest.MonkeyPatch, looked: bool = False) -> None:
+    """Tensors of the CPU are taken for such of a GPU, whose values are not looked at in each call.
+
+    ``looked``: every function was called before, so that there is no first look at one either.
+    """
+    monkeypatch.setattr(values, "readable", lambda tensor: False)
+    monkeypatch.setattr(advice, "LOOKED", advice.Once())
+    for name in losses.__all__ if looked else ():
+        advice.LOOKED.add((name,))
 
 
 STEPS: dict[str, Callable[..., Tensor]] = {

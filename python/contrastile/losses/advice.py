@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..problem import values
 from ..problem.advice import Once, advise
-from ..problem.values import capturing, readable
 
 # Scales of which somebody forgot the exponential: logarithms of 1 / temperature as they start or
 # are clamped, two of them as they are typed. Compared to a few roundings of fp32: no scale that is
@@ -54,7 +54,7 @@ def advise_on(caller: str, tensors: Sequence[Tensor], options: Mapping[str, Any]
             "positives away; learn its logarithm and pass log_scale.exp(), or negate one set of "
             "embeddings",
         )
-    if any(math.isclose(scale, logarithm, rel_tol=ROUNDINGS) for logarithm in LOGARITHMS):
+    if forgotten_exponential(scale):
         advise(
             caller,
             "logarithm of a scale",
@@ -65,10 +65,15 @@ def advise_on(caller: str, tensors: Sequence[Tensor], options: Mapping[str, Any]
         _advise_on_lengths(caller, query, key, scale)
 
 
+def forgotten_exponential(scale: float) -> bool:
+    """Whether ``scale`` is one of the logarithms that scales start at."""
+    return any(math.isclose(scale, logarithm, rel_tol=ROUNDINGS) for logarithm in LOGARITHMS)
+
+
 def _may_look(caller: str, tensor: Tensor) -> bool:
-    if readable(tensor):
+    if values.readable(tensor):
         return True
-    if torch.compiler.is_compiling() or capturing(tensor) or (caller,) in LOOKED:
+    if torch.compiler.is_compiling() or values.capturing(tensor) or (caller,) in LOOKED:
         return False
     LOOKED.add((caller,))
     return True
@@ -83,10 +88,10 @@ def _smallest_scale(options: Mapping[str, Any]) -> float | None:
     return 1.0 / largest if largest else None
 
 
-def _end(values: float | Tensor, which: Callable[[Tensor], Tensor]) -> float | None:
-    if not isinstance(values, Tensor):
-        return float(values)
-    return float(which(values.detach())) if values.numel() else None
+def _end(given: float | Tensor, which: Callable[[Tensor], Tensor]) -> float | None:
+    if not isinstance(given, Tensor):
+        return float(given)
+    return float(which(given.detach())) if given.numel() else None
 
 
 def _advise_on_lengths(caller: str, query: Tensor, key: Tensor, scale: float) -> None:
@@ -95,7 +100,7 @@ def _advise_on_lengths(caller: str, query: Tensor, key: Tensor, scale: float) ->
     # One long row is no mistake, long rows are; of short ones one is enough to know.
     for rows in (1, ROWS):
         lengths = _shortest(query, rows) * _shortest(key, rows)
-        if lengths < SMALL_LENGTHS or scale * lengths < SATURATED:
+        if not (lengths >= SMALL_LENGTHS and scale * lengths >= SATURATED):  # NaN neither
             break
     else:
         advise(

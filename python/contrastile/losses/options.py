@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backends import backend_names
+from ..problem import values
 from ..problem.checks import (
     InputError,
     check_choice,
@@ -25,7 +26,6 @@ from ..problem.checks import (
 from ..problem.problem import check_workspace
 from ..problem.scores import LARGEST_SCALE, check_scale
 from ..problem.storage import check_storage
-from ..problem.values import readable
 from .advice import advise_on
 
 P = ParamSpec("P")
@@ -154,7 +154,7 @@ class Options:
     def _reciprocal(self, temperature: Tensor) -> Tensor:
         """1 / temperature; one that is not positive is an error, or NaN where only a GPU knows."""
         positive = temperature > 0
-        if not readable(temperature):
+        if not values.readable(temperature):
             return torch.where(positive, temperature.reciprocal(), torch.nan)
         if not bool(positive.all()):
             wrong = float(temperature.detach()[~positive].min())
