@@ -49,7 +49,8 @@ def clip_loss(
     Args:
         x: [N, D], fp32, fp64, bf16 or fp16 (images, say).
         y: [N, D]; row i belongs to row i of ``x``.
-        ids: [N] integers; pairs off the diagonal with equal ids are left out of both directions.
+        ids: [N] integers, -1 for none; pairs off the diagonal with equal ids are left out of
+            both directions.
         label_smoothing: e in [0, 1], spread over the included pairs.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. A scale per row multiplies

@@ -29,7 +29,7 @@ def dcl_loss(
     Args:
         z0: [N, D], fp32, fp64, bf16 or fp16: the first views.
         z1: [N, D], the second views.
-        ids: [N] integers; other items with an item's id are no negatives of it.
+        ids: [N] integers, -1 for none; other items with an item's id are no negatives of it.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. The scale is one number, a
             ``logit_bias`` cancels, ``weights`` [N] hold for both views.
@@ -77,7 +77,7 @@ def dclw_loss(
     Args:
         z0: [N, D], fp32, fp64, bf16 or fp16: the first views.
         z1: [N, D], the second views.
-        ids: [N] integers; other items with an item's id are no negatives of it.
+        ids: [N] integers, -1 for none; other items with an item's id are no negatives of it.
         sigma: spread of the weights, positive.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. The scale is one number,

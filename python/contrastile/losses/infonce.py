@@ -58,8 +58,8 @@ def info_nce(
         key: [M, D].
         positives: t [N] int64, the key of each query, -1 for none; default: row i with key i.
         negatives: [K, D] further keys that are negatives of every query (a queue, hard negatives).
-        query_ids: [N] integers; with ``key_ids`` [M]: a key with the query's id that is not its
-            positive is no negative (duplicates, other captions).
+        query_ids: [N] integers, -1 for none; with ``key_ids`` [M]: a key with the query's id
+            that is not its positive is no negative (duplicates, other captions).
         key_ids: see ``query_ids``.
         label_smoothing: e in [0, 1], spread over the included keys.
         margin: subtracted from the positive's dot product.

@@ -33,7 +33,7 @@ def nt_xent(
     Args:
         z0: [N, D], fp32, fp64, bf16 or fp16: the first views.
         z1: [N, D], the second views.
-        ids: [N] integers; other items with an item's id are no negatives of it.
+        ids: [N] integers, -1 for none; other items with an item's id are no negatives of it.
         label_smoothing: e in [0, 1], spread over the included pairs.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. The scale is one number, a

@@ -32,7 +32,7 @@ def siglip_loss(
     Args:
         x: [N, D], fp32, fp64, bf16 or fp16.
         y: [N, D]; row i belongs to row i of ``x``.
-        ids: [N] integers; every pair with equal ids belongs together.
+        ids: [N] integers, -1 for none; every pair with equal ids belongs together.
         options: see :class:`~contrastile.losses.options.Options`. ``logit_bias`` is b; the paper
             starts with ``logit_scale=10``, ``logit_bias=-10`` and learns both.
 
