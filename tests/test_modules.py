@@ -128,3 +128,150 @@ def test_signature_shows_the_options(loss: str) -> None:
     options = [n for n, p in function.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     assert list(shown) == options
     assert "temperature" in shown
+
+
+class Projected(contrastile.ClipLoss):
+    """What a user may derive: a constructor, weights and a forward of its own."""
+
+    def __init__(self, size: int, temperature: float = 0.5) -> None:
+        super().__init__(temperature=temperature, normalize=True)
+        self.project = torch.nn.Linear(size, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(self.project(x), self.project(y))
+
+
+class Sharper(Projected):
+    """Derived once more, with nothing of its own."""
+
+
+@pytest.mark.parametrize("kind", [Projected, Sharper])
+def test_a_subclass_shows_its_own_signature(kind: type[Projected]) -> None:
+    assert list(inspect.signature(kind).parameters) == ["size", "temperature"]
+    shown = inspect.signature(contrastile.ClipLoss).parameters
+    assert "label_smoothing" in shown and "size" not in shown
+
+
+def test_a_subclass_may_have_weights_of_its_own() -> None:
+    module = Projected(4, temperature=0.2)
+    x, y = torch.randn(2, 5, 4)
+    expected = losses.clip_loss(
+        module.project(x), module.project(y), temperature=0.2, normalize=True
+    )
+    assert torch.equal(module(x, y), expected)
+    assert set(module.state_dict()) == {"project.weight", "project.bias"}
+
+
+def test_a_subclass_without_a_constructor_takes_the_options() -> None:
+    class Named(contrastile.NTXent):
+        pass
+
+    assert inspect.signature(Named) == inspect.signature(contrastile.NTXent)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_options_are_attributes(loss: str) -> None:
+    module = module_of(loss, temperature=0.07, reduction="sum")
+    for name, option in inspect.signature(type(module)).parameters.items():
+        given = {"temperature": 0.07, "reduction": "sum"}.get(name, option.default)
+        assert getattr(module, name) == given
+    assert module.state_dict() == {}
+
+
+def test_an_option_that_is_set_counts() -> None:
+    _, tensors = split(arguments_for("clip_loss", default_choice("clip_loss", shape=(5, 4))))
+    module = contrastile.ClipLoss(temperature=0.07)
+    module.temperature = 0.5
+    assert torch.equal(module(**tensors), losses.clip_loss(**tensors, temperature=0.5))
+    module.temperature, module.logit_scale = None, torch.nn.Parameter(torch.tensor(3.0))
+    assert torch.equal(module(**tensors), losses.clip_loss(**tensors, logit_scale=3.0))
+    assert set(dict(module.named_parameters())) == {"logit_scale"}
+
+
+def test_tensors_are_parameters_and_buffers() -> None:
+    scale = torch.nn.Parameter(torch.tensor(10.0))
+    module = contrastile.SigLip(logit_scale=scale, logit_bias=torch.tensor(-10.0))
+    assert module.logit_scale is scale
+    assert list(dict(module.named_parameters())) == ["logit_scale"]
+    assert list(dict(module.named_buffers())) == ["logit_bias"]
+    assert set(module.state_dict()) == {"logit_scale", "logit_bias"}
+    other = contrastile.SigLip(
+        logit_scale=torch.nn.Parameter(torch.tensor(1.0)), logit_bias=torch.zeros(())
+    )
+    other.load_state_dict(module.state_dict(), assign=True)
+    assert other.logit_scale == 10 and other.logit_bias == -10
+    assert module.double().logit_scale.dtype == torch.float64
+    assert repr(contrastile.SigLip(logit_scale=scale, reduction="sum")) == "SigLip(reduction='sum')"
+
+
+class Exp(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+
+def test_a_parametrised_scale() -> None:
+    """torch's own way to learn a logarithm."""
+    module = contrastile.ClipLoss(logit_scale=torch.nn.Parameter(torch.tensor(2.0)))
+    torch.nn.utils.parametrize.register_parametrization(module, "logit_scale", Exp())
+    x, y = torch.randn(2, 5, 4)
+    assert torch.allclose(module(x, y), losses.clip_loss(x, y, logit_scale=float(torch.e**2)))
+    module(x, y).backward()
+    assert module.parametrizations.logit_scale.original.grad is not None
+
+
+# What is wrong with an option is said where it is given.
+
+WRONG = {
+    "reduction must be one of": {"reduction": "avg"},
+    "empty must be one of": {"empty": "drop"},
+    "backend must be one of": {"backend": "cuda:0"},
+    "workspace (bytes) must be": {"workspace": 0},
+    "normalize must be True or False": {"normalize": 1},
+    "temperature must be positive, got -1.0": {"temperature": -1.0},
+    "temperature must be positive, got nan": {"temperature": float("nan")},
+    "temperature must be a float or a tensor, got str": {"temperature": "0.1"},
+    "logit_scale must be a finite number": {"logit_scale": float("inf")},
+    "logit_bias must be a finite number": {"logit_bias": float("nan")},
+    "give exactly one of temperature and logit_scale, got both": {
+        "temperature": 0.1,
+        "logit_scale": torch.nn.Parameter(torch.tensor(2.0)),
+    },
+    "ignore_label must be an integer or None": {"ignore_label": 0.5},
+    "group is not supported yet": {"group": "nccl"},
+}
+OWN_WRONG: dict[str, tuple[str, object]] = {
+    "margin must be a finite number in [": ("margin", float("nan")),
+    "label_smoothing must be a finite number in [0.0, 1.0], got 2": ("label_smoothing", 2),
+    "sigma must be a finite number in [": ("sigma", 0.0),
+    "variant must be one of out, in, got 'up'": ("variant", "up"),
+    "direction must be one of both, rows, columns, got 'up'": ("direction", "up"),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_options_are_checked_at_construction(loss: str) -> None:
+    own = {text: {n: v} for text, (n, v) in OWN_WRONG.items() if n in LOSSES[loss]}
+    for message, options in {**WRONG, **own}.items():
+        with pytest.raises((ValueError, TypeError)) as caught:
+            module_of(loss, **options)
+        assert str(caught.value).startswith(f"{MODULES[loss]}: {message}")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_forward_may_still_be_given_is_not_asked_for(loss: str) -> None:
+    _, tensors = split(arguments_for(loss, default_choice(loss, shape=(5, 4))))
+    module = module_of(loss)
+    assert module(**tensors, temperature=0.5) == getattr(losses, loss)(**tensors, temperature=0.5)
+    with pytest.raises(contrastile.InputError, match=f"^{loss}: give exactly one of .* neither"):
+        module(**tensors)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_options_have_names(loss: str) -> None:
+    name = MODULES[loss]
+    message = f"{name}: options are given by name, {name}(temperature=0.07), and tensors when"
+    for given in ((0.07,), (torch.ones(3, 4), torch.ones(3, 4))):
+        with pytest.raises(TypeError) as caught:
+            getattr(contrastile, name)(*given)
+        assert str(caught.value).startswith(message)
+        assert str(caught.value).endswith(f"got {len(given)} without a name")
