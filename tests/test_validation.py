@@ -102,7 +102,7 @@ def test_exactly_one_of_temperature_and_logit_scale(loss: str) -> None:
 
 
 @each_loss
-@pytest.mark.parametrize("value", [0.0, -0.1, 0])
+@pytest.mark.parametrize("value", [0.0, -0.1, 0, float("nan")])
 def test_temperature_is_positive(loss: str, value: float) -> None:
     rejected(loss, f"temperature must be positive, got {value}", temperature=value)
 
@@ -110,7 +110,7 @@ def test_temperature_is_positive(loss: str, value: float) -> None:
 @each_loss
 @pytest.mark.parametrize("name", ["temperature", "logit_scale"])
 def test_scales_are_finite_numbers(loss: str, name: str) -> None:
-    for value in (float("nan"), float("inf")):
+    for value in (float("inf"), float("nan")) if name == "logit_scale" else (float("inf"),):
         rejected(
             loss,
             f"{name} must be a finite number in",

@@ -196,5 +196,15 @@ def test_empty_rows_are_counted_and_named() -> None:
 def test_missing_arguments_are_pythons_own_error(loss: str) -> None:
     with pytest.raises(TypeError, match=r"missing .* required positional argument"):
         getattr(losses, loss)(torch.ones(ROWS, SIZE))
-    with pytest.raises(TypeError, match="positional argument"):
-        getattr(losses, loss)(*minimal(loss).values())
+
+
+@each_loss
+def test_what_follows_the_tensors_has_a_name(loss: str) -> None:
+    *tensors, _ = minimal(loss).values()
+    names = ", ".join(name for name in minimal(loss) if name != "temperature")
+    with pytest.raises(TypeError) as caught:
+        getattr(losses, loss)(*tensors, torch.tensor(14.3))
+    start = f"{loss}: {names} are its positional arguments, got {len(tensors) + 1}; "
+    assert str(caught.value).startswith(start + "give the others by name: logit_scale=, temper")
+    own = [name for name in LOSSES[loss] if name in ("margin", "variant", "sigma", "direction")]
+    assert all(f" {name}=" in str(caught.value) for name in own)

@@ -85,7 +85,8 @@ def _smallest_scale(options: Mapping[str, Any]) -> float | None:
     if scale is not None:
         return _end(scale, torch.min)
     largest = _end(temperature, torch.max)
-    return 1.0 / largest if largest else None
+    # One that is not positive is no advice, it is an error.
+    return 1.0 / largest if largest is not None and largest > 0 else None
 
 
 def _end(given: float | Tensor, which: Callable[[Tensor], Tensor]) -> float | None:
