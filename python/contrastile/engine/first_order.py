@@ -9,20 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..problem.storage import check_gradients
+
 Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
-class NoSecondDerivative(torch.autograd.Function):
-    """The identity, tied to the inputs it was a gradient of; its backward raises."""
+class BackwardOnly(torch.autograd.Function):
+    """A node of ``ctx.caller`` that has no forward-mode derivative."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        raise RuntimeError(
+            f"{ctx.caller}: forward-mode derivatives (dual tensors) are not supported; "
+            "use .backward() or torch.autograd.grad"
+        )
+
+
+class NoSecondDerivative(torch.autograd.Function):
+    """The identity, tied to what its result depends on; its backward raises."""
+
+    @staticmethod
+    def forward(ctx: Any, caller: str, gradient: Tensor, *tied: Tensor) -> Tensor:
+        ctx.caller = caller
         return gradient.view_as(gradient)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Tensor:
         raise RuntimeError(
-            "contrastile: double backward is not supported, a loss can be differentiated once; "
+            f"{ctx.caller}: double backward is not supported, a loss can be differentiated once; "
             "use the dense reference formula of the loss for second derivatives"
         )
 
@@ -36,13 +50,17 @@ def first_order(backward: Backward) -> Backward:
 
     @wraps(backward)
     def guarded(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        check_gradients(ctx.caller, upstream)
         with torch.no_grad():
             gradients = backward(ctx, *upstream)
         if not torch.is_grad_enabled():
             return gradients
-        inputs = [t for t in ctx.saved_tensors if t is not None and t.requires_grad]
+        sources = (*ctx.saved_tensors, *upstream)
+        tied = [t for t in sources if t is not None and t.requires_grad]
         return tuple(
-            None if g is None else NoSecondDerivative.apply(g.detach().requires_grad_(), *inputs)
+            None
+            if g is None
+            else NoSecondDerivative.apply(ctx.caller, g.detach().requires_grad_(), *tied)
             for g in gradients
         )
 

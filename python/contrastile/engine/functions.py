@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem
-from .first_order import first_order
+from .first_order import BackwardOnly, first_order
 from .gradients import Gradients, Needs
 from .one_pass import Expected, fits_one_pass, one_pass
 from .operands import Operand
@@ -19,7 +19,7 @@ from .vectors import WHOLE, ScaledScores, Sides, form_coefficients
 Grads = tuple[Tensor | None, ...]
 
 
-class ReduceScores(torch.autograd.Function):
+class ReduceScores(BackwardOnly):
     """Stats of S: per reduction its rows, then its columns; then positives; then counts.
 
     ``apply(problem, backend, expected, query, key, scale, row_bias, col_bias)``.
@@ -40,6 +40,7 @@ class ReduceScores(torch.autograd.Function):
         scores = ScaledScores.of(scale, row_bias, col_bias, backend.reads_scale)
         needs = _with_own_key(Needs(*ctx.needs_input_grad[3:]), key, problem)
         run = Run(problem, backend, query, key, scores)
+        ctx.caller = problem.caller
         ctx.one_pass = None
         if expected is not None and needs.any and fits_one_pass(run):
             ctx.one_pass = one_pass(run, needs, expected)
@@ -114,13 +115,22 @@ class PairSum(ReduceScores):
     """Sums of a function of the scores (the node of :func:`contrastile.ops.pair_sum`)."""
 
 
-class GatherDot(torch.autograd.Function):
-    """<q_rows[e], k_columns[e]>, rows None meaning row e itself. ``apply(q, k, rows, columns)``."""
+class GatherDot(BackwardOnly):
+    """<q_rows[e], k_columns[e]>, rows None meaning row e itself.
+
+    ``apply(caller, query, key, rows, columns)``.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor
+        ctx: Any,
+        caller: str,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor | None,
+        columns: Tensor,
     ) -> Tensor:
+        ctx.caller = caller
         ctx.save_for_backward(query, key, rows, columns)
         left, right = _operands(query, key)
         return dots(left, right, rows, columns, left.dtype)
@@ -131,15 +141,15 @@ class GatherDot(torch.autograd.Function):
         query, key, rows, columns = ctx.saved_tensors
         (grad,) = upstream
         if grad is None:
-            return None, None, None, None
+            return None, None, None, None, None
         left, right = _operands(query, key)
         weight = torch.where(columns >= 0, grad, 0.0)
         dquery, dkey = (
             torch.zeros(x.shape, dtype=left.dtype, device=x.device) if wanted else None
-            for x, wanted in zip((query, key), ctx.needs_input_grad[:2], strict=True)
+            for x, wanted in zip((query, key), ctx.needs_input_grad[1:3], strict=True)
         )
         add_gradients(left, right, rows, columns, weight, dquery, dkey, weight)
-        return _cast(dquery, query), _cast(dkey, key), None, None
+        return None, _cast(dquery, query), _cast(dkey, key), None, None
 
 
 def _operands(query: Tensor, key: Tensor) -> tuple[Operand, Operand]:

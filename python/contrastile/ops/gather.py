@@ -15,10 +15,12 @@ from ..problem.checks import (
     check_tensor,
     shape,
 )
+from ..problem.storage import check_storage, gated
 
 NAME = "gather_dot"
 
 
+@gated
 def gather_dot(
     query: Tensor,
     key: Tensor,
@@ -28,6 +30,7 @@ def gather_dot(
     scale: float | Tensor = 1.0,
     row_bias: Tensor | None = None,
     col_bias: Tensor | None = None,
+    caller: str = NAME,
 ) -> Tensor:
     r"""Scores of listed pairs, one pair a row or a CSR list of pairs.
 
@@ -46,6 +49,7 @@ def gather_dot(
         scale: float, 0-d tensor or [N].
         row_bias: a [N].
         col_bias: b [M].
+        caller: the function that errors name, for those who call on its behalf.
 
     Returns:
         [E] (or [N]) in fp32, fp64 if an embedding is fp64.
@@ -61,23 +65,23 @@ def gather_dot(
     >>> gather_dot(x, x, torch.tensor([0, 1, 1]), row_starts=torch.tensor([0, 2, 3]))
     tensor([1., 1., 5.])
     """
-    check_embedding(NAME, "key", key)
-    given = Scores.of(NAME, query, key, scale, row_bias, col_bias)
+    check_embedding(caller, "key", key)
+    given = Scores.of(caller, query, key, scale, row_bias, col_bias)
     n, device = len(query), query.device
     if row_starts is None:
-        columns = check_index(NAME, "columns", columns, n, len(key), device)
-        return _scores(given, _apply(query, key, None, columns), None, columns)
-    check_tensor(NAME, "columns", columns)
-    starts = check_integers(NAME, "row_starts", row_starts, n + 1, device)
+        columns = check_index(caller, "columns", columns, n, len(key), device)
+        return _scores(given, _apply(caller, query, key, None, columns), None, columns)
+    check_tensor(caller, "columns", columns)
+    starts = check_integers(caller, "row_starts", row_starts, n + 1, device)
     lengths = starts.diff()
     if int(starts[0]) != 0 or bool((lengths < 0).any()) or int(starts[-1]) != len(columns):
         raise InputError(
-            f"{NAME}: row_starts must rise from 0 to len(columns) = {len(columns)}, "
+            f"{caller}: row_starts must rise from 0 to len(columns) = {len(columns)}, "
             f"got {shape(starts)} from {int(starts[0])} to {int(starts[-1])}"
         )
-    columns = check_index(NAME, "columns", columns, len(columns), len(key), device)
+    columns = check_index(caller, "columns", columns, len(columns), len(key), device)
     rows = torch.arange(n, device=device).repeat_interleave(lengths)
-    return _scores(given, _apply(query, key, rows, columns), rows, columns)
+    return _scores(given, _apply(caller, query, key, rows, columns), rows, columns)
 
 
 def _scores(given: Scores, dots: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
@@ -98,9 +102,17 @@ def _scores(given: Scores, dots: Tensor, rows: Tensor | None, columns: Tensor) -
     return torch.where(columns >= 0, scores, 0.0).to(dots.dtype)
 
 
-def _apply(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():
-        opaque = torch.compiler.disable(GatherDot.apply)
-        return opaque(query, key, rows, columns)
-    result: Tensor = GatherDot.apply(query, key, rows, columns)
+def _apply(caller: str, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
+    if torch.compiler.is_dynamo_compiling():
+        opaque = torch.compiler.disable(_checked)
+        return opaque(caller, query, key, rows, columns)
+    result: Tensor = GatherDot.apply(caller, query, key, rows, columns)
     return result
+
+
+def _checked(
+    caller: str, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor
+) -> Tensor:
+    """Out of torch.compile's sight tensors are real for the first time."""
+    check_storage(caller, {"query": query, "key": key})
+    return _apply(caller, query, key, rows, columns)

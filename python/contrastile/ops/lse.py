@@ -9,11 +9,13 @@ from torch import Tensor
 from ..engine.functions import ScoreLogSumExp
 from ..engine.one_pass import Expected
 from ..problem import Channel, Index, Problem, Scores
+from ..problem.storage import gated
 from .stats import ScoreStats, reduce_scores
 
 NAME = "log_sum_exp"
 
 
+@gated
 def log_sum_exp(
     query: Tensor,
     key: Tensor | None = None,
@@ -31,6 +33,7 @@ def log_sum_exp(
     backend: str = "auto",
     workspace: int | None = None,
     expected: Expected | None = None,
+    caller: str = NAME,
 ) -> ScoreStats:
     r"""Log-sum-exps of scores that are never stored.
 
@@ -65,6 +68,7 @@ def log_sum_exp(
             one factor: ``expected(rows, stats, positives) -> gradients``. The gradients are then
             made in the forward pass, in three products of N x M x D instead of four; where the
             backward pass finds another upstream, it starts afresh.
+        caller: the function that errors name, for those who call on its behalf.
 
     Raises:
         InputError: shapes, dtypes, devices or options that do not fit (a ValueError).
@@ -77,9 +81,9 @@ def log_sum_exp(
     >>> bool(torch.allclose(stats.rows[0], (2 * q @ k.T).logsumexp(1)))
     True
     """
-    scores = Scores.of(NAME, query, key, scale, row_bias, col_bias)
+    scores = Scores.of(caller, query, key, scale, row_bias, col_bias)
     problem = Problem.of(
-        NAME,
+        caller,
         scores,
         channels,
         Channel,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..problem.checks import InputError, check_tensor, shape
+from ..problem.storage import check_storage
 
 NAME = "merge_log_sum_exp"
 
@@ -32,15 +33,12 @@ def merge_log_sum_exp(*blocks: Tensor) -> Tensor:
     """
     if not blocks:
         raise InputError(f"{NAME}: needs at least one block")
+    check_storage(NAME, {f"block {i}": block for i, block in enumerate(blocks)})
     for block in blocks:
         check_tensor(NAME, "block", block)
         if block.shape != blocks[0].shape:
             raise InputError(
                 f"{NAME}: blocks need one shape, got {shape(blocks[0])} and {shape(block)}"
-            )
-        if block.device != blocks[0].device:
-            raise InputError(
-                f"{NAME}: blocks must be on one device, got {blocks[0].device} and {block.device}"
             )
     stacked = torch.stack(blocks)
     empty = torch.isneginf(stacked).all(0)

@@ -11,6 +11,7 @@ from ..backends import choose
 from ..engine.functions import ReduceScores
 from ..engine.one_pass import Expected
 from ..problem import Problem, Scores
+from ..problem.storage import check_storage
 
 
 class ScoreStats(NamedTuple):
@@ -36,9 +37,17 @@ def reduce_scores(
     function: type[ReduceScores], scores: Scores, problem: Problem, expected: Expected | None
 ) -> ScoreStats:
     """Run the engine on checked input; torch.compile leaves it as it is."""
-    if torch.compiler.is_compiling():
-        opaque = torch.compiler.disable(_reduce_scores)
+    if torch.compiler.is_dynamo_compiling():
+        opaque = torch.compiler.disable(_checked)
         return opaque(function, scores, problem, expected)
+    return _reduce_scores(function, scores, problem, expected)
+
+
+def _checked(
+    function: type[ReduceScores], scores: Scores, problem: Problem, expected: Expected | None
+) -> ScoreStats:
+    """Out of torch.compile's sight tensors are real for the first time."""
+    check_storage(problem.caller, {**vars(scores), "reductions": problem.reductions})
     return _reduce_scores(function, scores, problem, expected)
 
 

@@ -9,11 +9,13 @@ from torch import Tensor
 from ..engine.functions import PairSum
 from ..engine.one_pass import Expected
 from ..problem import Index, Problem, Scores, Term
+from ..problem.storage import gated
 from .stats import ScoreStats, reduce_scores
 
 NAME = "pair_sum"
 
 
+@gated
 def pair_sum(
     query: Tensor,
     key: Tensor | None = None,
@@ -31,6 +33,7 @@ def pair_sum(
     backend: str = "auto",
     workspace: int | None = None,
     expected: Expected | None = None,
+    caller: str = NAME,
 ) -> ScoreStats:
     r"""Sums of a function of scores that are never stored.
 
@@ -52,9 +55,9 @@ def pair_sum(
     >>> pair_sum(q, k, scale=2.0, terms=[Term(Phi.IDENTITY)]).rows[0]
     tensor([2., 2., 2.])
     """
-    scores = Scores.of(NAME, query, key, scale, row_bias, col_bias)
+    scores = Scores.of(caller, query, key, scale, row_bias, col_bias)
     problem = Problem.of(
-        NAME,
+        caller,
         scores,
         terms,
         Term,
