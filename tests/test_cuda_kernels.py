@@ -28,8 +28,9 @@ ELEMENTS = (
 )
 FORMS = ("fixed", "general", "term")
 PREDICATES = ("hole", "equal", "overlap", "mixed", "nothing")
-# As hypothesis' profiles: more of them at night.
+# As hypothesis' profiles: more of them at night. The first are for the test command.
 RANDOM_CASES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 500
+QUICK_CASES = 60
 
 
 def _cases() -> list[Case]:
@@ -104,7 +105,14 @@ def _random_case(seed: int) -> Case:
     )
 
 
-CASES = [*_cases(), *(_random_case(seed) for seed in range(1000, 1000 + RANDOM_CASES))]
+CASES = [
+    *_cases(),
+    *(_random_case(1000 + i) for i in range(QUICK_CASES)),
+    *(
+        pytest.param(_random_case(1000 + i), marks=pytest.mark.gates)
+        for i in range(QUICK_CASES, RANDOM_CASES)
+    ),
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -32,6 +32,7 @@ def report(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.gates
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_report(tmp_path: Path) -> None:
     """Every table says what its figures are; the figures of the file are those of the model."""
@@ -95,6 +96,7 @@ def test_purposes_are_those_that_the_backend_launches_for(monkeypatch: pytest.Mo
     assert set(launched) == set(Purpose)
 
 
+@pytest.mark.gates
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 @pytest.mark.parametrize("arch", ["sm_100", "sm_120"])
 def test_pair_sums_are_found_as_they_are_launched(arch: str, tmp_path: Path) -> None:
@@ -106,6 +108,7 @@ def test_pair_sums_are_found_as_they_are_launched(arch: str, tmp_path: Path) -> 
     assert purposes == {"reduce pair sums", "weigh pair sums"}
 
 
+@pytest.mark.gates
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_kept_dot_products_and_the_losses_that_are_predicted(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
