@@ -26,6 +26,7 @@ LAYERS = [
     "ops",
     "losses",
     "functional",
+    "warm_up",
     "contrastile",
     "testing",
     "benches",

@@ -20,7 +20,7 @@ LONGEST = 400
 PUBLIC = """
     DCL DCLW ClipLoss ContrastileWarning InfoNCE InputError MultiPositiveNCE NTXent SigLip Stats
     SupCon __version__ clip_loss dcl_loss dclw_loss functional info_nce multi_positive_nce nt_xent
-    ops siglip_loss supcon_loss
+    ops siglip_loss supcon_loss warm_up
 """
 DOCUMENTED = [
     "contrastile.functional",

@@ -21,6 +21,7 @@ from .losses import (
     supcon_loss,
 )
 from .problem import ContrastileWarning, InputError
+from .warm_up import warm_up
 
 __version__ = "0.1.0"
 
@@ -47,4 +48,5 @@ __all__ = [
     "ops",
     "siglip_loss",
     "supcon_loss",
+    "warm_up",
 ]
