@@ -24,8 +24,19 @@ from contrastile.benches.gpu import (
     memory,
     supervise,
 )
-from contrastile.benches.gpu.record import FAIL, PASS, SKIPPED, Outcome, Part, Row, load_parts
-from contrastile.benches.gpu.sections import SECTIONS, Section
+from contrastile.benches.gpu.cells import Cells
+from contrastile.benches.gpu.record import (
+    FAIL,
+    PASS,
+    SKIPPED,
+    UNFINISHED,
+    Outcome,
+    Part,
+    Row,
+    load_parts,
+    rows_file,
+)
+from contrastile.benches.gpu.sections import QUICK, SECTIONS, Section, usual
 from contrastile.benches.gpu.settings import Settings, difference
 from contrastile.benches.gpu.supervise import supervise as run_supervised
 from contrastile.benches.gpu.work import run_section
@@ -34,7 +45,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benches" / "gpu_check.py"
 CPU = torch.device("cpu")
-ON_CPU = ["--device", "cpu", "--backend", "cpu", "--quick"]
+ON_CPU = ["--device", "cpu", "--backend", "cpu"]
 INTERPRETED = """
 import sys, tempfile
 from pathlib import Path
@@ -49,8 +60,9 @@ with tempfile.TemporaryDirectory() as folder:
     settings = Settings(cpu, row=print)
     shapes = (errors.Shape(19, 8), errors.Shape(19, 7, 2**9, "unaligned"))
     rules = [
-        errors.Rule("clip_loss", dtype, shapes, (14.3,), draws=1, orders=3, device=cpu)
+        errors.Rule("clip_loss", dtype, shape, (14.3,), draws=1, orders=3, device=cpu)
         for dtype in ("fp32", "fp16")
+        for shape in shapes
     ]
     assert errors.errors_section(settings, rules).verdict == "pass"
     case = exact.Repeat(exact.clip_loss, 19, 8, torch.float32)
@@ -68,20 +80,24 @@ def settings(rows: list[Row]) -> Settings:
     return Settings(CPU, "cpu", row=rows.append)
 
 
-def tiny_rule(loss: str, dtype: str) -> errors.Rule:
-    shapes = (errors.Shape(37, 24, None, "strided"), errors.Shape(45, 8, 2**12, "unaligned"))
-    return errors.Rule(loss, dtype, shapes, (14.3,), draws=1, orders=3, device=CPU, backend="cpu")
+STRIDED = errors.Shape(37, 24, None, "strided")
+UNALIGNED = errors.Shape(45, 8, 2**12, "unaligned")
+
+
+def tiny_rule(loss: str, dtype: str, shape: errors.Shape = STRIDED) -> errors.Rule:
+    return errors.Rule(loss, dtype, shape, (14.3,), draws=1, orders=3, device=CPU, backend="cpu")
 
 
 def test_errors_of_every_loss(settings: Settings, rows: list[Row]) -> None:
-    rules = [tiny_rule(loss, "bf16") for loss in errors.LOSSES]
+    shapes = (STRIDED, UNALIGNED)
+    rules = [tiny_rule(loss, "bf16", shape) for loss in errors.LOSSES for shape in shapes]
     rules.append(tiny_rule("clip_loss", "fp16"))
     outcome = errors.errors_section(settings, rules)
     assert outcome.verdict == PASS, outcome.reason
     assert 0 < outcome.numbers["worst share bf16"] <= 1
-    assert {(row["loss"], row["dtype"]) for row in rows} == {(r.loss, r.dtype) for r in rules}
-    # The loss and the gradients of two sides and of the scale, at two shapes.
-    assert next(row for row in rows if row["loss"] == "clip_loss")["compared"] == 2 * 4
+    assert [row["cell"] for row in rows] == list(map(str, rules))
+    # The loss and the gradients of two sides and of the scale.
+    assert next(row for row in rows if row["loss"] == "clip_loss")["compared"] == 4
 
 
 def test_an_error_beyond_the_rule_fails(
@@ -91,7 +107,7 @@ def test_an_error_beyond_the_rule_fails(
     monkeypatch.setattr("contrastile.functional.clip_loss", lambda *a, **k: 1.01 * right(*a, **k))
     outcome = errors.errors_section(settings, [tiny_rule("clip_loss", "fp32")])
     assert outcome.verdict == FAIL and "clip_loss fp32" in str(outcome.reason)
-    assert any("beyond" in row for row in rows)
+    assert len(rows[0]["beyond"]) > 1
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -106,7 +122,7 @@ def test_what_is_not_finite_takes_all_of_the_budget(bad: float) -> None:
 def test_repeats(settings: Settings, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [exact.Repeat(contrastile.nt_xent, 33, 8, torch.float32, 2**10)]
     assert exact.repeats_section(settings, cases, 3).verdict == PASS
-    assert rows == [{"case": "nt_xent 33 x 8 float32", "repeats": 3, "differing": 0}]
+    assert rows == [{"cell": "nt_xent 33 x 8 float32", "repeats": 3, "differing": 0}]
 
     step = exact.step
 
@@ -114,7 +130,7 @@ def test_repeats(settings: Settings, rows: list[Row], monkeypatch: pytest.Monkey
         return tuple(t + 1e-3 * torch.rand(()) for t in step(*arguments, **options))
 
     monkeypatch.setattr(exact, "step", unsteady)
-    outcome = exact.repeats_section(settings, cases, 3)
+    outcome = exact.repeats_section(replace(settings, cells=Cells()), cases, 3)
     assert outcome.verdict == FAIL and "3 of 3 repeats differ" in str(outcome.reason)
 
 
@@ -132,7 +148,8 @@ def test_large(settings: Settings, dtype: torch.dtype, monkeypatch: pytest.Monke
         return loss, x, y, scale
 
     monkeypatch.setattr(large, "step", off)
-    outcome = large.large_section(settings, [large.Large(301, 16, dtype)])
+    again = replace(settings, cells=Cells())
+    outcome = large.large_section(again, [large.Large(301, 16, dtype)])
     assert outcome.verdict == FAIL and "y is off by nan" in str(outcome.reason)
 
 
@@ -149,7 +166,7 @@ def test_large_truth_is_autograds() -> None:
 def test_memory(settings: Settings, rows: list[Row]) -> None:
     sizes = (256, 384, 512, 768)
     outcome = memory.memory_section(settings, sizes, d=128, workspace=2**16, huge=None)
-    assert [row["n"] for row in rows] == list(sizes)
+    assert [row["cell"] for row in rows] == [f"{n} x 128" for n in sizes]
     assert outcome.numbers["largest share of workspace + 8 (N + M) D"] <= 1
     assert outcome.numbers["bytes a pair"] < 0.1
 
@@ -166,7 +183,7 @@ def test_a_huge_step(settings: Settings, rows: list[Row], monkeypatch: pytest.Mo
     row = huge.huge_step(settings, 301, 16)
     assert row["seconds"] > 0 and row["bytes"] > 2 * 301 * 16 * 4
     assert set(row["errors"]) == {"rows", "columns", "loss", "scale", "x", "y"}
-    assert huge.too_far(row["errors"], torch.float32) == []
+    assert large.too_far(row["errors"], torch.float32) == []
 
     right = huge.step
     for place, name in enumerate(("loss", "x", "y", "scale")):
@@ -177,23 +194,27 @@ def test_a_huge_step(settings: Settings, rows: list[Row], monkeypatch: pytest.Mo
             return tuple(results)
 
         monkeypatch.setattr(huge, "step", off)
-        outcome = memory.of_huge_step(settings, (301, 16))
+        outcome = memory.of_huge_step(replace(settings, cells=Cells()), (301, 16))
         assert outcome.verdict == FAIL and f"301 x 16: {name} is off" in str(outcome.reason)
-    assert huge.too_far({"y": float("nan")}, torch.bfloat16) == ["y is off by nan, allowed 0.016"]
+    assert large.too_far({"y": float("nan")}, torch.bfloat16) == ["y is off by nan, allowed 0.016"]
 
 
 def test_a_huge_step_is_left_out_with_a_reason(
     settings: Settings, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome = memory.of_huge_step(replace(settings, seconds=1.0), (301, 16))
-    assert outcome.verdict == SKIPPED and "s are left" in str(outcome.numbers)
-    assert "left out" in rows[0]
+    assert outcome.verdict == SKIPPED and "s left" in str(outcome.numbers)
+    assert settings.cells.left == 1 and not rows
 
     device = torch.device("cuda", 0)
     for free, told in ((2**34, None), (2**33, "needs 16.0 GiB, 8.0 are free")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 2**37))
         reason = huge.too_small(2**20, 512, device)
         assert reason is None if told is None else told in str(reason)
+    monkeypatch.setattr(memory, "too_small", lambda *_: "needs 16.0 GiB, 8.0 are free")
+    outcome = memory.of_huge_step(settings, (301, 16))
+    assert outcome.verdict == SKIPPED and "8.0 are free" in str(outcome.numbers)
+    assert "left out" in rows[0]
 
 
 def test_a_graph_is_compared_with_the_same_step_without_one(settings: Settings) -> None:
@@ -235,7 +256,10 @@ def test_what_needs_a_gpu_says_so(name: str, settings: Settings) -> None:
 def test_all_sections_have_time_in_one_call() -> None:
     """Also where each takes all of its own, and the last is not cut."""
     limit = cli.parser().parse_args([]).limit
-    assert sum(section.seconds for section in SECTIONS.values()) + supervise.GRACE <= limit < 600
+    sections = [SECTIONS[name] for name in usual()]
+    assert sum(own.quick + own.whole for own in sections) + supervise.GRACE <= limit < 600
+    assert sum(own.quick for own in sections) + supervise.GRACE <= cli.QUICK_LIMIT
+    assert {own.name for own in sections if own.quick} == set(QUICK)
 
 
 def failing(settings: Settings) -> Outcome:
@@ -244,7 +268,8 @@ def failing(settings: Settings) -> Outcome:
 
 
 def test_a_section_that_raises_is_recorded(tmp_path: Path, settings: Settings) -> None:
-    part = run_section(Section("bad", 1, failing, ""), tmp_path, settings)
+    part = run_section(Section("bad", 0, 1, failing, ""), tmp_path, settings)
+    rows_file(tmp_path, "bad").unlink()
     part.save(tmp_path)
     (loaded,) = load_parts(tmp_path, ["bad", "absent"])
     assert loaded == part and part.verdict == FAIL and part.healthy
@@ -273,7 +298,7 @@ def test_sections_one_call_resume_and_table(
     other = ["--out", str(tmp_path / "b"), "--resume", str(tmp_path / "gpu_check.json")]
     assert cli.main([*ON_CPU, *other, "--sections", "graph,host", "--limit", "0"]) == 1
     merged = json.loads((tmp_path / "b" / "gpu_check.json").read_text())
-    assert merged["missing"] == ["host"] and merged["verdict"] == FAIL
+    assert merged["missing"] == ["host"] and merged["verdict"] == UNFINISHED
     assert "host         not run" in capsys.readouterr().out
 
 
@@ -297,7 +322,8 @@ def test_a_process_that_dies_or_hangs_is_replaced(
     for name in ("GRACE", "START", "LEAST"):
         monkeypatch.setattr(supervise, name, 0.0)
     parts: list[Part] = []
-    run_supervised(["host", "gemm"], lambda name: 0.5, tmp_path, [], 60, parts.append)
+    steps = [supervise.Step(name, 0.5, 60.0) for name in ("host", "gemm")]
+    run_supervised(steps, tmp_path, [], parts.append, lambda: None)
     assert [part.section for part in parts] == ["host", "gemm"]
     assert all(part.verdict == FAIL and not part.healthy for part in parts)
     assert told(parts[0])
@@ -333,7 +359,9 @@ def test_a_bare_machine(bare: dict[str, str], tmp_path: Path) -> None:
     status, text = python(bare, "-c", "import contrastile")
     assert status and "No module named 'contrastile'" in text
     arguments = ("--worker", "--parts", str(tmp_path), *ON_CPU)
-    status, text = python(bare, str(SCRIPT), *arguments, given="environment 20\ngraph 20\n")
+    status, text = python(
+        bare, str(SCRIPT), *arguments, given="environment 20 quick\ngraph 20 whole\n"
+    )
     assert status == 0, text
     assert {part.verdict for part in load_parts(tmp_path, SECTIONS)} == {PASS, SKIPPED}
 

@@ -130,14 +130,20 @@ def test_pybind11_comes_with_a_wheel_or_with_torch(
         assert where == "of a wheel"
 
 
-def test_a_build_ends_in_time_and_tells_how(tmp_path: Path) -> None:
-    def run(code: str, seconds: float) -> str | None:
-        command = [sys.executable, "-c", code]
-        return extension.run(command, tmp_path, dict(os.environ), tmp_path / "log", seconds)
+def test_a_build_ends_in_time_and_tells_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(code: str, seconds: float) -> str | None:
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        place.mkdir()
+        (tmp_path / "setup.py").write_text(code)
+        return extension.build(place, "90a", seconds)
 
-    assert run("pass", 30) is None
-    assert run("print('a word'); raise SystemExit(3)", 30) == "status 3: a word\n"
-    assert run("import time; time.sleep(60)", 0.2) == "not done in 0 s"
+    monkeypatch.setattr(extension, "ROOT", tmp_path)
+    monkeypatch.setattr(extension, "TREE", ("setup.py",))
+    assert build("pass", 30) is None
+    assert build("print('a word'); raise SystemExit(3)", 30) == "status 3: a word\n"
+    assert build("import time; time.sleep(60)", 0.2) == "not done in 0 s"
 
 
 def test_what_was_built_is_what_a_new_process_finds(tmp_path: Path) -> None:
@@ -161,11 +167,16 @@ def test_an_extension_comes_too_late_where_there_is_one(
 
 
 def test_a_build_that_this_folder_lacks_comes_first(tmp_path: Path) -> None:
-    names = ["environment", "cuda-graph"]
-    assert cli.to_do(names, False, tmp_path) == ["build", *names]
-    assert cli.to_do(["environment"], False, tmp_path) == ["environment"]
+    def steps(*names: str) -> list[str]:
+        return [step.section for step in cli.steps(names, False, 500.0, tmp_path)]
+
+    assert steps("graph", "cuda-graph") == ["build", "graph", "cuda-graph"]
+    assert steps("graph") == ["graph"]
+    # As where a file of another machine is resumed: it tells what was built, and that is not here.
+    Part("build", PASS, 1.0, {}, None, []).save(tmp_path)
+    assert steps("graph", "cuda-graph") == ["build", "graph", "cuda-graph"]
     (tmp_path / extension.FOLDER).mkdir()
-    assert cli.to_do(names, False, tmp_path) == names
+    assert steps("graph", "cuda-graph") == ["graph", "cuda-graph"]
 
 
 PROCESS = """
@@ -176,6 +187,7 @@ for line in sys.stdin:
     part["numbers"] = {"process": os.getpid()}
     (folder / "draft").write_text(json.dumps(part))
     (folder / "draft").rename(folder / f"{part['section']}.json")
+    (folder / f"{part['section']}.rows").unlink()
 """
 
 
@@ -189,7 +201,8 @@ def test_after_a_build_the_process_is_another(
     monkeypatch.setattr(supervise, "SCRIPT", tmp_path / "worker.py")
     parts: list[Part] = []
     names = ("environment", "build", "errors", "repeats")
-    supervise.supervise(names, lambda _: 30.0, tmp_path, [], 100, parts.append, ["build"])
+    steps = [supervise.Step(name, 30.0, 100.0, renews=name == "build") for name in names]
+    supervise.supervise(steps, tmp_path, [], parts.append, lambda: None)
     one, two, three, four = (part.numbers["process"] for part in parts)
     assert one == two != three == four
     assert [name for name, section in SECTIONS.items() if section.renews] == ["build"]
@@ -206,12 +219,12 @@ def test_sections_are_triton_s_with_another_backend(
     repeats = cuda.of_cuda(lambda own: exact.repeats_section(own, [case], 2), "cpu")
     assert repeats(absent).verdict == PASS and rows[0]["repeats"] == 2
 
-    rules = cuda.all_rules(replace(settings, backend="cuda"))
+    rules = cuda.all_rules(CPU, "cuda")
     assert {(r.loss, r.dtype) for r in rules} == {
         (loss, dtype) for loss in errors.LOSSES for dtype in ("bf16", "fp16")
     }
     assert {rule.backend for rule in rules} == {"cuda"}
-    assert {shape.size <= 576 for shape in rules[0].shapes} == {True, False}
+    assert {rule.shape.size <= 576 for rule in rules} == {True, False}
     assert all(case.dtype in (torch.bfloat16, torch.float16) for case in cuda.REPEATED)
     assert {case.n**2 > 2**31 for case in cuda.LARGE} == {True}
     assert cuda.CAPTURED
@@ -224,9 +237,11 @@ def test_backends_side_by_side(
     shares = {"device ms": 4.0, "reduce share": 0.25, "weigh share": 0.5}
     monkeypatch.setattr(cuda, "kernel_shares", lambda *_: shares)
     outcome = cuda.beside_section(settings, (40, 24), (8,), ("cpu", "reference"), "fp32")
-    assert outcome.verdict == PASS and outcome.numbers["not timed"] == 0
-    assert [(row["backend"], row["n"]) for row in rows if "backend" in row] == [
-        (backend, n) for n in (40, 24) for backend in ("cpu", "reference")
+    assert outcome.verdict == PASS
+    assert [row["cell"] for row in rows if "cell" in row] == [
+        f"clip_loss {n} x 8 fp32, contrastile, {backend}"
+        for n in (40, 24)
+        for backend in ("cpu", "reference")
     ]
     assert rows[0]["step ms"] == 2.0 and rows[0]["weights ms"] == 2.0 and rows[0]["reduce ms"] == 1
     assert rows[0]["reduce TFLOP/s"] == pytest.approx(2 * 40 * 40 * 8 / 1e-3 / 1e12)
@@ -237,7 +252,7 @@ def test_a_backend_that_fails_is_told(settings: Settings, rows: list[Row]) -> No
     sides = ("no such backend", "cpu")
     outcome = cuda.beside_section(settings, (24,), (8,), sides, "fp32")
     assert outcome.verdict == FAIL and "no such backend" in str(outcome.reason)
-    assert "step ms" in next(row for row in rows if row.get("backend") == "cpu")
+    assert "step ms" in next(row for row in rows if row["cell"].endswith("cpu"))
     assert cuda.beside_section(settings, (24,), (8,), sides[::-1], "fp32").verdict == PASS
 
 

@@ -11,9 +11,11 @@ from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.launch import Purpose, pick
 from contrastile.benches import gpu_targets
 from contrastile.benches.gpu import aims, gemm, host, specialised, speed
-from contrastile.benches.gpu.errors import Rule
+from contrastile.benches.gpu.cells import Cells
+from contrastile.benches.gpu.errors import Rule, Shape
 from contrastile.benches.gpu.record import FAIL, PASS, Row
 from contrastile.benches.gpu.settings import Settings
+from contrastile.benches.naive import NAIVE
 
 CPU = torch.device("cpu")
 
@@ -28,26 +30,36 @@ def settings(rows: list[Row]) -> Settings:
     return Settings(CPU, "cpu", row=rows.append)
 
 
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.compile makes of the formula takes seconds."""
+    monkeypatch.setattr(speed.Compiled, "build", lambda self, case: NAIVE[case.loss])
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_timings(settings: Settings, rows: list[Row]) -> None:
-    quick = Settings(CPU, "cpu", quick=True, row=rows.append)
-    outcome = speed.speed_section(quick, (128, 64), (16,), dtype="fp32")
-    assert outcome.verdict == PASS
-    timed = [row for row in rows if "provider" in row]
-    assert {(row["provider"], row["n"]) for row in timed} == {
-        (provider, n) for provider in ("contrastile", "naive") for n in (128, 64)
-    }
-    assert all(row["ms"] > 0 for row in timed)
+    quick = replace(settings, quick=True)
+    headline = [("clip_loss", 128, 16), ("siglip_loss", 64, 16)]
+    assert speed.speed_section(quick, (128, 64), (16,), headline, dtype="fp32").verdict == PASS
+    clip, siglip = "clip_loss 128 x 16 fp32", "siglip_loss 64 x 16 fp32"
+    first = [f"{clip}, {name}" for name in ("contrastile", "naive", "naive-compiled")]
+    first += [f"{siglip}, {name}" for name in ("contrastile", "naive")]
+    assert [row["cell"] for row in rows if "cell" in row] == first
+    assert all(row["ms"] > 0 for row in rows if "cell" in row)
+    assert settings.cells.later > 0
     assert gemm.gemm_section(settings, (32,), (64,), (8,), 2**10).verdict == PASS
     assert host.host_section(settings, 16, 8, 1).numbers["clip_loss contrastile us"] > 0
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_a_case_that_fails_is_told_and_the_next_is_timed(rows: list[Row]) -> None:
-    quick = Settings(CPU, "no such backend", quick=True, row=rows.append)
-    outcome = speed.speed_section(quick, (16,), (4,), dtype="fp32")
+    settings = Settings(CPU, "no such backend", row=rows.append)
+    outcome = speed.speed_section(settings, (16,), (4,), [("clip_loss", 16, 4)], dtype="fp32")
     assert outcome.verdict == FAIL and "no such backend" in str(outcome.reason)
-    assert [("ms" in row, row["provider"]) for row in rows if row.get("loss") == "clip_loss"] == [
+    assert [("ms" in row, row["cell"].split(", ")[1]) for row in rows[:3]] == [
         (False, "contrastile"),
         (True, "naive"),
+        (True, "naive-compiled"),
     ]
 
 
@@ -99,16 +111,17 @@ def test_a_missed_target_is_shown_and_fails_nothing(settings: Settings, rows: li
 def test_the_host_is_judged(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for took, told in ((200.0, "2 of 2"), (400.0, "0 of 2")):
         monkeypatch.setattr(host, "call_us", lambda *_, took=took: took)
-        outcome = host.host_section(settings, 16, 8, 1)
+        outcome = host.host_section(replace(settings, cells=Cells()), 16, 8, 1)
         assert outcome.verdict == PASS and outcome.numbers["targets met"] == told
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_kept_dot_products_are_timed_beside_recomputed_ones(
     settings: Settings, rows: list[Row]
 ) -> None:
-    quick = replace(settings, quick=True)
-    outcome = speed.speed_section(quick, (64, 32, 16), (8, 12), dtype="fp32")
-    assert [row["dots"] for row in rows if "dots" in row] == [speed.KEPT, speed.RECOMPUTED]
+    outcome = speed.speed_section(settings, (64, 32, 16), (8, 12), [], dtype="fp32")
+    dots = [row["cell"] for row in rows if "dots" in row.get("cell", "")]
+    assert [name.rsplit(" ")[-1] for name in dots] == [speed.KEPT, speed.RECOMPUTED]
     assert outcome.numbers["clip_loss 16 x 12: ms recomputed / kept"] > 0
 
     shipped = triton_backend.KEEP_FROM
@@ -154,7 +167,7 @@ def test_specialised_launches_are_judged_and_timed(
     monkeypatch.setattr(
         specialised, "kernel_shares", lambda *_: {"weigh share": 0.25, "device ms": 4.0}
     )
-    assert specialised.judge_specialised(Rule("clip_loss", "bf16"))[0]["share"] == 0.5
+    assert specialised.judge_specialised(Rule("clip_loss", "bf16", Shape(8, 8)))[0]["share"] == 0.5
     cell = speed.Timed("clip_loss", speed.OURS, 16, 8, "fp32")
     for table in ({}, specialised.specialised("sm_90")):
         row = specialised.time_weights(cell, table, settings)

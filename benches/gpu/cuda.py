@@ -19,7 +19,7 @@ from .profile import kernel_shares
 from .record import Outcome, Row
 from .recorder import Recorder
 from .settings import Settings
-from .speed import OURS, Timed, step_of
+from .speed import HEADLINE, OURS, Timed, step_of
 from .timing import median_ms
 
 Run = Callable[[Settings], Outcome]
@@ -29,11 +29,17 @@ SHAPES = (*errors.SHAPES[:4], errors.Shape(1021, 600, 2**20))
 HALVES = {"bf16": SHAPES, "fp16": (*SHAPES[:2], SHAPES[-1])}
 DRAWS = 2
 REPEATED = (
+    # A tile of so many features goes round the ring of stages again and again: an arrival that is
+    # lost stops it, one that comes twice hands out a stage that is still read.
+    exact.Repeat(clip_loss, 2501, 4096, torch.bfloat16, 2**22),
+    exact.Repeat(siglip_loss, 4096, 2048, torch.bfloat16),
     exact.Repeat(clip_loss, 2501, 160, torch.bfloat16, 2**22),
     exact.Repeat(clip_loss, 2501, 600, torch.float16, 2**22),
     exact.Repeat(nt_xent, 1021, 136, torch.bfloat16, 2**21),
     exact.Repeat(siglip_loss, 2501, 160, torch.bfloat16, 2**22),
 )
+# Rounds of each, and the rounds of the first two that the rest of the time is for.
+REPEATS, ROUNDS = 100, 2000
 CAPTURED = tuple(case for case in exact.CAPTURED if case.dtype is torch.bfloat16)
 LARGE = (*large.CASES[:2], large.Large(46_351, 600, torch.bfloat16))
 # The passes by what the profile calls their share.
@@ -54,18 +60,37 @@ def of_cuda(run: Run, backend: str = BACKEND) -> Run:
     return section
 
 
-def all_rules(settings: Settings) -> list[errors.Rule]:
+def all_rules(device: torch.device, backend: str) -> list[errors.Rule]:
     """Every loss in half precision: fp32 has but TF32."""
-    own: dict[str, Any] = {"device": settings.device, "backend": settings.backend, "draws": DRAWS}
+    own: dict[str, Any] = {"device": device, "backend": backend, "draws": DRAWS}
     return [
-        errors.Rule(loss, dtype, SHAPES[:1] if settings.quick else shapes, **own)
+        errors.Rule(loss, dtype, shape, later=shape != SHAPES[0], **own)
         for dtype, shapes in HALVES.items()
+        for shape in shapes
         for loss in LOSSES
     ]
 
 
 def errors_section(settings: Settings) -> Outcome:
-    return errors.errors_section(settings, all_rules(settings))
+    return errors.errors_section(settings, all_rules(settings.device, settings.backend))
+
+
+def repeats_section(
+    settings: Settings,
+    cases: Sequence[exact.Repeat] = REPEATED,
+    repeats: int = REPEATS,
+    rounds: int = ROUNDS,
+) -> Outcome:
+    """The same bits every time; then, in the whole pass, many rounds of many stages."""
+    tasks: dict[str, Callable[[], Row]] = {
+        str(case): partial(exact.repeated, case, settings, repeats) for case in cases
+    }
+    hunts = {
+        f"{case}, round {first} and on": partial(exact.repeated, case, settings, repeats)
+        for first in range(repeats, rounds, repeats)
+        for case in cases[:2]
+    }
+    return exact.judged(tasks, settings, hunts)
 
 
 def memory_section(settings: Settings) -> Outcome:
@@ -84,26 +109,24 @@ def beside_section(
     wrong = []
     cells = [(backend, n, d) for d in widths for n in sizes for backend in backends]
     for backend, n, d in cells:
-        if settings.left < 0:
-            break
         cell = Timed("clip_loss", OURS, n, d, dtype)
-        row = times[backend, n, d] = time_passes(cell, replace(settings, backend=backend))
-        settings.row({"backend": backend, "n": n, "d": d, **row})
+        own = replace(settings, backend=backend)
+        # A quick pass has what is compared elsewhere as well.
+        later = (n, d) not in {(n, d) for _, n, d in HEADLINE}
+        row = settings.cell(f"{cell.name}, {backend}", partial(time_passes, cell, own), later)
+        if row is None:
+            continue
+        times[backend, n, d] = row
         if "error" in row and backend == backends[0]:
             wrong.append(f"{cell}: {row['error']}")
-    numbers: Row = {"not timed": len(cells) - len(times)}
-    return Outcome.of(wrong, {**numbers, **judged(aims(times, sizes, widths, backends), settings)})
+    return Outcome.of(wrong, judged(aims(times, sizes, widths, backends), settings))
 
 
 def time_passes(cell: Timed, settings: Settings) -> Row:
     """Milliseconds and TFLOP/s; without a working profiler those of the step alone."""
-    row: Row = {}
-    with Recorder() as recorder:
-        run = step_of(cell, settings.device, settings.backend)
-        row["step ms"] = median_ms(run, settings.device, seconds=0.1)
-        row["step TFLOP/s"] = tera(4, cell, row["step ms"])
-    if recorder.error is not None:
-        return {**row, "error": recorder.error.splitlines()[0]}
+    run = step_of(cell, settings.device, settings.backend)
+    ms = median_ms(run, settings.device, seconds=0.1)
+    row: Row = {"step ms": ms, "step TFLOP/s": tera(4, cell, ms)}
     with Recorder() as recorder:
         row |= passes_of(cell, kernel_shares(run, settings.device))
     return row if recorder.error is None else {**row, "profiler": recorder.error.splitlines()[0]}
@@ -143,7 +166,7 @@ def aims(
 
 
 errors_of_cuda = of_cuda(errors_section)
-repeats_of_cuda = of_cuda(partial(exact.repeats_section, cases=REPEATED))
+repeats_of_cuda = of_cuda(repeats_section)
 graph_of_cuda = of_cuda(partial(exact.graph_section, cases=CAPTURED))
 streams_of_cuda = of_cuda(exact.streams_section)
 large_of_cuda = of_cuda(partial(large.large_section, cases=LARGE))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from contrastile import functional
 from torch import Tensor
 
 from ..cases import DTYPES, LOSSES
-from .pool import each
+from .pool import cells
 from .record import ROOT, Outcome, Row
 from .settings import Settings
 
@@ -55,16 +55,23 @@ GPU = torch.device("cuda", 0)
 
 @dataclass(frozen=True)
 class Rule:
-    """One loss at one dtype, over shapes and scales."""
+    """One loss at one dtype and shape, over scales; ``later``: not in a quick pass."""
 
     loss: str
     dtype: str
-    shapes: tuple[Shape, ...] = SHAPES
+    shape: Shape
     scales: tuple[float, ...] = SCALES
     draws: int = DRAWS
     orders: int = ORDERS
     device: torch.device = GPU
     backend: str = "triton"
+    later: bool = False
+
+    def __str__(self) -> str:
+        workspace = "" if self.shape.workspace is None else f", workspace {self.shape.workspace}"
+        layout = "" if self.shape.layout == "rows" else f", {self.shape.layout}"
+        size = f"{self.shape.rows} x {self.shape.size}"
+        return f"{self.loss} {self.dtype} {size}{workspace}{layout}"
 
 
 def errors_section(
@@ -74,47 +81,51 @@ def errors_section(
 ) -> Outcome:
     """Every loss at every dtype, by ``judge`` or another way to judge a rule."""
     if rules is None:
-        rules = all_rules(settings)
+        rules = all_rules(settings.device, settings.backend)
+    found = cells(
+        partial(judge_as_row, judging=judging or judge),
+        {str(rule): rule for rule in rules},
+        settings,
+        later=lambda rule: rule.later,
+    )
     wrong: list[str] = []
-    worst: dict[str, float] = dict.fromkeys((rule.dtype for rule in rules), 0.0)
-    for rule, found in each(judging or judge, rules, settings):
-        name = f"{rule.loss} {rule.dtype}"
-        if isinstance(found, str):
-            settings.row({"loss": rule.loss, "dtype": rule.dtype, "error": found})
-            wrong.append(f"{name}: {found.splitlines()[0]}")
+    worst: dict[str, float] = {}
+    for name, row in found.items():
+        if "error" in row:
+            wrong.append(f"{name}: {row['error']}")
             continue
-        top = max(found, key=lambda row: row["share"])
-        worst[rule.dtype] = max(worst[rule.dtype], top["share"])
-        beyond = [row for row in found if row["share"] > 1]
-        settings.row({"loss": rule.loss, "dtype": rule.dtype, "compared": len(found), **top})
-        for row in beyond:
-            settings.row({"beyond": name, **row})
-        if beyond:
-            where = f"{top['what']} at {top['shape']}, scale {top['scale']}"
-            wrong.append(f"{name}: {len(beyond)} of {len(found)}, {top['share']:.3g}x for {where}")
+        worst[row["dtype"]] = max(worst.get(row["dtype"], 0.0), row["share"])
+        if row["beyond"]:
+            where = f"{row['what']} at scale {row['scale']}"
+            count = f"{len(row['beyond'])} of {row['compared']}"
+            wrong.append(f"{name}: {count}, {row['share']:.3g}x for {where}")
     numbers = {f"worst share {dtype}": share for dtype, share in worst.items()}
-    return Outcome.of(wrong, {"settings": len(rules), **numbers})
+    return Outcome.of(wrong, {"settings": len(found), **numbers})
 
 
-def all_rules(settings: Settings) -> list[Rule]:
-    """Every dtype of every loss."""
-    rules = [
-        Rule(loss, dtype, SHAPES[:count], device=settings.device, backend=settings.backend)
+def all_rules(device: torch.device, backend: str) -> list[Rule]:
+    """Every dtype of every loss; a quick pass has the first shape of each."""
+    return [
+        Rule(loss, dtype, shape, device=device, backend=backend, later=shape != SHAPES[0])
         for dtype, count in COUNTS.items()
+        for shape in SHAPES[:count]
         for loss in LOSSES
     ]
-    if settings.quick:
-        rules = [replace(r, shapes=SHAPES[:1], scales=(14.3, 100.0), draws=1) for r in rules]
-    return rules
+
+
+def judge_as_row(rule: Rule, judging: Callable[[Rule], list[Row]] | None = None) -> Row:
+    """The worst of a rule, and all that are beyond it."""
+    found = (judging or judge)(rule)
+    top = max(found, key=lambda row: row["share"])
+    beyond = [row for row in found if row["share"] > 1]
+    own = {"loss": rule.loss, "dtype": rule.dtype, "shape": list(rule.shape)}
+    return {**own, "compared": len(found), **top, "beyond": beyond}
 
 
 def judge(rule: Rule) -> list[Row]:
     """For each output the share of its budget that the error takes: beyond 1 the rule is broken."""
     return [
-        {**row, "shape": list(shape), "scale": scale}
-        for shape in rule.shapes
-        for scale in rule.scales
-        for row in compare(rule, shape, scale)
+        {**row, "scale": scale} for scale in rule.scales for row in compare(rule, rule.shape, scale)
     ]
 
 

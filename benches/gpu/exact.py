@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,17 @@ from torch import Tensor
 
 from .pool import each
 from .record import Outcome, Row
-from .settings import Loss, Pair, Settings, difference, equal, pair, step, synchronize
+from .settings import (
+    Loss,
+    Pair,
+    Settings,
+    difference,
+    equal,
+    is_gpu,
+    pair,
+    step,
+    synchronize,
+)
 
 Replay = Callable[[], tuple[Tensor, ...]]
 REPEATS = 250
@@ -45,31 +55,51 @@ def repeats_section(
     settings: Settings, cases: Sequence[Repeat] = REPEATED, repeats: int = REPEATS
 ) -> Outcome:
     """Forward and backward again and again; half of the time beside other work on the device."""
-    wrong = []
-    repeats = min(repeats, 25) if settings.quick else repeats
-    for case in cases:
-        inputs = pair(case.n, case.d, case.dtype, settings.device)
-        loss = settings.loss(case.loss)
-        first = step(loss, inputs, workspace=case.workspace)
-        noise = Noise(settings.device)
-        differing, done = 0, 0
-        for turn in range(repeats):
-            if settings.left < 0:
-                break
-            noise.make(turn % 2 == 1)
-            again = step(loss, inputs, workspace=case.workspace)
-            differing, done = differing + (not equal(first, again)), done + 1
-        settings.row({"case": str(case), "repeats": done, "differing": differing})
-        if differing or done < repeats:
-            wrong.append(f"{case}: {differing} of {done} repeats differ, {repeats} were wanted")
-    return Outcome.of(wrong, {"cases": len(cases), "repeats": repeats})
+    return judged(
+        {str(case): partial(repeated, case, settings, repeats) for case in cases}, settings
+    )
+
+
+def judged(
+    tasks: Mapping[str, Callable[[], Row]],
+    settings: Settings,
+    more: Mapping[str, Callable[[], Row]] | None = None,
+) -> Outcome:
+    """Cells with a row that says how many of how many repeats differ; ``more`` of them where
+    there is time, but not in a quick pass.
+    """
+    wrong, done = [], 0
+    for name, task in [*tasks.items(), *(more or {}).items()]:
+        row = settings.cell(name, task, later=name not in tasks)
+        if row is None:
+            continue
+        done += row.get("repeats", 0)
+        if "error" in row:
+            wrong.append(f"{name}: {row['error']}")
+        elif row["differing"]:
+            wrong.append(f"{name}: {row['differing']} of {row['repeats']} repeats differ")
+    return Outcome.of(wrong, {"cases": len(tasks), "repeats": done})
+
+
+def repeated(case: Repeat, settings: Settings, repeats: int) -> Row:
+    """How many repeats differ from the first run."""
+    inputs = pair(case.n, case.d, case.dtype, settings.device)
+    loss = settings.loss(case.loss)
+    first = step(loss, inputs, workspace=case.workspace)
+    noise = Noise(settings.device)
+    differing = 0
+    for turn in range(repeats):
+        noise.make(turn % 2 == 1)
+        again = step(loss, inputs, workspace=case.workspace)
+        differing += not equal(first, again)
+    return {"repeats": repeats, "differing": differing}
 
 
 class Noise:
     """Work on another stream, so that blocks are not scheduled the same way each time."""
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(device) if is_gpu(device) else None
         self.factor = torch.ones(1024, 1024, device=device)
 
     def make(self, wanted: bool) -> None:
@@ -97,24 +127,22 @@ def graph_section(settings: Settings, cases: Sequence[Repeat] = CAPTURED) -> Out
     """Captured once, replayed on data that need the fixed and the running shift."""
     if not settings.on_gpu:
         return Outcome.skip("CUDA graphs need a GPU")
-    # Compiled side by side, found in Triton's cache below.
-    compiled = cases if settings.compiles else ()
-    for case, told in each(
-        partial(run_once, settings.device, settings.backend), compiled, settings
-    ):
-        if isinstance(told, str):
-            settings.row({"case": str(case), "compiling": told.splitlines()[0]})
+    todo = [case for case in cases if str(case) not in settings.cells.done]
+    if settings.compiles:
+        # Compiled side by side, found in Triton's cache below; what fails here fails there too.
+        run = partial(run_once, settings.device, settings.backend)
+        for _ in each(run, todo, list(map(str, todo)), settings):
+            pass
     wrong, worst = [], 0.0
     for case in cases:
-        if settings.left < 0:
-            wrong.append(f"{case}: no time was left")
+        row = settings.cell(str(case), partial(replayed, case, settings, capture))
+        if row is None:
             continue
-        for row in replays(case, settings, capture):
-            settings.row({"case": str(case), **row})
-            worst = max(worst, row["error"])
-            if not row["error"] <= HALF_EPS[case.dtype]:
-                where = f"length {row['length']}, scale {row['scale']}"
-                wrong.append(f"{case}: {where}: off by {row['error']:.2g}")
+        if "error" in row:
+            wrong.append(f"{case}: {row['error']}")
+            continue
+        worst = max(worst, row["worst"])
+        wrong += [f"{case}: {text}" for text in row["wrong"]]
     return Outcome.of(wrong, {"cases": len(cases), "largest difference": worst})
 
 
@@ -123,6 +151,18 @@ def run_once(device: torch.device, backend: str, case: Repeat) -> bool:
     loss = partial(case.loss, backend=backend)
     step(loss, pair(case.n, case.d, case.dtype, device), workspace=case.workspace)
     return True
+
+
+def replayed(case: Repeat, settings: Settings, captured: Callable[[Loss, Pair], Replay]) -> Row:
+    """All replays of a case, and what is wrong with them."""
+    found = list(replays(case, settings, captured))
+    # Written so that a NaN is wrong.
+    wrong = [
+        f"length {row['length']}, scale {row['scale']}: off by {row['error']:.2g}"
+        for row in found
+        if not row["error"] <= HALF_EPS[case.dtype]
+    ]
+    return {"worst": max(row["error"] for row in found), "wrong": wrong, "replays": found}
 
 
 def replays(
@@ -170,6 +210,16 @@ def streams_section(settings: Settings, n: int = 3001, d: int = 128, rounds: int
     """Two streams with data of their own, not waiting for each other."""
     if not settings.on_gpu:
         return Outcome.skip("streams need a GPU")
+    case = f"clip_loss {n} x {d}, {rounds} rounds"
+    row = settings.cell(case, partial(side_by_side, settings, n, d, rounds))
+    if row is None or "error" in row:
+        return Outcome.of([row["error"]] if row else [], {})
+    off = not row["largest difference"] <= HALF_EPS[torch.bfloat16]
+    return Outcome.of([f"off by {row['largest difference']:.2g}"] if off else [], row)
+
+
+def side_by_side(settings: Settings, n: int, d: int, rounds: int) -> Row:
+    """How far steps on two streams are from the same steps one after the other."""
     inputs = [pair(n, d, torch.bfloat16, settings.device, seed) for seed in (0, 1)]
     loss = settings.loss()
     expected = [step(loss, own) for own in inputs]
@@ -182,32 +232,34 @@ def streams_section(settings: Settings, n: int = 3001, d: int = 128, rounds: int
                 results.append(step(loss, own))
     synchronize(settings.device)
     pairs = [(r, want) for results, want in zip(found, expected, strict=True) for r in results]
-    numbers = {
+    return {
         "steps": len(pairs),
         "largest difference": max(difference(*both) for both in pairs),
         "other bits": sum(not equal(*both) for both in pairs),
     }
-    settings.row(numbers)
-    off = not numbers["largest difference"] <= HALF_EPS[torch.bfloat16]
-    return Outcome.of([f"off by {numbers['largest difference']:.2g}"] if off else [], numbers)
 
 
 def devices_section(settings: Settings, n: int = 1021, d: int = 136) -> Outcome:
     """Tensors on a device that is not the current one."""
     if not settings.on_gpu or torch.cuda.device_count() < 2:
         return Outcome.skip(f"needs two GPUs, there are {torch.cuda.device_count()}")
-    here, there = settings.device, torch.device("cuda", (settings.device.index or 0) ^ 1)
+    there = torch.device("cuda", (settings.device.index or 0) ^ 1)
     wrong = []
     for dtype in (torch.bfloat16, torch.float32):
-        inputs = pair(n, d, dtype, there)
-        run = partial(step, settings.loss(), inputs)
-        with torch.cuda.device(here):
-            away = run()
-        with torch.cuda.device(there):
-            home = run()
-        placed = all(t.device == there for t in away)
-        same = placed and equal(away, home)
-        settings.row({"dtype": str(dtype), "bits equal": same, "placed": placed})
-        if not same:
-            wrong.append(f"{dtype}: another result than with {there} as the current device")
+        row = settings.cell(str(dtype), partial(elsewhere, settings, there, n, d, dtype))
+        if row is not None and not row.get("bits equal"):
+            wrong.append(
+                f"{dtype}: {row.get('error', 'another result than on the current device')}"
+            )
     return Outcome.of(wrong, {"devices": torch.cuda.device_count()})
+
+
+def elsewhere(settings: Settings, there: torch.device, n: int, d: int, dtype: torch.dtype) -> Row:
+    """Whether a step is the same when another device is the current one."""
+    run = partial(step, settings.loss(), pair(n, d, dtype, there))
+    with torch.cuda.device(settings.device):
+        away = run()
+    with torch.cuda.device(there):
+        home = run()
+    placed = all(t.device == there for t in away)
+    return {"placed": placed, "bits equal": placed and equal(away, home)}

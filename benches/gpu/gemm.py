@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .record import PASS, Outcome
+from .record import Outcome, Row
 from .settings import Settings
 from .timing import median_ms
 
@@ -15,6 +16,7 @@ SQUARES = (4096, 8192, 16384)
 WIDTHS = (256, 512, 768, 1024)
 KEYS = (32768, 65536)
 STRIP_BYTES = 2**28
+UNIT, INTO_FP32 = "TFLOP/s", "TFLOP/s into fp32"
 
 
 def gemm_section(
@@ -26,33 +28,34 @@ def gemm_section(
 ) -> Outcome:
     """TFLOP/s of bf16 products of random numbers."""
     best: dict[str, float] = {}
-
-    def measure(what: str, shape: tuple[int, int, int], run: Callable[[], object]) -> None:
-        m, k, n = shape
-        ms = median_ms(run, settings.device, seconds=0.05)
-        speed = 2 * m * k * n / ms / 1e9
-        settings.row({"product": what, "m": m, "k": k, "n": n, "ms": ms, "TFLOP/s": speed})
-        best[what] = max(best.get(what, 0.0), speed)
-
-    for size in squares:
-        a, b = random(settings, size, size), random(settings, size, size)
-        measure("square", (size, size, size), product(a, b))
+    wrong = []
+    products = [("square", (size, size, size)) for size in squares]
     for n in keys:
         height = min(strip_bytes // (2 * n), n)
-        strip = random(settings, height, n)
         for d in widths:
-            if settings.left < 0:
-                break
-            key, query = random(settings, n, d), random(settings, height, d)
-            for what, shape, left, right in (
-                ("S = Q K^T", (height, d, n), query, key.T),
-                ("G K", (height, n, d), strip, key),
-                ("G^T Q", (n, height, d), strip.T, query),
-            ):
-                measure(what, shape, product(left, right))
-                if settings.on_gpu and what != "S = Q K^T":
-                    measure(f"{what} into fp32", shape, into_fp32(left, right))
-    return Outcome(PASS, {f"TFLOP/s {what}": round(speed) for what, speed in best.items()})
+            shapes = {"S = Q K^T": (height, d, n), "G K": (height, n, d), "G^T Q": (n, height, d)}
+            products += list(shapes.items())
+    for what, shape in products:
+        name = f"{what} {' x '.join(map(str, shape))}"
+        row = settings.cell(name, partial(measure, what, shape, settings))
+        if row is not None and "error" in row:
+            wrong.append(f"{name}: {row['error']}")
+        elif row is not None:
+            for kind in (UNIT, INTO_FP32):
+                best[f"{kind} {what}"] = max(best.get(f"{kind} {what}", 0.0), row.get(kind, 0.0))
+    return Outcome.of(wrong, {what: round(speed) for what, speed in best.items() if speed})
+
+
+def measure(what: str, shape: tuple[int, int, int], settings: Settings) -> Row:
+    """TFLOP/s of a product, and of it into fp32; factors lie as they do in the losses."""
+    m, k, n = shape
+    left = random(settings, k, m).T if what == "G^T Q" else random(settings, m, k)
+    right = random(settings, n, k).T if what == "S = Q K^T" else random(settings, k, n)
+    runs = {UNIT: product(left, right)}
+    if settings.on_gpu and what in ("G K", "G^T Q"):
+        runs[INTO_FP32] = into_fp32(left, right)
+    ms = {kind: median_ms(run, settings.device, seconds=0.05) for kind, run in runs.items()}
+    return {kind: 2 * m * k * n / took / 1e9 for kind, took in ms.items()}
 
 
 def random(settings: Settings, rows: int, columns: int) -> Tensor:

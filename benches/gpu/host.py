@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from ..gpu_targets import HOST_US
 from .aims import Aim, judged
 from .profile import kernels
-from .record import PASS, Outcome, Row
+from .record import Outcome, Row
 from .recorder import Recorder
 from .settings import Settings, synchronize
 from .speed import OURS, PLAIN, Timed, step_of
@@ -23,19 +24,27 @@ def host_section(settings: Settings, n: int = 256, d: int = 512, bursts: int = 3
     """Wall time of the Python calls, nobody waiting for the device."""
     numbers: Row = {}
     aims: list[Aim] = []
+    wrong = []
     for loss in ("clip_loss", "siglip_loss"):
         for provider in (OURS, PLAIN):
             cell = Timed(loss, provider, n, d, "bf16" if settings.on_gpu else "fp32")
-            run = step_of(cell, settings.device, settings.backend)
-            row: Row = {"loss": loss, "provider": provider, "us": call_us(run, settings, bursts)}
-            if settings.on_gpu:
-                row |= on_device(run, settings)
-            settings.row(row)
+            row = settings.cell(cell.name, partial(cost, cell, settings, bursts))
+            if row is None:
+                continue
+            if "error" in row:
+                wrong += [f"{cell.name}: {row['error']}"] if provider == OURS else []
+                continue
             numbers[f"{loss} {provider} us"] = round(row["us"])
             if provider == OURS:
                 aims.append(Aim(f"{loss} on the host", "us", row["us"], HOST_US))
-    numbers |= judged(aims, settings)
-    return Outcome(PASS, numbers)
+    return Outcome.of(wrong, {**numbers, **judged(aims, settings)})
+
+
+def cost(cell: Timed, settings: Settings, bursts: int) -> Row:
+    """Microseconds of a call, and what it launches."""
+    run = step_of(cell, settings.device, settings.backend)
+    row: Row = {"us": call_us(run, settings, bursts)}
+    return row | on_device(run, settings) if settings.on_gpu else row
 
 
 def on_device(run: Callable[[], object], settings: Settings) -> Row:

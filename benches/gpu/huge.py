@@ -9,10 +9,10 @@ import torch
 from contrastile import info_nce
 from torch import Tensor
 
-from .large import LOSS_TOLERANCE, TOLERANCE, gradient, relative, sampled
+from .large import gradient, relative, sampled
 from .peak import held_at_most
 from .record import Row
-from .settings import Pair, Settings, pair, step, synchronize
+from .settings import Pair, Settings, is_gpu, pair, step, synchronize
 
 GIB = 2**30
 # About what an H200 takes by itself.
@@ -27,7 +27,7 @@ PIECE = 2**17
 
 def too_small(n: int, d: int, device: torch.device) -> str | None:
     """None, or why the device's memory does not do."""
-    if device.type != "cuda":
+    if not is_gpu(device):
         return None
     torch.cuda.empty_cache()
     needed = WORKSPACE + BYTES * n * d
@@ -106,15 +106,3 @@ def log_sums(some: Tensor, other: Tensor, scale: Tensor) -> Tensor:
         (scale * (some.double() @ piece.double().T)).logsumexp(1) for piece in other.split(PIECE)
     ]
     return torch.stack(parts).logsumexp(0)
-
-
-def too_far(found: Row, dtype: torch.dtype) -> list[str]:
-    """What is off by more than it may be."""
-    limits = {name: LOSS_TOLERANCE for name in ("rows", "columns", "loss")}
-    # Written so that a NaN is wrong.
-    return [
-        f"{name} is off by {error:.2g}, allowed {limit:.2g}"
-        for name, error in found.items()
-        for limit in (limits.get(name, TOLERANCE[dtype]),)
-        if not error <= limit
-    ]

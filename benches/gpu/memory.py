@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .huge import dtype_of, huge_step, too_far, too_small
+from .huge import dtype_of, huge_step, too_small
+from .large import too_far
 from .peak import held_at_most
 from .record import SKIPPED, Outcome, Row
 from .settings import Pair, Settings, equal, pair, step, synchronize
@@ -31,27 +32,42 @@ def oom_section(settings: Settings, n: int = 16384, d: int = 512) -> Outcome:
     """Fills the memory but for a margin, calls, frees, and calls again."""
     if not settings.on_gpu:
         return Outcome.skip("filling the memory is for a GPU")
-    loss, inputs = settings.loss(), pair(n, d, torch.bfloat16, settings.device)
-    expected = step(loss, inputs)
-    synchronize(settings.device)
-    held = torch.cuda.memory_allocated(settings.device)
     wrong, raised = [], 0
-    for margin in MARGINS:
-        torch.cuda.empty_cache()
-        filling = fill(settings.device, margin * MIB)
-        failed = out_of_memory(settings, inputs)
-        del filling
-        gc.collect()
-        torch.cuda.empty_cache()
-        leaked = torch.cuda.memory_allocated(settings.device) - held
-        again = equal(step(loss, inputs), expected)
-        settings.row({"MiB left": margin, "raised": failed, "leaked": leaked, "works": again})
-        raised += failed
-        if leaked or not again:
-            wrong.append(f"{margin} MiB left: {leaked} bytes leaked, works again: {again}")
-    if not raised:
+    rows = {
+        f"{margin} MiB left": settings.cell(
+            f"{margin} MiB left", partial(starve, settings, n, d, margin * MIB)
+        )
+        for margin in MARGINS
+    }
+    for name, row in rows.items():
+        if row is None:
+            continue
+        if "error" in row:
+            wrong.append(f"{name}: {row['error']}")
+            continue
+        raised += row["raised"]
+        if row["leaked"] or not row["works"]:
+            wrong.append(f"{name}: {row['leaked']} bytes leaked, works again: {row['works']}")
+    if not raised and None not in rows.values():
         wrong.append("no call ran out of memory")
     return Outcome.of(wrong, {"calls": len(MARGINS), "out of memory": raised})
+
+
+def starve(settings: Settings, n: int, d: int, margin: int) -> Row:
+    """A step with ``margin`` bytes left, and whether it works again with all of them."""
+    inputs = pair(n, d, torch.bfloat16, settings.device)
+    expected = step(settings.loss(), inputs)
+    synchronize(settings.device)
+    held = torch.cuda.memory_allocated(settings.device)
+    torch.cuda.empty_cache()
+    filling = fill(settings.device, margin)
+    failed = out_of_memory(settings, inputs)
+    del filling
+    gc.collect()
+    torch.cuda.empty_cache()
+    leaked = torch.cuda.memory_allocated(settings.device) - held
+    again = equal(step(settings.loss(), inputs), expected)
+    return {"raised": failed, "leaked": leaked, "works": again}
 
 
 def out_of_memory(settings: Settings, inputs: Pair) -> bool:
@@ -84,46 +100,65 @@ def memory_section(
     huge: tuple[int, int] | None = (2**20, 512),
 ) -> Outcome:
     """Bytes of a step at several N beyond its inputs, as a + b N + c N^2; then one huge step."""
-    extra = []
-    for n in sizes:
-        inputs = pair(n, d, torch.bfloat16 if settings.on_gpu else torch.float32, settings.device)
-        used = peak(settings, inputs, workspace)
-        law = workspace + 8 * 2 * n * d
-        extra.append(used)
-        settings.row({"n": n, "d": d, "bytes": used, "of the law": used / law})
-    square, linear, fixed = fit(sizes, extra)
-    laws = [used / (workspace + 16 * n * d) for n, used in zip(sizes, extra, strict=True)]
-    numbers: Row = {
-        "bytes a pair": square,
-        "bytes a row": linear,
-        "fixed MiB": fixed / MIB,
-        "largest share of workspace + 8 (N + M) D": max(laws),
-    }
+    numbers: Row = {}
     wrong = []
-    if not abs(square) <= ALLOWED_SQUARE:
-        wrong.append(f"{square:.3g} bytes for each pair, allowed {ALLOWED_SQUARE}")
-    if not max(laws) <= 1:
-        wrong.append(f"{max(laws):.3g} times workspace + 8 (N + M) D")
-    if huge is not None and settings.on_gpu and not settings.quick:
+    extra: dict[int, int] = {}
+    for n in sizes:
+        row = settings.cell(f"{n} x {d}", partial(extra_bytes, settings, n, d, workspace))
+        if row is not None and "error" in row:
+            wrong.append(f"{n} x {d}: {row['error']}")
+        elif row is not None:
+            extra[n] = row["bytes"]
+    if len(extra) == len(sizes):
+        square, linear, fixed = fit(sizes, list(extra.values()))
+        law = max(used / (workspace + 16 * n * d) for n, used in extra.items())
+        numbers = {
+            "bytes a pair": square,
+            "bytes a row": linear,
+            "fixed MiB": fixed / MIB,
+            "largest share of workspace + 8 (N + M) D": law,
+        }
+        if not abs(square) <= ALLOWED_SQUARE:
+            wrong.append(f"{square:.3g} bytes for each pair, allowed {ALLOWED_SQUARE}")
+        if not law <= 1:
+            wrong.append(f"{law:.3g} times workspace + 8 (N + M) D")
+    if huge is not None and settings.on_gpu:
         found = of_huge_step(settings, huge)
         numbers |= found.numbers
         wrong += [found.reason] if found.reason else []
     return Outcome.of(wrong, numbers)
 
 
+def extra_bytes(settings: Settings, n: int, d: int, workspace: int) -> Row:
+    """What a step takes beyond its inputs, and what share of the law that is."""
+    dtype = torch.bfloat16 if settings.on_gpu else torch.float32
+    used = peak(settings, pair(n, d, dtype, settings.device), workspace)
+    return {"bytes": used, "of the law": used / (workspace + 16 * n * d)}
+
+
 def of_huge_step(settings: Settings, size: tuple[int, int]) -> Outcome:
     """A step at that N and D, where there is the memory and the time."""
     name = f"step of {size[0]} x {size[1]}"
-    reason = too_small(*size, settings.device)
-    if reason is None and settings.left < HUGE_SECONDS:
-        reason = f"left out: {settings.left:.0f} s are left, it takes {HUGE_SECONDS}"
-    if reason is not None:
-        settings.row({"huge": name, "left out": reason})
-        return Outcome(SKIPPED, {name: reason})
-    row = huge_step(settings, *size)
-    settings.row(row)
-    wrong = [f"{name}: {text}" for text in too_far(row["errors"], dtype_of(settings))]
+    if settings.left < HUGE_SECONDS and name not in settings.cells.done:
+        settings.cells.left += 1
+        return Outcome(SKIPPED, {name: f"{settings.left:.0f} s left, it takes {HUGE_SECONDS}"})
+    row = settings.cell(name, partial(judged_step, settings, size))
+    assert row is not None, "there was the time"
+    if "error" in row:
+        return Outcome.of([f"{name}: {row['error']}"], {})
+    if "left out" in row:
+        return Outcome(SKIPPED, {name: row["left out"]})
+    wrong = [f"{name}: {text}" for text in row["wrong"]]
     return Outcome.of(wrong, {f"{name}, s": row["seconds"], "its MiB": row["bytes"] / MIB})
+
+
+def judged_step(settings: Settings, size: tuple[int, int]) -> Row:
+    """The step and what is wrong with it, or why the device is too small for it."""
+    reason = too_small(*size, settings.device)
+    if reason is not None:
+        return {"left out": reason}
+    row = huge_step(settings, *size)
+    return {**row, "wrong": too_far(row["errors"], dtype_of(settings))}
 
 
 def peak(settings: Settings, inputs: Pair, workspace: int) -> int:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch
 from contrastile.testing import AllocationSpy
 
+from .settings import is_gpu
+
 
 def held_at_most(device: torch.device, run: Callable[[], object]) -> int:
     """Bytes held at most during ``run`` beyond those held before."""
-    if device.type != "cuda":
+    if not is_gpu(device):
         with AllocationSpy() as spy:
             run()
         return spy.peak_bytes

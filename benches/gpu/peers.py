@@ -1,128 +1,111 @@
-"""The section ``peers``: other libraries on clip_loss, installed or carried along as wheels."""
+"""The section ``peers``: other libraries on our tasks, installed or carried along as wheels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor
 
-from ..check import evaluate
+from ..check import TOLERANCE, evaluate, relative_error
 from ..inputs import Inputs
-from ..naive import LossFunction
+from ..naive import NAIVE, LossFunction
+from .peer_calls import PEERS, Peer
 from .record import PASS, Outcome, Row
-from .recorder import Recorder
-from .settings import Settings
+from .settings import SCALE, Settings
 from .speed import OURS, Timed, inputs_of, loss_of
 from .timing import median_ms
 from .wheels import unpacked
 
-SIZES = ((32768, 512), (8192, 512), (32768, 1024))
+CASES = (
+    ("clip_loss", 32768, 512),
+    ("siglip_loss", 32768, 512),
+    ("clip_loss", 8192, 512),
+    ("clip_loss", 32768, 1024),
+)
+# Rows of a check: few enough for fp64, and a multiple of the tiles that all of them have.
+CHECKED = 1024
+# The gradient of a scale or bias is a sum of terms that nearly cancel.
+SCALAR_FLOOR = 0.1
+SECONDS = 0.2
 
 
-def open_clip() -> LossFunction:
-    module = import_module("open_clip.loss").ClipLoss()
-    return lambda inputs: module(*inputs.embeddings, inputs.scale)
-
-
-def cut_cross_entropy() -> LossFunction:
-    return both_ways(import_module("cut_cross_entropy").linear_cross_entropy)
-
-
-def liger() -> LossFunction:
-    name = "liger_kernel.transformers.fused_linear_cross_entropy"
-    module = import_module(name).LigerFusedLinearCrossEntropyLoss()
-    return both_ways(lambda query, key, target: module(key, query, target))
-
-
-def inf_cl() -> LossFunction:
-    flash = import_module("inf_cl").cal_flash_loss
-
-    def loss(inputs: Inputs) -> Tensor:
-        x, y = inputs.embeddings
-        rows = flash(x, y, scale=inputs.scale.to(x.dtype)).mean()  # type: ignore[union-attr]
-        columns = flash(y, x, scale=inputs.scale.to(x.dtype)).mean()  # type: ignore[union-attr]
-        return (rows + columns) / 2
-
-    return loss
-
-
-def both_ways(cross_entropy: Callable[[Tensor, Tensor, Tensor], Tensor]) -> LossFunction:
-    """clip_loss of a linear cross-entropy whose classes are the other side's rows."""
-
-    def loss(inputs: Inputs) -> Tensor:
-        x, y = inputs.embeddings
-        target = torch.arange(len(x), device=x.device)
-        rows = cross_entropy((inputs.scale * x).to(x.dtype), y, target)
-        columns = cross_entropy((inputs.scale * y).to(y.dtype), x, target)
-        return (rows + columns) / 2
-
-    return loss
-
-
-PEERS: dict[str, Callable[[], LossFunction]] = {
-    "open_clip": open_clip,
-    "cut_cross_entropy": cut_cross_entropy,
-    "liger_kernel": liger,
-    "inf_cl": inf_cl,
-}
-
-
-def peers_section(settings: Settings, sizes: Sequence[tuple[int, int]] = SIZES) -> Outcome:
-    """Milliseconds of a training step, and the largest difference of the loss from ours."""
-    with unpacked(settings.wheels) as wheels:
-        here = [name for name in PEERS if find_spec(name)]
+def peers_section(
+    settings: Settings, cases: Sequence[tuple[str, int, int]] = CASES, peers: Sequence[Peer] = PEERS
+) -> Outcome:
+    """Milliseconds of a training step beside ours, of those whose results are right."""
+    with unpacked(settings.wheels):
+        here = [peer for peer in peers if find_spec(peer.module)]
+        absent = [peer.name for peer in peers if peer not in here]
+        numbers: Row = {"not here": ", ".join(absent)} if absent else {}
         if not here:
-            carried = f", nor in {len(wheels)} wheels" if wheels else ""
-            return Outcome.skip(f"none is installed{carried}: {', '.join(PEERS)}")
-        return compare(here, settings, sizes)
-
-
-def compare(here: Sequence[str], settings: Settings, sizes: Sequence[tuple[int, int]]) -> Outcome:
-    """The peers that are here, beside ours."""
-    numbers: Row = {}
-    largest: dict[str, float] = {}
-    for n, d in sizes:
-        cell = Timed("clip_loss", OURS, n, d, "bf16" if settings.on_gpu else "fp32")
-        inputs = inputs_of(cell, settings.device)
-        own = loss_of(cell, settings.backend)
-        loss = float(evaluate(own, inputs)[0])
-        ms = median_ms(partial(evaluate, own, inputs), settings.device, seconds=0.2)
-        settings.row({"peer": OURS, "n": n, "d": d, "loss": loss, "ms": ms})
-        for name in here:
-            if settings.left < 0:
-                break
-            row = time_peer(name, inputs, settings)
-            if "ms" in row:
-                row["difference"] = relative(row["loss"], loss)
-                largest[name] = max(largest.get(name, 0.0), row["difference"])
-                numbers[f"{name} {n} x {d}, x ours"] = row["ms"] / ms
-            else:
-                numbers[f"{name} {n} x {d}"] = row["error"]
-            settings.row({"peer": name, "n": n, "d": d, **row})
-    numbers |= {f"{name}: largest difference": value for name, value in largest.items()}
+            return Outcome.skip(f"none is installed or among the wheels: {numbers['not here']}")
+        for case in cases:
+            numbers |= dict(compare(case, here, settings))
     return Outcome(PASS, numbers)
 
 
-def relative(value: float, ours: float) -> float:
-    """Infinite for what is no number, so that it is the largest."""
-    found = abs(value - ours) / abs(ours)
-    return found if found == found else float("inf")
+def compare(
+    case: tuple[str, int, int], peers: Sequence[Peer], settings: Settings
+) -> Iterator[tuple[str, float | str]]:
+    """Each peer with its time over ours, or with why it was not timed."""
+    cell = Timed(case[0], OURS, *case[1:], dtype="bf16" if settings.on_gpu else "fp32")
+    own = settings.cell(cell.name, partial(timed, loss_of(cell, settings.backend), cell, settings))
+    for peer in peers:
+        if cell.loss not in peer.losses or cell.n > peer.most:
+            continue
+        task = partial(examine, peer, cell, settings)
+        row = settings.cell(replace(cell, provider=peer.name).name, task)
+        if row is None:
+            continue
+        if "error" in row or own is None or "error" in own:
+            yield f"{peer.name}, {cell}", row.get("error", "ours was not timed")
+        else:
+            yield f"{peer.name}, {cell}, x ours", row["ms"] / own["ms"]
 
 
-def time_peer(name: str, inputs: Inputs, settings: Settings) -> Row:
-    """A peer that cannot says so in its row: it is no fault of ours."""
-    row: Row = {}
-    with Recorder() as recorder:
-        loss = PEERS[name]()
-        value, _ = evaluate(loss, inputs)
-        ms = median_ms(lambda: evaluate(loss, inputs), settings.device, seconds=0.2)
-        row = {"loss": float(value), "ms": ms}
-    if recorder.error is not None:
-        row["error"] = recorder.error.splitlines()[0]
-    if settings.on_gpu:
-        torch.cuda.empty_cache()
-    return row
+def examine(peer: Peer, cell: Timed, settings: Settings) -> Row:
+    """Checked at the size of a check, then timed at its own.
+
+    Raises:
+        ArithmeticError: it is not right; that is no fault of ours, and no time of its.
+    """
+    loss = peer.losses[cell.loss]()
+    errors = check(loss, peer, replace(cell, n=min(cell.n, CHECKED)), settings.device)
+    limit = TOLERANCE[cell.dtype]
+    # Written so that a NaN is wrong.
+    wrong = [
+        f"{what} is off by {error:.2g}" for what, error in errors.items() if not error <= limit
+    ]
+    if wrong:
+        raise ArithmeticError(f"{'; '.join(wrong)} (limit {limit:g}): not timed")
+    return {"errors": errors, **timed(loss, cell, settings, peer)}
+
+
+def timed(loss: LossFunction, cell: Timed, settings: Settings, peer: Peer | None = None) -> Row:
+    inputs = given(cell, settings.device, peer)
+    value, _ = evaluate(loss, inputs)
+    ms = median_ms(lambda: evaluate(loss, inputs), settings.device, SECONDS)
+    return {"loss": float(value), "ms": ms}
+
+
+def check(loss: LossFunction, peer: Peer, cell: Timed, device: torch.device) -> dict[str, float]:
+    """Relative errors of the loss and of each gradient against the formula in fp64."""
+    inputs = given(cell, device, peer)
+    value, gradients = evaluate(loss, inputs)
+    expected, expected_gradients = evaluate(NAIVE[cell.loss], inputs.double())
+    errors = {"loss": relative_error(value, expected, floor=1.0)}
+    for name, reference in expected_gradients.items():
+        floor = 0.0 if reference.dim() else SCALAR_FLOOR
+        errors[name] = relative_error(gradients[name], reference, floor)
+    return errors
+
+
+def given(cell: Timed, device: torch.device, peer: Peer | None) -> Inputs:
+    """What ours gets; of a peer that cannot learn it the scale is a number."""
+    inputs = inputs_of(cell, device)
+    if peer is None or peer.learns_scale:
+        return inputs
+    return replace(inputs, scale=SCALE)

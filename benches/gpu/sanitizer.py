@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-from contextlib import suppress
+import tempfile
+from functools import partial
 from pathlib import Path
 
+from . import leash
 from .host import probe
 from .record import Outcome, Row
 from .settings import Settings
@@ -32,25 +32,40 @@ def sanitizer_section(settings: Settings) -> Outcome:
     tool = find()
     if tool is None:
         return Outcome.skip(f"{NAME} is not installed")
-    # Compiled here: the watched process finds the kernels in the cache.
-    probe(settings.device, settings.backend)
+    if any(name not in settings.cells.done for name in TOOLS):
+        # Compiled here: the watched process finds the kernels in the cache.
+        probe(settings.device, settings.backend)
     numbers: Row = {}
     wrong, unable = [], []
     for name in TOOLS:
-        status, text = watch(tool, name, settings)
-        found = re.search(r"ERROR SUMMARY: (\d+)|RACECHECK SUMMARY: (\d+) hazard", text)
-        hazards = None if found is None else int(found[1] or found[2] or 0)
-        settings.row({"tool": name, "status": status, "errors": hazards, "output": text[-3000:]})
-        numbers[name] = hazards
-        if hazards:
-            wrong.append(f"{name}: {hazards} errors, see rows")
-        elif status is None or any(words in text for words in UNABLE):
-            unable.append(f"{name}: {'not done in time' if status is None else 'unable here'}")
-        elif status or hazards is None or "probe done" not in text:
-            wrong.append(f"{name}: status {status}, see rows")
+        row = settings.cell(name, partial(examine, tool, name, settings))
+        if row is None:
+            continue
+        numbers[name] = row.get("errors")
+        if row.get("unable"):
+            unable.append(f"{name}: {row['unable']}")
+        elif row.get("error") or row["wrong"]:
+            wrong.append(f"{name}: {row.get('error') or row['wrong']}, see rows")
     if not wrong and len(unable) == len(TOOLS):
         return Outcome.skip("; ".join(unable))
     return Outcome.of(wrong, {**numbers, **({"left": "; ".join(unable)} if unable else {})})
+
+
+def examine(tool: str, name: str, settings: Settings) -> Row:
+    """What one of the tools says; ``wrong`` of the kernels, or ``unable`` on this machine."""
+    status, text = watch(tool, name, settings)
+    found = re.search(r"ERROR SUMMARY: (\d+)|RACECHECK SUMMARY: (\d+) hazard", text)
+    hazards = None if found is None else int(found[1] or found[2] or 0)
+    row: Row = {"status": status, "errors": hazards, "output": text[-3000:], "wrong": None}
+    if hazards:
+        return {**row, "wrong": f"{hazards} errors"}
+    if status is None:
+        return {**row, "unable": "not done in time"}
+    if any(words in text for words in UNABLE):
+        return {**row, "unable": "unable here"}
+    if status or hazards is None or "probe done" not in text:
+        return {**row, "wrong": f"status {status}"}
+    return row
 
 
 def find() -> str | None:
@@ -66,19 +81,9 @@ def watch(tool: str, name: str, settings: Settings) -> tuple[int | None, str]:
     command = [tool, "--tool", name, "--error-exitcode", "99", "--report-api-errors", "no"]
     # Without torch's cache every tensor is an allocation of its own, with bounds to cross.
     caching = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if name == "memcheck" else {}
-    process = subprocess.Popen(
-        [*command, sys.executable, str(SCRIPT), *probing],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **caching},
-        start_new_session=True,
-    )
-    try:
-        text, _ = process.communicate(timeout=min(max(settings.left, 5), MOST) * 0.6)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        return None, process.communicate()[0]
-    return process.returncode, text
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, name)
+        seconds = min(max(settings.left, 5), MOST) * 0.6
+        env = {**os.environ, **caching}
+        status = leash.run([*command, sys.executable, str(SCRIPT), *probing], log, seconds, env=env)
+        return status, log.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from contrastile import clip_loss
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .record import Row
+from .cells import Cells, LostDevice, attempt, failed
+from .record import Row, Sink
+from .recorder import Recorder
 
 Loss = Callable[..., Tensor]
 SCALE = 1 / 0.07
@@ -26,11 +29,14 @@ class Settings:
     Args:
         device: where to compute; sections that make sense on a GPU alone skip other devices.
         backend: of contrastile.
-        quick: fewer and smaller cases.
+        quick: only the cells that matter most; those before them are not done again later.
         wheels: a folder of other libraries' wheels, for the sections ``peers`` and ``build``.
-        extension: a folder that the section ``build`` compiles the native extension in.
+        extension: a folder that the section ``build`` makes the native extension in.
+        carried: the native extension, built elsewhere.
         seconds: after which a section is to start nothing new.
         row: takes a row of results as soon as it is there.
+        begun: takes the name of a cell before it is done.
+        cells: what is known of those of this section.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cuda", 0))
@@ -38,8 +44,11 @@ class Settings:
     quick: bool = False
     wheels: Path | None = None
     extension: Path | None = None
+    carried: Path | None = None
     seconds: float = float("inf")
-    row: Callable[[Row], None] = lambda row: None
+    row: Sink = lambda row: None
+    begun: Callable[[str], None] = lambda name: None
+    cells: Cells = field(default_factory=Cells)
     start: float = field(default_factory=time.monotonic)
 
     @property
@@ -49,7 +58,7 @@ class Settings:
 
     @property
     def on_gpu(self) -> bool:
-        return self.device.type == "cuda"
+        return is_gpu(self.device)
 
     @property
     def compiles(self) -> bool:
@@ -59,6 +68,36 @@ class Settings:
     def loss(self, function: Loss = clip_loss) -> Loss:
         """A loss by the backend under test."""
         return partial(function, backend=self.backend)
+
+    def wants(self, name: str, later: bool = False) -> bool:
+        """Whether a cell is to be done now; ``later``: not in a quick pass."""
+        if name in self.cells.done:
+            return False
+        if self.quick and later:
+            self.cells.later += 1
+        elif self.left <= 0:
+            self.cells.left += 1
+        else:
+            return True
+        return False
+
+    def cell(self, name: str, compute: Callable[[], Row], later: bool = False) -> Row | None:
+        """The row of a cell: as it is known, or done now, with an error in it if that fails.
+        None if it is left for later.
+
+        Raises:
+            LostDevice: no cell can be done in this process any more.
+        """
+        if self.wants(name, later):
+            self.begun(name)
+            row = attempt(compute)
+            healthy = recovers(self.device)
+            if not healthy and "error" not in row:
+                row = failed("the device does not answer any more")
+            self.cells.settle(name, row, self.row)
+            if not healthy:
+                raise LostDevice(f"{name}: {row['error']}")
+        return self.cells.done.get(name)
 
 
 @dataclass(frozen=True)
@@ -90,10 +129,24 @@ def step(loss: Loss, inputs: Pair, **options: object) -> tuple[Tensor, ...]:
     return (value.detach(), *torch.autograd.grad(value, inputs.leaves))
 
 
+def is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 def synchronize(device: torch.device) -> None:
     """Waits for the device; nothing to wait for on the CPU."""
-    if device.type == "cuda":
+    if is_gpu(device):
         torch.cuda.synchronize(device)
+
+
+def recovers(device: torch.device) -> bool:
+    """Whether the device still works, its memory given back."""
+    gc.collect()
+    with Recorder() as recorder:
+        synchronize(device)
+        if is_gpu(device):
+            torch.cuda.empty_cache()
+    return recorder.error is None
 
 
 def equal(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.launch import Table, specialised, trying
@@ -21,7 +22,11 @@ LEAST_TRITON = (3, 7)
 # In several strips or beyond small: the general form is not specialised.
 SHAPES = (Shape(1021, 136, 2**19), Shape(2100, 512))
 LOSSES = ("clip_loss", "info_nce", "nt_xent", "siglip_loss")
-RULES = (*(Rule(loss, "bf16", SHAPES) for loss in LOSSES), Rule("clip_loss", "fp16", SHAPES))
+RULES = tuple(
+    Rule(loss, dtype, shape)
+    for loss, dtype in (*((loss, "bf16") for loss in LOSSES), ("clip_loss", "fp16"))
+    for shape in SHAPES
+)
 TIMED = ((32768, 256), (32768, 1024))
 WITH, WITHOUT = "specialised", "shipped"
 
@@ -38,15 +43,15 @@ def specialised_section(settings: Settings) -> Outcome:
     found = errors_section(settings, rules, judge_specialised)
     wrong, numbers = [found.reason] if found.reason else [], dict(found.numbers)
     for n, d in TIMED:
-        if settings.left < 0:
-            break
         cell = Timed("clip_loss", OURS, n, d)
         launches: dict[str, Table] = {WITHOUT: {}, WITH: specialised(arch)}
-        for name, table in launches.items():
-            row = time_weights(cell, table, settings)
-            settings.row({"launches": name, "n": n, "d": d, **row})
-            wrong += [f"{cell}, {name}: {row['error']}"] if "error" in row else []
-            numbers |= {f"{cell}, {name}: {what}": ms for what, ms in row.items() if "ms" in what}
+        for how, table in launches.items():
+            name = f"{cell}, {how}"
+            row = settings.cell(name, partial(time_weights, cell, table, settings))
+            if row is None:
+                continue
+            wrong += [f"{name}: {row['error']}"] if "error" in row else []
+            numbers |= {f"{name}: {what}": ms for what, ms in row.items() if "ms" in what}
     return Outcome.of(wrong, numbers)
 
 
@@ -54,10 +59,15 @@ def unable(arch: str, triton: str | None) -> str | None:
     """None, or why there is nothing to try."""
     if not specialised(arch):
         return f"no launches of {arch} are on trial"
-    if triton is None or tuple(map(int, triton.split(".")[:2])) < LEAST_TRITON:
+    if not can_compile(triton):
         least = ".".join(map(str, LEAST_TRITON))
         return f"Triton {triton} cannot compile them, {least} is the first that can"
     return None
+
+
+def can_compile(triton: str | None) -> bool:
+    """Whether a version of Triton, if any, compiles what is on trial."""
+    return triton is not None and tuple(map(int, triton.split(".")[:2])) >= LEAST_TRITON
 
 
 def judge_specialised(rule: Rule) -> list[Row]:
@@ -68,12 +78,10 @@ def judge_specialised(rule: Rule) -> list[Row]:
 
 def time_weights(cell: Timed, table: Table, settings: Settings) -> Row:
     """Milliseconds of a step, and of its kernels that weigh where there is a profiler."""
-    row: Row = {}
-    with Recorder() as recorder, trying(table):
+    with trying(table):
         run = step_of(cell, settings.device, settings.backend)
-        row["step ms"] = median_ms(run, settings.device, seconds=0.2)
-        row |= weights_ms(run, settings)
-    return row if recorder.error is None else {**row, "error": recorder.error.splitlines()[0]}
+        ms = median_ms(run, settings.device, seconds=0.2)
+        return {"step ms": ms, **weights_ms(run, settings)}
 
 
 def weights_ms(run: Callable[[], object], settings: Settings) -> Row:

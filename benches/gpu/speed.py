@@ -20,12 +20,17 @@ from ..providers.dense import Compiled
 from .aims import Aim, judged
 from .pool import each
 from .profile import kernel_shares
-from .record import FAIL, Outcome, Row
-from .recorder import Recorder
+from .record import Outcome, Row
 from .settings import Settings, pair
 from .timing import median_ms
 
 OURS, PLAIN, COMPILED = "contrastile", "naive", "naive-compiled"
+# What everybody asks first, and all that a quick pass has.
+HEADLINE = (
+    ("clip_loss", 32768, 512),
+    ("clip_loss", 65536, 768),
+    ("siglip_loss", 65536, 768),
+)
 SIZES = (65536, 32768, 16384, 8192, 4096, 2048, 1024)
 PROFILED = (("clip_loss", 32768, 512), ("clip_loss", 65536, 1024), ("siglip_loss", 65536, 768))
 # From here on all batches launch the same kernels.
@@ -35,6 +40,7 @@ KEPT, RECOMPUTED = "kept", "recomputed"
 # block of them more, and for weights.
 KEEP_FROM = {KEPT: 0, RECOMPUTED: 2**31}
 KEPT_BLOCKS = 3
+SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,12 @@ class Timed:
         """None is the device's own."""
         return None if self.dots is None else KEPT_BLOCKS * 4 * self.n**2
 
+    @property
+    def name(self) -> str:
+        """No other cell of a section has it."""
+        dots = "" if self.dots is None else f", dots {self.dots}"
+        return f"{self} {self.dtype}, {self.provider}{dots}"
+
     def __str__(self) -> str:
         return f"{self.loss} {self.n} x {self.d}"
 
@@ -65,39 +77,39 @@ def speed_section(
     settings: Settings,
     sizes: Sequence[int] = SIZES,
     widths: Sequence[int] = WIDTHS,
+    headline: Sequence[tuple[str, int, int]] = HEADLINE,
     profiled: Sequence[tuple[str, int, int]] = PROFILED,
     dtype: str = "bf16",
 ) -> Outcome:
-    """What has a target first, then the other sizes, then the plain formula."""
+    """The headline first, then what has a target, the other sizes, and the plain formula."""
+    first = [replace(cell, dtype=dtype) for cell in headlines(headline)]
     cells = [replace(cell, dtype=dtype) for cell in plan(sizes, widths)]
-    if settings.quick:
-        cells = [cell for cell in cells if cell.provider != COMPILED and cell.n <= 32768]
-    compile_first(cells, settings)
+    compile_first(first if settings.quick else [*first, *cells], settings)
     times: dict[Timed, float] = {}
-    wrong, left_out = [], 0
-    for position, cell in enumerate(cells):
-        if settings.left < 0:
-            left_out = len(cells) - position
-            break
-        row = time_cell(cell, settings)
-        settings.row(row)
+    wrong = []
+    for cell in dict.fromkeys([*first, *cells]):
+        later = cell not in first
+        row = settings.cell(cell.name, partial(time_cell, cell, settings), later)
+        if row is None:
+            continue
         if "ms" in row:
             times[cell] = row["ms"]
-            if cell.provider == OURS and settings.on_gpu and is_profiled(cell, profiled):
-                settings.row({"profile": str(cell), **profile_cell(cell, settings)})
+            if cell.provider == OURS and is_profiled(cell, profiled):
+                name = f"profile of {cell.name}"
+                settings.cell(name, partial(profile_cell, cell, settings), later=True)
         elif cell.provider == OURS:
-            wrong.append(f"{cell}: {row['error']}")
-    ours = {cell: ms for cell, ms in times.items() if cell.provider == OURS}
-    numbers = {"not timed": left_out, **judged(aims(times, dtype), settings), **gains(times)}
-    return Outcome.of(wrong, numbers) if ours else Outcome(FAIL, numbers, "; ".join(wrong) or "-")
+            wrong.append(f"{cell.name}: {row['error']}")
+    numbers = {**judged(aims(times, dtype), settings), **gains(times)}
+    return Outcome.of(wrong, numbers)
 
 
 def compile_first(cells: Sequence[Timed], settings: Settings) -> None:
     """Side by side; what is timed finds its kernels in Triton's cache."""
-    if settings.on_gpu:
-        ours = dict.fromkeys(stand_in(cell) for cell in cells if cell.provider == OURS)
+    if settings.on_gpu and settings.compiles:
+        ours = [c for c in cells if c.provider == OURS and c.name not in settings.cells.done]
+        todo = list(dict.fromkeys(map(stand_in, ours)))
         run = partial(run_once, settings.device, settings.backend)
-        for _ in each(run, list(ours), settings):
+        for _ in each(run, todo, [cell.name for cell in todo], settings):
             pass
 
 
@@ -134,6 +146,15 @@ def gains(times: Mapping[Timed, float]) -> Row:
     return found
 
 
+def headlines(which: Sequence[tuple[str, int, int]]) -> list[Timed]:
+    """clip_loss by ours, then eager, then compiled; then the other losses by ours and eager."""
+    clip = [case for case in which if case[0] == "clip_loss"]
+    other = [case for case in which if case[0] != "clip_loss"]
+    pairs = [(provider, case) for provider in (OURS, PLAIN, COMPILED) for case in clip]
+    pairs += [(provider, case) for case in other for provider in (OURS, PLAIN)]
+    return [Timed(loss, provider, n, d) for provider, (loss, n, d) in pairs]
+
+
 def plan(sizes: Sequence[int], widths: Sequence[int]) -> Iterator[Timed]:
     """Every cell once, the most wanted first."""
     cells = [
@@ -160,31 +181,18 @@ def _order(d: int) -> int:
 
 
 def time_cell(cell: Timed, settings: Settings) -> Row:
-    """Milliseconds of a step, or the error in their place."""
-    row: Row = {"loss": cell.loss, "provider": cell.provider, "n": cell.n, "d": cell.d}
-    row |= {} if cell.dots is None else {"dots": cell.dots}
-    if cell.provider == COMPILED:
-        reason = Compiled().unavailable()
-        if reason is not None:
-            return {**row, "error": reason}
-    with Recorder() as recorder:
-        run = step_of(cell, settings.device, settings.backend)
-        ms = median_ms(run, settings.device, seconds=0.1 if settings.quick else 0.3)
-        row |= {"ms": ms, "TFLOP/s": LOSSES[cell.loss].training * 2 * cell.n**2 * cell.d / ms / 1e9}
-    if recorder.error is not None:
-        row["error"] = recorder.error.splitlines()[0]
-    if settings.on_gpu:
-        torch.cuda.empty_cache()
-    return row
+    """Milliseconds of a step."""
+    reason = Compiled().unavailable() if cell.provider == COMPILED else None
+    if reason is not None:
+        raise RuntimeError(reason)
+    ms = median_ms(step_of(cell, settings.device, settings.backend), settings.device, SECONDS)
+    flop = LOSSES[cell.loss].training * 2 * cell.n**2 * cell.d
+    return {"ms": ms, "TFLOP/s": flop / ms / 1e9}
 
 
 def profile_cell(cell: Timed, settings: Settings) -> Row:
-    """Where its time goes; without a working profiler the times still count."""
-    row: Row = {}
-    with Recorder() as recorder:
-        run = step_of(cell, settings.device, settings.backend)
-        row = kernel_shares(run, settings.device)
-    return row if recorder.error is None else {"error": recorder.error}
+    """Where its time goes."""
+    return kernel_shares(step_of(cell, settings.device, settings.backend), settings.device)
 
 
 def step_of(cell: Timed, device: torch.device, backend: str) -> Callable[[], object]:

@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import torch
 
+from .settings import is_gpu
+
 Run = Callable[[], object]
 LEAST, MOST = 5, 50
 
@@ -25,7 +27,7 @@ def median_ms(run: Run, device: torch.device, seconds: float = 0.5, warmup: int 
 
 def one_by_one(run: Run, device: torch.device, times: int) -> list[float]:
     """Each run between two events; nobody waits in between."""
-    if device.type != "cuda":
+    if not is_gpu(device):
         return [_wall(run) for _ in range(times)]
     torch.cuda.synchronize(device)
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(times + 1)]

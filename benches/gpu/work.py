@@ -5,27 +5,26 @@ It may crash, hang, or lose its device: whoever started it (supervise.py) starts
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
-
-from .record import FAIL, Outcome, Part, Row, rows_file, sources
+from .cells import Cells
+from .record import BEGUN, FAIL, Outcome, Part, Row, read_rows, rows_file
 from .recorder import Recorder
 from .sections import SECTIONS, Section
-from .settings import Settings, synchronize
+from .settings import Settings, recovers
+from .supervise import QUICK
 
 
 def serve(folder: Path, settings: Settings) -> int:
     """Runs the sections that are asked for; 3 if the device no longer answers."""
     for line in sys.stdin:
-        name, seconds = line.split()
-        part = run_section(SECTIONS[name], folder, replace(settings, seconds=float(seconds)))
+        name, seconds, quick = line.split()
+        own = replace(settings, seconds=float(seconds), quick=quick == QUICK)
+        part = run_section(SECTIONS[name], folder, own)
         part.save(folder)
         rows_file(folder, name).unlink()
         if not part.healthy:
@@ -34,17 +33,25 @@ def serve(folder: Path, settings: Settings) -> int:
 
 
 def run_section(section: Section, folder: Path, settings: Settings) -> Part:
-    """The section's part, also where it raised; its rows are in their file as they come."""
-    start, rows = time.monotonic(), list[Row]()
-    with rows_file(folder, section.name).open("w") as file:
+    """The section's part, also where it raised; its rows are in their file as they come, behind
+    those that were there.
+    """
+    start, known = time.monotonic(), read_rows(folder, section.name)
+    rows, cells = list(known), Cells.of(known)
+    with rows_file(folder, section.name).open("a") as file:
+
+        def put(line: Row) -> None:
+            file.write(json.dumps(line, default=str) + "\n")
+            file.flush()
 
         def add(row: Row) -> None:
             rows.append(row)
-            file.write(json.dumps(row, default=str) + "\n")
-            file.flush()
+            put(row)
             print(f"  {section.name}: {shown(row)}", file=sys.stderr, flush=True)
 
-        own = replace(settings, row=add, start=start)
+        own = replace(
+            settings, row=add, begun=lambda cell: put({BEGUN: cell}), cells=cells, start=start
+        )
         outcome = Outcome(FAIL, reason="nothing came back")
         with Recorder() as recorder:
             outcome = section.run(own)
@@ -59,25 +66,16 @@ def run_section(section: Section, folder: Path, settings: Settings) -> Part:
         reason=outcome.reason,
         rows=rows,
         traceback=recorder.traceback,
+        # What a lost device kept from being done is done in the next process.
+        left=cells.left + (not healthy),
+        later=cells.later,
         healthy=healthy,
-        sources=sources(),
-        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def recovers(device: torch.device) -> bool:
-    """Whether the device still works, its memory given back."""
-    gc.collect()
-    with Recorder() as recorder:
-        synchronize(device)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    return recorder.error is None
 
 
 def shown(row: Row) -> str:
     """A row on one line."""
-    return ", ".join(f"{name} {brief(value)}" for name, value in row.items())
+    return ", ".join(f"{name} {brief(value)}" for name, value in row.items() if name != "traceback")
 
 
 def brief(value: object) -> str:
