@@ -27,6 +27,8 @@ from triton.runtime.jit import JITFunction
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_86": GPUTarget("cuda", 86, 32),
+    "sm_89": GPUTarget("cuda", 89, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
     "sm_120": GPUTarget("cuda", 120, 32),
@@ -36,6 +38,8 @@ TARGETS = {
 # Per block of threads, in bytes; of NVIDIA's the driver keeps one KiB.
 SHARED_LIMIT = {
     "sm_80": 166_912,
+    "sm_86": 101_376,
+    "sm_89": 101_376,
     "sm_90": 232_448,
     "sm_100": 232_448,
     "sm_120": 101_376,
@@ -45,6 +49,8 @@ SHARED_LIMIT = {
 # Multiprocessors of the largest such GPU.
 PROCESSORS = {
     "sm_80": 108,
+    "sm_86": 84,
+    "sm_89": 142,
     "sm_90": 132,
     "sm_100": 148,
     "sm_120": 188,

@@ -26,7 +26,15 @@ TILES = ("reduce", "weigh")
 REGISTERS = 65_536
 # As a dtype: fp32 with torch's switch for tf32 on; and where it is then multiplied so.
 TF32 = "tf32"
-WITH_TF32 = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+WITH_TF32 = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
+# How a warp multiplies and loads, of sm_80 and of later ones that have nothing better.
+BY_WARP = (r"mma\.sync", r"cp\.async\.c[ag]")
+TENSOR_CORES = {
+    **dict.fromkeys(("sm_80", "sm_86", "sm_89", "sm_120"), BY_WARP),
+    "sm_90": (r"wgmma\.mma_async", r"cp\.async\.bulk\.tensor"),
+    "sm_100": (r"tcgen05\.mma", r"cp\.async\.bulk\.tensor"),
+    **dict.fromkeys(("gfx90a", "gfx942"), (r"v_mfma",)),
+}
 
 
 def broken_rules(kernel: Compiled, dtype: str) -> Iterator[str]:
@@ -57,15 +65,7 @@ def _wrong_precision(kernel: Compiled, tf32: bool) -> Iterator[str]:
 
 
 def _missing_tensor_cores(kernel: Compiled) -> Iterator[str]:
-    wanted = {
-        "sm_80": (r"mma\.sync", r"cp\.async\.c[ag]"),
-        "sm_90": (r"wgmma\.mma_async", r"cp\.async\.bulk\.tensor"),
-        "sm_100": (r"tcgen05\.mma", r"cp\.async\.bulk\.tensor"),
-        "sm_120": (r"mma\.sync", r"cp\.async\.c[ag]"),
-        "gfx90a": (r"v_mfma",),
-        "gfx942": (r"v_mfma",),
-    }
-    for pattern in wanted[kernel.arch]:
+    for pattern in TENSOR_CORES[kernel.arch]:
         if not kernel.count(pattern) and not kernel.constants.get("KEPT"):
             yield f"has no {pattern}"
     if kernel.arch in ("sm_90", "sm_100") and kernel.count(r"mma\.sync"):

@@ -51,9 +51,10 @@ def test_one_architecture() -> None:
     } | {("siglip_loss", name, "fixed") for name in ("reduce", "weigh")}
 
 
-# gfx90a has the configurations and the instructions of gfx942.
+# gfx90a has the configurations and the instructions of gfx942; sm_86 and sm_89 take the launches of
+# sm_120, which has as little shared memory.
 @pytest.mark.gates
-@pytest.mark.parametrize("arch", [*ARCHS, "gfx90a"])
+@pytest.mark.parametrize("arch", [*ARCHS, "sm_86", "sm_89", "gfx90a"])
 def test_half_precision(arch: str) -> None:
     done = gates("--arch", arch, "--dtype", "bf16", "--loss", *LOSSES)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
