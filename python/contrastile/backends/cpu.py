@@ -5,7 +5,6 @@ Without the extension a plain torch pass does the same work on the same blocks.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from ..engine.run import Kernel, Run
 from ..engine.vectors import ChannelVectors, Sides, TermVectors
 from ..problem import Channel, Problem
 from ..problem.pairs import Instruction, Pairs, split_holes
+from .exponents import exponent_range
 from .torch_pass import TorchKernel
 
 # fp32 exponents within this many bits of a fixed shift are all normal numbers, and so are the
@@ -153,7 +153,7 @@ class NativeKernel:
             return
         largest = self._largest_dot(dots)
         for vectors in channels:
-            low, high = _exponent_range(vectors, largest)
+            low, high = exponent_range(vectors, largest)
             if high - low <= 2 * BOUNDED_REACH:
                 shift = min(max(high / 2, high - BOUNDED_REACH), low + BOUNDED_REACH)
                 vectors.shift = float(np.float32(shift))
@@ -243,24 +243,3 @@ def _max_norm(module: Any, x: Tensor, threads: int) -> float:
     dtype = native.DTYPES[x.dtype]
     norm: float = module.max_norm(x.data_ptr(), dtype, *x.shape, *x.stride(), threads)
     return norm
-
-
-def _largest_coef(vectors: ChannelVectors) -> float:
-    coef = vectors.coef_hi
-    if isinstance(coef, Tensor):
-        return float(coef.abs().max()) if coef.numel() else 0.0
-    return abs(coef)
-
-
-def _exponent_range(vectors: ChannelVectors, largest_dot: float) -> tuple[float, float]:
-    """Bounds of a channel's exponents in bits; the slack covers the rounding of the dots."""
-    reach = _largest_coef(vectors) * largest_dot * (1 + 1e-3)
-    if not math.isfinite(reach):
-        return -math.inf, math.inf
-    low, high = -reach, reach
-    for offset in (vectors.row_offset, vectors.col_offset):
-        if offset is not None:
-            low, high = low + float(offset.min()), high + float(offset.max())
-    for _, weight in vectors.reduction.class_log_weights:
-        low, high = low + min(weight * LOG2E, 0.0), high + max(weight * LOG2E, 0.0)
-    return low, high

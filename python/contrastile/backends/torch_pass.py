@@ -1,19 +1,32 @@
-"""The pass over a block in plain torch: what the compiled pass does, one operation at a time."""
+"""The pass over a block in plain torch: what the compiled pass does, one operation at a time.
+
+In fp64, whatever the embeddings are. Plain torch has no fused multiply-add on every processor: in
+fp32 each step of an exponent would round at the size of the score. And fp64 has the range for the
+powers of ordinary scores as they are, without a shift, so that rows and columns share them.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine.blocks import Block
-from ..engine.positives import put, take
-from ..engine.row_steps import COARSE, LOG2E
+from ..engine.blocks import Block, spans
+from ..engine.positives import Places, put, take
 from ..engine.run import Run
-from ..engine.vectors import ChannelVectors, TermVectors
-from ..problem import Phi
+from ..engine.vectors import ChannelVectors, Sides, Vectors
+from . import phi, running
+from .exponents import argument, exponent_range
+from .kept_out import KeptOut
+
+# Scores of a piece: a block is taken a few rows at a time, so that they stay in the cache.
+PIECE = 2**17
+
+# Powers of exponents within so many bits, their sums, and their reciprocals times any upstream
+# gradient that fp32 can hold are normal numbers of fp64.
+REACH = 400.0
 
 
 class TorchKernel:
@@ -21,28 +34,33 @@ class TorchKernel:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        for vectors in run.vectors:
-            if isinstance(vectors, ChannelVectors) and vectors.shifts.absent:
-                vectors.use_running_shift(run.problem)
+        if not isinstance(run.carry, Places):
+            run.carry = Places()
+        self.places = run.carry
+        self._memory: dict[str, Tensor] = {}
+        for vectors in self._channels():
+            vectors.coefficients = torch.float64
+            if vectors.shift is None and vectors.shifts.absent:
+                vectors.shift = 0.0
 
     def reduce(self, block: Block) -> None:
         """Add the block to the run's sums and counts."""
         run = self.run
-        with_cols = block.mirrored if run.problem.triangle else run.problem.columns
-        out = run.scratch(block) if block.kept is None else block.kept
-        dots = run.dot_products(block, out)
+        dots = run.dot_products(block, run.scratch(block) if block.kept is None else block.kept)
         if run.takes_positives:
             columns, taken = run.problem.positives, run.positive_dots
             assert columns is not None and taken is not None
-            take(block, dots, columns, taken)
-        for position, vectors in enumerate(run.vectors):
-            argument, keep = _argument(vectors, dots, block), _kept(vectors, block)
-            if position == 0:
-                self._count(argument, keep, block, with_cols)
-            if isinstance(vectors, ChannelVectors):
-                _add_exponentials(vectors, argument, keep, block, run.problem.rows, with_cols)
-            else:
-                _add_phi(vectors, argument, keep, block, run.problem.rows, with_cols)
+            take(self.places, block, dots, columns, taken)
+        self._stay_in_reach(dots)
+        rows = run.problem.rows
+        cols = block.mirrored if run.problem.triangle else run.problem.columns
+        for piece, own in _pieces(block, dots):
+            for position, vectors in enumerate(run.vectors):
+                x = argument(vectors, own, piece, self._room("x", piece))
+                kept_out = KeptOut(vectors.reduction.pairs, piece, self.places)
+                if position == 0 and not run.counts.counts.absent:
+                    self._count(x, kept_out, piece, cols)
+                _add(vectors, x, kept_out, piece, rows, cols)
 
     def finish(self) -> None:
         """Nothing waits: every block was added in full."""
@@ -52,156 +70,129 @@ class TorchKernel:
         run = self.run
         out = run.scratch(block)
         dots = block.kept if block.kept is not None else run.dot_products(block, out)
-        total: Tensor | None = None
-        for vectors in run.vectors:
-            argument, keep = _argument(vectors, dots, block), _kept(vectors, block)
-            if isinstance(vectors, ChannelVectors):
-                part = _exponential_weights(vectors, argument, block)
-            else:
-                part = _phi_weights(vectors, argument, block)
-            if keep is not None:
-                part = torch.where(keep, part, 0.0)
-            total = part if total is None else total + part
-        assert total is not None
-        if row_products is not None:
-            product = torch.where(total != 0, total * dots, 0.0).sum(1)
-            row_products[block.rows] += block.share(run.problem.triangle) * product
-        out.copy_(total)
+        share = block.share(run.problem.triangle)
+        for (piece, own), (_, target) in zip(
+            _pieces(block, dots), _pieces(block, out), strict=True
+        ):
+            total = self._weights(piece, own)
+            if row_products is not None:
+                product = self._row_products(piece, total, own)
+                _of(row_products, piece.rows).add_(product, alpha=share)
+            target.copy_(total)
         if run.positive_grad is not None:
-            columns = run.problem.positives
-            taken = run.positive_dots
+            columns, taken = run.problem.positives, run.positive_dots
             assert columns is not None and taken is not None
-            put(block, out, columns, run.positive_grad, taken, row_products, run.problem.triangle)
+            put(
+                self.places,
+                block,
+                out,
+                columns,
+                run.positive_grad,
+                taken,
+                row_products,
+                run.problem.triangle,
+            )
         return out
 
-    def _count(self, argument: Tensor, keep: Tensor | None, block: Block, cols: bool) -> None:
+    def _weights(self, piece: Block, dots: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for vectors in self.run.vectors:
+            if vectors.grads.absent:
+                continue
+            room = self._room("x" if total is None else "y", piece)
+            part = self._weigh(vectors, argument(vectors, dots, piece, room), piece)
+            KeptOut(vectors.reduction.pairs, piece, self.places).fill_(part, 0.0)
+            total = part if total is None else total.add_(part)
+        return self._room("x", piece).zero_() if total is None else total
+
+    def _weigh(self, vectors: Vectors, x: Tensor, piece: Block) -> Tensor:
+        if not isinstance(vectors, ChannelVectors):
+            slope = phi.slope(vectors.reduction.phi, x, vectors.dtype)
+            return self._times(slope.mul_(vectors.reduction.factor), vectors.grads, piece)
+        if vectors.shift is None:
+            return running.weighted_powers(vectors, x, piece)
+        return self._times(x.exp2_(), vectors.grads, piece)
+
+    def _times(self, values: Tensor, grads: Sides, piece: Block) -> Tensor:
+        """The values times the gradients of their rows plus those of their columns."""
+        rows = None if grads.rows is None else _of(grads.rows, piece.rows).unsqueeze(1)
+        cols = None if grads.cols is None else _of(grads.cols, piece.cols)
+        if rows is not None and cols is not None:
+            return values.mul_(torch.add(rows, cols, out=self._room("sum", piece)))
+        return values.mul_(rows if cols is None else cols)
+
+    def _row_products(self, piece: Block, weights: Tensor, dots: Tensor) -> Tensor:
+        """Sums of G_ij <q_i, k_j>."""
+        sums = self._room("sum", piece).copy_(dots).mul_(weights).sum(1)
+        if math.isfinite(float(sums.sum())):
+            return sums
+        # The dot product of a pair that is kept out may be infinite.
+        return torch.where(weights != 0, weights * dots, 0.0).sum(1)
+
+    def _count(self, x: Tensor, kept_out: KeptOut, piece: Block, cols: bool) -> None:
         counts, thresholds = self.run.counts.counts, self.run.counts.thresholds
+        kept_out.fill_(x, -math.inf)
         if thresholds.rows is not None and counts.rows is not None:
-            above = _within(argument > thresholds.rows[block.rows, None], keep)
-            counts.rows[block.rows] += above.sum(1)
+            counts.rows[piece.rows] += (x > thresholds.rows[piece.rows, None]).sum(1)
         if cols and thresholds.cols is not None and counts.cols is not None:
-            above = _within(argument > thresholds.cols[block.cols], keep)
-            counts.cols[block.cols] += above.sum(0)
+            counts.cols[piece.cols] += (x > thresholds.cols[piece.cols]).sum(0)
+
+    def _channels(self) -> list[ChannelVectors]:
+        return [v for v in self.run.vectors if isinstance(v, ChannelVectors)]
+
+    def _stay_in_reach(self, dots: Tensor) -> None:
+        """From the first block on whose exponents need one, channels have a running shift."""
+        unshifted = [vectors for vectors in self._channels() if vectors.shift is not None]
+        if not unshifted:
+            return
+        low, high = map(float, torch.aminmax(dots))
+        largest = max(-low, high) if math.isfinite(high - low) else math.inf
+        for vectors in unshifted:
+            least, most = exponent_range(vectors, largest)
+            if least < -REACH or most > REACH:
+                vectors.use_running_shift(self.run.problem)
+
+    def _room(self, name: str, piece: Block) -> Tensor:
+        """Memory for a piece, in fp64, reused by every piece."""
+        memory = self._memory.get(name)
+        if memory is None or memory.shape != piece.shape:
+            device = self.run.problem.device
+            memory = torch.empty(piece.shape, dtype=torch.float64, device=device)
+            self._memory[name] = memory
+        return memory
 
 
-def _within(mask: Tensor, keep: Tensor | None) -> Tensor:
-    return mask if keep is None else mask & keep
+def _pieces(block: Block, values: Tensor) -> Iterator[tuple[Block, Tensor]]:
+    """The block a few rows at a time: which pairs they are, and their values."""
+    height, width = block.shape
+    most = max(PIECE // width, 1)
+    if height <= most:
+        yield block, values
+        return
+    start = block.rows.start
+    for own in spans(0, height, most):
+        rows = slice(start + own.start, start + own.stop)
+        yield Block(rows, block.cols, block.mirrored), values[own]
 
 
-def _kept(vectors: ChannelVectors | TermVectors, block: Block) -> Tensor | None:
-    pairs = vectors.reduction.pairs
-    return None if pairs is None else pairs.block(block.rows, block.cols)
+def _of(vector: Tensor, span: slice) -> Tensor:
+    """The entries ``span``; without a view, which costs microseconds, where that is all."""
+    return vector if span.stop - span.start == vector.shape[0] else vector[span]
 
 
-def _argument(vectors: ChannelVectors | TermVectors, dots: Tensor, block: Block) -> Tensor:
-    """The exponent in bits (channel) or the argument of phi (term), in fp64.
-
-    Plain torch has no fused multiply-add: in fp32 each step would round at the size of the score.
-    """
-    dots = dots.double()
-    rows, cols = block.rows, block.cols
-    if isinstance(vectors, ChannelVectors):
-        argument = dots * _of_rows(vectors.coef_lo, rows) + dots * _of_rows(vectors.coef_hi, rows)
+def _add(
+    vectors: Vectors, x: Tensor, kept_out: KeptOut, piece: Block, rows: bool, cols: bool
+) -> None:
+    """Add the powers, or the values of phi, to the sums of rows and of columns."""
+    if not isinstance(vectors, ChannelVectors):
+        phi.value(vectors.reduction.phi, x, vectors.dtype)
+    elif vectors.shift is None:
+        running.add_powers(vectors, x, kept_out, piece, rows, cols)
+        return
     else:
-        argument = dots * _of_rows(vectors.coef, rows)
-    if vectors.row_offset is not None:
-        argument = argument + vectors.row_offset[rows, None]
-    if vectors.col_offset is not None:
-        argument = argument + vectors.col_offset[cols]
-    if isinstance(vectors, ChannelVectors):
-        for pairs, weight in vectors.reduction.class_log_weights:
-            bits = weight * LOG2E
-            argument = argument + pairs.block(rows, cols).to(dots.dtype) * bits
-    return argument
-
-
-def _of_rows(value: float | Tensor, rows: slice) -> float | Tensor:
-    return value[rows, None] if isinstance(value, Tensor) else value
-
-
-def _add_exponentials(
-    vectors: ChannelVectors,
-    exponent: Tensor,
-    keep: Tensor | None,
-    block: Block,
-    rows: bool,
-    cols: bool,
-) -> None:
-    # An infinite exponent is NaN, not a vanished or a dominant term: never a finite lie.
-    exponent = exponent + (exponent - exponent)
-    if keep is not None:
-        exponent = torch.where(keep, exponent, -math.inf)
-    sides = []
-    if rows:
-        sides.append((vectors.shifts.rows, vectors.sums.rows, block.rows, 1))
-    if cols:
-        sides.append((vectors.shifts.cols, vectors.sums.cols, block.cols, 0))
-    for shifts, sums, span, axis in sides:
-        assert shifts is not None and sums is not None
-        old = shifts[span]
-        new = torch.maximum(old, exponent.amax(axis).to(old.dtype))
-        finite = torch.where(torch.isneginf(new), 0.0, new)
-        part = torch.exp2(_above(exponent, finite.unsqueeze(axis))).sum(axis)
-        sums[span] = sums[span] * torch.exp2(old.double() - finite.double()) + part
-        shifts[span] = new
-
-
-def _above(exponent: Tensor, shift: Tensor) -> Tensor:
-    """How far exponents lie above a shift; rounded like the shift where that is coarse."""
-    rounded = exponent.to(shift.dtype) - shift
-    return torch.where(shift.abs() > COARSE, rounded, exponent - shift)
-
-
-def _exponential_weights(vectors: ChannelVectors, exponent: Tensor, block: Block) -> Tensor:
-    total = torch.zeros_like(exponent)
-    if vectors.grads.rows is not None and vectors.lse.rows is not None:
-        at = block.rows
-        power = torch.exp2(_above(exponent, vectors.lse.rows[at, None]))
-        total += (
-            torch.where(vectors.grads.rows[at, None] != 0, power, 0.0)
-            * vectors.grads.rows[at, None]
-        )
-    if vectors.grads.cols is not None and vectors.lse.cols is not None:
-        at = block.cols
-        power = torch.exp2(_above(exponent, vectors.lse.cols[at]))
-        total += torch.where(vectors.grads.cols[at] != 0, power, 0.0) * vectors.grads.cols[at]
-    return total
-
-
-def _add_phi(
-    vectors: TermVectors, x: Tensor, keep: Tensor | None, block: Block, rows: bool, cols: bool
-) -> None:
-    value = _PHI[vectors.reduction.phi](x)
-    if keep is not None:
-        value = torch.where(keep, value, 0.0)
+        x.exp2_()
+    kept_out.fill_(x, 0.0)
     if rows and vectors.sums.rows is not None:
-        vectors.sums.rows[block.rows] += value.sum(1)
+        _of(vectors.sums.rows, piece.rows).add_(x.sum(1))
     if cols and vectors.sums.cols is not None:
-        vectors.sums.cols[block.cols] += value.sum(0)
-
-
-def _phi_weights(vectors: TermVectors, x: Tensor, block: Block) -> Tensor:
-    upstream = torch.zeros_like(x)
-    if vectors.grads.rows is not None:
-        upstream += vectors.grads.rows[block.rows, None]
-    if vectors.grads.cols is not None:
-        upstream += vectors.grads.cols[block.cols]
-    return upstream * _SLOPE[vectors.reduction.phi](x) * vectors.reduction.factor
-
-
-def _softplus(x: Tensor) -> Tensor:
-    return -F.logsigmoid(-x)
-
-
-_PHI = {
-    Phi.SOFTPLUS: _softplus,
-    Phi.RELU: torch.relu,
-    Phi.IDENTITY: torch.clone,
-    Phi.SQUARE: torch.square,
-}
-_SLOPE = {
-    Phi.SOFTPLUS: torch.sigmoid,
-    Phi.RELU: lambda x: (x > 0).to(x.dtype),
-    Phi.IDENTITY: torch.ones_like,
-    Phi.SQUARE: lambda x: 2 * x,
-}
+        _of(vectors.sums.cols, piece.cols).add_(x.sum(0))

@@ -59,12 +59,12 @@ def one_pass(run: Run, needs: Needs, expected: Expected) -> OnePass:
     """Reduce every strip and use its scores for the gradients at once."""
     problem = run.problem
     gradients = Gradients(run, needs)
+    kernel = run.backend.bind(run)
     for vectors in run.vectors:
         vectors.allot_gradients(problem, rows=True, cols=False)
     guesses = [
         torch.empty(problem.n, dtype=problem.dtype, device=problem.device) for _ in run.vectors
     ]
-    kernel = run.backend.bind(run)
     height, width = run.plan[0][0].shape
     tallest = min(height, _strip_rows(run))
     run.plan = strips(problem, Tile(tallest, width))

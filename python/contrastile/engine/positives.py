@@ -60,14 +60,34 @@ def safe_upstream(upstream: Tensor, columns: Tensor) -> Tensor:
     return torch.where(columns >= 0, upstream, 0.0)
 
 
-def take(block: Block, dots: Tensor, columns: Tensor, out: Tensor) -> None:
+class Places:
+    """Where blocks hold the columns of an index; each is looked for once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def inside(self, columns: Tensor, rows: slice, cols: slice) -> tuple[Tensor, Tensor]:
+        """Rows (from 0) whose column lies in ``cols``, and that column (from 0).
+
+        ``columns`` has to outlive this object: it is known by its identity.
+        """
+        key = (id(columns), rows.start, rows.stop, cols.start, cols.stop)
+        if key not in self._found:
+            mine = columns[rows]
+            own = ((mine >= cols.start) & (mine < cols.stop)).nonzero().squeeze(1)
+            self._found[key] = own, mine[own] - cols.start
+        return self._found[key]
+
+
+def take(places: Places, block: Block, dots: Tensor, columns: Tensor, out: Tensor) -> None:
     """out[i] = the block's dot product at (i, columns[i]), for the rows whose column it holds."""
     for side, rows, cols in _orientations(block, dots):
-        own, at = _inside(columns, rows, cols)
+        own, at = places.inside(columns, rows, cols)
         out[rows.start + own] = side[own, at]
 
 
 def put(
+    places: Places,
     block: Block,
     weights: Tensor,
     columns: Tensor,
@@ -81,7 +101,7 @@ def put(
     And, where they are wanted, grad[i] dots[i] to products[i].
     """
     for side, rows, cols in _orientations(block, weights):
-        own, at = _inside(columns, rows, cols)
+        own, at = places.inside(columns, rows, cols)
         upstream = grad[rows][own]
         side.index_put_((own, at), upstream, accumulate=True)
         if triangle and not block.mirrored:
@@ -94,10 +114,3 @@ def _orientations(block: Block, values: Tensor) -> list[tuple[Tensor, slice, sli
     """The block as rows by columns, and transposed too if it stands for its mirror image."""
     straight = (values, block.rows, block.cols)
     return [straight, (values.t(), block.cols, block.rows)] if block.mirrored else [straight]
-
-
-def _inside(columns: Tensor, rows: slice, cols: slice) -> tuple[Tensor, Tensor]:
-    """Rows (from 0) whose column lies in ``cols``, and that column (from 0)."""
-    mine = columns[rows]
-    own = ((mine >= cols.start) & (mine < cols.stop)).nonzero().squeeze(1)
-    return own, mine[own] - cols.start

@@ -27,7 +27,9 @@ def log_sums(shift: Tensor | float, total: Tensor, bits: Tensor, dtype: torch.dt
     """ln(2^shift total) of fp64 totals, and in ``bits`` its log2; -inf where the total is 0."""
     module = native.load_for(total)
     if module is None:
-        bits.copy_(total.log2() + shift)
+        torch.log2(total, out=bits)
+        if isinstance(shift, Tensor) or shift != 0.0:
+            bits.add_(shift)
         return (bits * LN2).to(dtype)
     out = torch.empty_like(total, dtype=dtype)
     each, same = (shift.data_ptr(), 0.0) if isinstance(shift, Tensor) else (0, shift)
@@ -59,13 +61,7 @@ def channel_gradients(
     """
     module = native.load_for(lse)
     if module is None:
-        kept = ~torch.isneginf(lse)
-        bits = torch.where(kept, lse, 0.0)
-        lse_out.copy_(bits)
-        start = lse_out.double() if shift is None else shift
-        gap = torch.where(bits.abs() > COARSE, 0.0, start - bits)
-        weight = grad.double() * factor * torch.exp2(gap)
-        grad_out.copy_(torch.where(kept, weight, 0.0))
+        _channel_gradients(lse, grad, factor, shift, lse_out, grad_out)
         return
     grad = grad.to(lse_out.dtype).contiguous().resolve_neg()
     module.channel_gradients(
@@ -79,6 +75,28 @@ def channel_gradients(
         lse_out.data_ptr(),
         grad_out.data_ptr(),
     )
+
+
+def _channel_gradients(
+    lse: Tensor,
+    grad: Tensor,
+    factor: float,
+    shift: float | None,
+    lse_out: Tensor,
+    grad_out: Tensor,
+) -> None:
+    """The same in plain torch."""
+    empty = torch.isneginf(lse)
+    if shift is None:
+        bits = lse.masked_fill(empty, 0.0)
+        lse_out.copy_(bits)
+        weight = torch.where(bits.abs() > COARSE, 0.0, lse_out.double() - bits).exp2_()
+    else:
+        weight = torch.sub(shift, lse).exp2_()
+    weight.mul_(grad)
+    if factor != 1.0:
+        weight.mul_(factor)
+    grad_out.copy_(weight.masked_fill_(empty, 0.0))
 
 
 def chunk_rows(operand: Operand) -> int:

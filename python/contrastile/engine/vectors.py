@@ -32,6 +32,10 @@ class Sides:
         """Whether there is neither."""
         return self.rows is None and self.cols is None
 
+    def each(self) -> list[Tensor]:
+        """The vectors that exist."""
+        return [vector for vector in (self.rows, self.cols) if vector is not None]
+
 
 @dataclass
 class ScaledScores:
@@ -115,19 +119,29 @@ class ChannelVectors:
         self.col_offset = _offset(
             dtype, (self.unit, scores.col_bias), (LOG2E, channel.col_log_weight)
         )
+        # The one shift of all exponents, in bits; or one for each row and column.
         self.shift: float | None = None
         self.shifts = Sides()
         self.sums = _sides(problem, 0.0, torch.float64)
         self.bits = Sides()
         # Log-sum-exps that the kernel took itself.
         self.ready = Sides()
+        # What the kernel reads the coefficients of G in.
+        self.coefficients = dtype
         self.lse = Sides()
         self.grads = Sides()
         self.upstream = Sides()
 
     def use_running_shift(self, problem: Problem) -> None:
-        """Each row and column has its own shift, the largest exponent so far."""
+        """Each row and column has its own shift, the largest exponent so far.
+
+        What was summed with one shift for all keeps it until larger exponents come.
+        """
         self.shifts = _sides(problem, -math.inf, problem.dtype)
+        if self.shift is not None:
+            for shifts, sums in zip(self.shifts.each(), self.sums.each(), strict=True):
+                shifts.masked_fill_(sums > 0, self.shift)
+            self.shift = None
 
     def row_stats(self, span: slice) -> Tensor:
         """The log-sum-exp in nats of the rows ``span``; -inf where no pair was kept."""
@@ -156,8 +170,8 @@ class ChannelVectors:
 
     def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
         """Memory for the coefficients of G = sum over sides of grad 2^(y - lse)."""
-        self.lse = _allot(problem, rows, cols)
-        self.grads = _allot(problem, rows, cols)
+        self.lse = _allot(problem, rows, cols, self.coefficients)
+        self.grads = _allot(problem, rows, cols, self.coefficients)
 
     def set_gradients(self, side: str, span: slice, grad: Tensor) -> None:
         """Coefficients of G from the stats' upstream gradients."""
@@ -198,7 +212,7 @@ class TermVectors:
 
     def allot_gradients(self, problem: Problem, rows: bool, cols: bool) -> None:
         """Memory for the coefficients of G = factor phi'(x) (row_grad + col_grad)."""
-        self.grads = _allot(problem, rows, cols)
+        self.grads = _allot(problem, rows, cols, self.dtype)
 
     def set_gradients(self, side: str, span: slice, grad: Tensor) -> None:
         """Coefficients of G from the upstream gradients of the sums."""
@@ -270,9 +284,9 @@ def _sides(problem: Problem, value: float, dtype: torch.dtype) -> Sides:
     return Sides(rows, cols)
 
 
-def _allot(problem: Problem, rows: bool, cols: bool) -> Sides:
-    """Vectors of the compute dtype for the sides that have a gradient, yet to be filled."""
-    dtype, device = problem.dtype, problem.device
+def _allot(problem: Problem, rows: bool, cols: bool, dtype: torch.dtype) -> Sides:
+    """Vectors for the sides that have a gradient, yet to be filled."""
+    device = problem.device
     first = torch.empty(problem.n, dtype=dtype, device=device) if rows else None
     if problem.triangle:
         return Sides(first, first)
