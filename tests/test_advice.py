@@ -250,3 +250,10 @@ def test_a_compiled_step_is_not_told() -> None:
     assert not told(step, x, y)
     with checked_values():
         assert torch.allclose(step(x, y), siglip_loss(x, y, logit_scale=-20.0))
+
+
+def test_a_warm_up_is_no_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers are not the user's; the first call after it is."""
+    as_on_a_device(monkeypatch)
+    assert not told(contrastile.warm_up, siglip_loss, 8, 4, logit_scale=-20.0)
+    assert len(told(siglip_loss, randn(), randn(), logit_scale=-20.0, logit_bias=0.0)) == 1

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .problem import InputError
+from .problem.advice import unadvised
 
 # Rows on a CPU, where nothing is compiled: the extension and torch's libraries are loaded.
 CPU_ROWS = 32
@@ -59,7 +60,7 @@ def warm_up(
             raise InputError(f"warm_up: {name} must be a positive integer, got {value!r}")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     names = _taken_by_position(loss)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), unadvised():
         for rows in _batches(n, place):
             own = {
                 name: value[:rows] if _has_rows(value, n) else value

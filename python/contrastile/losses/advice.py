@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..problem import values
-from ..problem.advice import Once, advise
+from ..problem.advice import Once, advise, wanted
 
 # Scales of which somebody forgot the exponential: logarithms of 1 / temperature as they start or
 # are clamped, two of them as they are typed. Compared to a few roundings of fp32: no scale that is
@@ -71,9 +71,11 @@ def forgotten_exponential(scale: float) -> bool:
 
 
 def _may_look(caller: str, tensor: Tensor) -> bool:
+    if not wanted():
+        return False
     if values.readable(tensor):
         return True
-    if torch.compiler.is_compiling() or values.capturing(tensor) or (caller,) in LOOKED:
+    if values.capturing(tensor) or (caller,) in LOOKED:
         return False
     LOOKED.add((caller,))
     return True

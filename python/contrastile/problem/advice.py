@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -38,6 +41,22 @@ class Once:
 
 
 GIVEN = Once()
+_UNASKED: ContextVar[bool] = ContextVar("calls that no user meant", default=False)
+
+
+@contextmanager
+def unadvised() -> Iterator[None]:
+    """In this block calls get no advice and count for none: they are not the user's."""
+    token = _UNASKED.set(True)
+    try:
+        yield
+    finally:
+        _UNASKED.reset(token)
+
+
+def wanted() -> bool:
+    """Whether a call may get advice: it is one of the user's, and not one that is traced."""
+    return not (torch.compiler.is_compiling() or _UNASKED.get())
 
 
 def advise(caller: str, kind: str, message: str, meant: str | None = None) -> None:
@@ -49,7 +68,7 @@ def advise(caller: str, kind: str, message: str, meant: str | None = None) -> No
         message: what is probably wrong, and the remedy.
         meant: the argument that says that it is right, if there is one.
     """
-    if torch.compiler.is_compiling() or (caller, kind) in GIVEN:
+    if not wanted() or (caller, kind) in GIVEN:
         return
     silence = 'warnings.filterwarnings("ignore", category=contrastile.ContrastileWarning)'
     way_out = f"{meant}, or {silence}" if meant else silence
