@@ -9,7 +9,7 @@ import contrastile.functional as losses
 import pytest
 import torch
 from cases import LOSSES, TWO_VIEWS
-from rejections import ROWS, SIZE, each_loss, minimal, rejected
+from rejections import ROWS, SIZE, each_loss, embeddings_of, minimal, rejected
 
 # Shared options.
 
@@ -57,7 +57,8 @@ def test_weights(loss: str) -> None:
     rejected(loss, "weights must be floating point, got torch.int64", weights=integers)
     rejected(loss, "weights must be a tensor, got list", TypeError, weights=[1.0] * count)
     meta = torch.ones(count, device="meta")
-    rejected(loss, "weights is on the meta device, it has no values", weights=meta)
+    first = embeddings_of(loss)[0]
+    rejected(loss, f"weights must be on cpu as {first} is, got meta", weights=meta)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,8 @@ def test_ids(loss: str, name: str) -> None:
         )
     rejected(loss, f"{name} must be a tensor, got list", TypeError, **rest, **{name: [1] * ROWS})
     meta = torch.arange(ROWS, device="meta")
-    rejected(loss, f"{name} is on the meta device, it has no values", **rest, **{name: meta})
+    first = embeddings_of(loss)[0]
+    rejected(loss, f"{name} must be on cpu as {first} is, got meta", **rest, **{name: meta})
 
 
 @pytest.mark.parametrize("loss", [n for n in LOSSES if "label_smoothing" in LOSSES[n]])

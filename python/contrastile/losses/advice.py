@@ -86,8 +86,8 @@ def _smallest_scale(options: Mapping[str, Any]) -> float | None:
     scale, temperature = options.get("logit_scale"), options.get("temperature")
     if scale is not None:
         return _end(scale, torch.min)
-    largest = _end(temperature, torch.max)
-    # One that is not positive is no advice, it is an error.
+    largest = None if temperature is None else _end(temperature, torch.max)
+    # One that is not positive is an error, or a NaN loss.
     return 1.0 / largest if largest is not None and largest > 0 else None
 
 
