@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,6 +191,29 @@ def test_kernels_of_one_family_only(
     parts = build.cuda_parts()
     assert parts["macros"] == [("CONTRASTILE_CUDA", '"89"')]
     assert parts["sources"] and not [name for name in parts["sources"] if "sm90" in name]
+
+
+def test_each_file_is_named_when_it_is_done(
+    build: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And how many there are before; each level's flags go to its own file."""
+    flags: dict[str, list[str]] = {}
+
+    def compile_one(sources: list[str], *, extra_postargs: list[str], output_dir: str) -> list[str]:
+        (source,) = sources
+        flags[source] = extra_postargs
+        return [f"{output_dir}/{source}.o"]
+
+    command = build.BuildLevels(setuptools.Distribution())
+    command.compiler, command.extensions = SimpleNamespace(compile=compile_one), []
+    command.build_extensions()
+    sources = ["csrc/level_avx2.cpp", "csrc/norms.cpp"]
+    made = command.compiler.compile(sources, output_dir="objects", extra_postargs=["-O3"])
+    assert made == [f"objects/{source}.o" for source in sources]
+    assert flags == {sources[0]: ["-O3", "-mavx2", "-mfma"], sources[1]: ["-O3"]}
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("contrastile: compiling 2 files")
+    assert sorted(others) == [f"contrastile: {source} compiled in 0 s" for source in sources]
 
 
 @pytest.mark.parametrize(
