@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import contrastile
@@ -27,11 +27,14 @@ SIGLIP = {"logit_scale": 10.0, "logit_bias": -10.0}
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh() -> None:
     """As in a new process."""
-    for once in (GIVEN, advice.LOOKED):
-        once.forget()
-    yield
+    forget()
+
+
+def forget() -> None:
+    GIVEN.clear()
+    advice.CALLS.clear()
 
 
 def told(call: Callable[..., Any], *args: Any, **options: Any) -> list[str]:
@@ -116,7 +119,7 @@ def test_a_negative_scale_is_told_once() -> None:
     per_row = torch.full((ROWS,), 5.0)
     per_row[3] = -0.5
     assert not told(clip_loss, unit(), unit(), logit_scale=per_row)
-    GIVEN.forget()
+    forget()
     (text,) = told(clip_loss, unit(), unit(), logit_scale=per_row)
     assert "negative (-0.5)" in text
 
@@ -131,7 +134,7 @@ def test_long_embeddings_with_a_small_temperature_are_told_once(loss: str) -> No
     assert text.startswith(f"{loss}: the embeddings are not of unit length")
     assert "pass normalize=True, or a larger temperature" in text
     # In order, by a tensor, from a module: the same look.
-    GIVEN.forget()
+    forget()
     arguments = arguments_of(loss, randn)
     tensors = [v for v in arguments.values() if isinstance(v, Tensor)]
     rest = {k: v for k, v in arguments.items() if not isinstance(v, Tensor)}
@@ -182,7 +185,7 @@ def test_siglip_without_a_bias_is_told_once() -> None:
     (text,) = told(siglip_loss, unit(), unit(), logit_scale=10.0)
     assert text.startswith("siglip_loss: without a logit_bias each negative starts")
     assert "If it is meant: logit_bias=0.0, or warnings.filterwarnings" in text
-    GIVEN.forget()
+    forget()
     module = contrastile.SigLip(logit_scale=10.0)
     assert len(told(module, unit(), unit())) == 1
 
@@ -197,7 +200,7 @@ def test_siglip_with_a_bias_is_not_told(bias: Any) -> None:
 
 def test_advice_points_at_the_line_that_called() -> None:
     for call in (siglip_loss, contrastile.SigLip()):
-        GIVEN.forget()
+        forget()
         with pytest.warns(ContrastileWarning) as caught:
             call(unit(), unit(), logit_scale=10.0)
         assert caught[0].filename == __file__
@@ -222,6 +225,25 @@ def test_no_advice_on_a_call_that_fails() -> None:
         siglip_loss(randn(), randn(), temperature=0.01, weights=torch.ones(3))
 
 
+def test_looks_become_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 1st, 2nd, 4th, 8th, 16th and 32nd of 40 calls; all where values are checked."""
+    looks = 0
+
+    def scale(options: object) -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(advice, "_smallest_scale", scale)
+    x = unit()
+    for _ in range(40):
+        clip_loss(x, x, temperature=0.07)
+    assert looks == 6
+    with checked_values():
+        for _ in range(40):
+            clip_loss(x, x, temperature=0.07)
+    assert looks == 46
+
+
 # On a device, where a look waits.
 
 
@@ -229,7 +251,7 @@ def test_on_a_device_the_first_call_is_looked_at(monkeypatch: pytest.MonkeyPatch
     as_on_a_device(monkeypatch)
     x, y = randn(), randn()
     assert len(told(clip_loss, x, y, temperature=0.07)) == 1
-    GIVEN.forget()
+    GIVEN.clear()
     with Waits() as waits:
         assert not told(clip_loss, x, y, logit_scale=torch.tensor(-20.0), backend="triton")
     assert not waits.found

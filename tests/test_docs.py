@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from contrastile.losses.advice import CALLS
 from contrastile.problem.advice import GIVEN
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -39,7 +40,8 @@ def run(page: str) -> dict[str, Any]:
 def test_examples_run_without_a_warning(page: str) -> None:
     assert examples(page)
     """The FAQ, which shows wrong uses too, shows before how to silence them."""
-    GIVEN.forget()
+    GIVEN.clear()
+    CALLS.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error", contrastile.ContrastileWarning)
         run(page)

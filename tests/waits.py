@@ -39,9 +39,8 @@ def as_on_a_device(monkeypatch: pytest.MonkeyPatch, looked: bool = False) -> Non
     ``looked``: every function was called before, so that there is no first look at one either.
     """
     monkeypatch.setattr(values, "readable", lambda tensor: False)
-    monkeypatch.setattr(advice, "LOOKED", advice.Once())
-    for name in losses.__all__ if looked else ():
-        advice.LOOKED.add((name,))
+    called = ((name, "cpu") for name in losses.__all__ if looked)
+    monkeypatch.setattr(advice, "CALLS", Counter(called))
 
 
 STEPS: dict[str, Callable[..., Tensor]] = {

@@ -1,14 +1,15 @@
 """A look at a call that worked: is it probably not what was meant?
 
 Each rule is drawn so that no right use is near it; what cannot be told apart from right use stands
-in docs/faq.md instead. On the CPU every call is looked at, until the advice was given. A look at a
-GPU's values waits for it, so there only the first call of each function is looked at, and none that
-a CUDA graph is capturing.
+in docs/faq.md instead. On the CPU the first call of each function is looked at, the second, the
+fourth and so on, ever more rarely, so that a look costs a training nothing. A look at a GPU's
+values waits for it: there the first call is looked at, and none that a CUDA graph is capturing.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..problem import values
-from ..problem.advice import Once, advise, wanted
+from ..problem.advice import advise, wanted
 
 # Scales of which somebody forgot the exponential: logarithms of 1 / temperature as they start or
 # are clamped, two of them as they are typed. Compared to a few roundings of fp32: no scale that is
@@ -32,8 +33,8 @@ SATURATED = 300.0
 # How many rows of a set are looked at.
 ROWS = 4
 
-# Functions whose first call with tensors on a device was looked at.
-LOOKED = Once()
+# Calls of each function with tensors on each kind of device, but those that are not looked at.
+CALLS: Counter[tuple[str, str]] = Counter()
 
 
 def advise_on(caller: str, tensors: Sequence[Tensor], options: Mapping[str, Any]) -> None:
@@ -71,14 +72,13 @@ def forgotten_exponential(scale: float) -> bool:
 
 
 def _may_look(caller: str, tensor: Tensor) -> bool:
-    if not wanted():
+    if not wanted() or values.capturing(tensor):
         return False
+    CALLS[caller, tensor.device.type] += 1
+    calls = CALLS[caller, tensor.device.type]
     if values.readable(tensor):
-        return True
-    if values.capturing(tensor) or (caller,) in LOOKED:
-        return False
-    LOOKED.add((caller,))
-    return True
+        return values.checking() or calls & (calls - 1) == 0
+    return calls == 1
 
 
 def _smallest_scale(options: Mapping[str, Any]) -> float | None:

@@ -18,29 +18,10 @@ class ContrastileWarning(UserWarning):
     """A call that is allowed and probably a mistake; said once for each function and kind."""
 
 
-class Once:
-    """The keys that were seen in this process.
-
-    Python's own registry of warnings does not do: whoever enters ``warnings.catch_warnings``
-    between two steps, as libraries do, makes every warning new again.
-    """
-
-    def __init__(self) -> None:
-        self._seen: set[tuple[str, ...]] = set()
-
-    def __contains__(self, key: tuple[str, ...]) -> bool:
-        return key in self._seen
-
-    def add(self, key: tuple[str, ...]) -> None:
-        """From now on ``key`` was seen."""
-        self._seen.add(key)
-
-    def forget(self) -> None:
-        """As in a new process: for tests."""
-        self._seen.clear()
-
-
-GIVEN = Once()
+# What was said in this process: (function, kind). Python's own registry of warnings does not do:
+# whoever enters `warnings.catch_warnings` between two steps, as libraries do, makes every warning
+# new again.
+GIVEN: set[tuple[str, str]] = set()
 _UNASKED: ContextVar[bool] = ContextVar("calls that no user meant", default=False)
 
 

@@ -41,7 +41,12 @@ def readable(tensor: Tensor) -> bool:
     """Whether the values of ``tensor`` may be looked at in every call."""
     if torch.compiler.is_compiling():
         return False
-    return tensor.device.type == "cpu" or (_EVERYWHERE.get() and not capturing(tensor))
+    return tensor.device.type == "cpu" or (checking() and not capturing(tensor))
+
+
+def checking() -> bool:
+    """Whether this is in a block of :func:`checked_values`."""
+    return _EVERYWHERE.get()
 
 
 def capturing(tensor: Tensor) -> bool:
