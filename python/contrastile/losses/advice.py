@@ -24,10 +24,9 @@ from ..problem.advice import advise, wanted
 # learned as it is passes through one of them by chance.
 LOGARITHMS = (*(math.log(1 / t) for t in (0.01, 0.02, 0.05, 0.07, 0.1)), 2.6592, 2.6593)
 ROUNDINGS = 4e-7
-# Embeddings as long as SMALL_LENGTHS are none that were meant to be normalised; a scale from
-# SHARP on is one that was meant for such. The scores of normalised ones at temperature 0.005 reach
-# 200.
-SMALL_LENGTHS = 2.0
+# Two rows whose lengths multiply to LONG were not normalised; a scale from SHARP on was meant for
+# such that are, whose scores reach 200 at temperature 0.005.
+LONG = 2.0
 SHARP = 5.0
 SATURATED = 300.0
 # How many rows of a set are looked at.
@@ -100,12 +99,8 @@ def _end(given: float | Tensor, which: Callable[[Tensor], Tensor]) -> float | No
 def _advise_on_lengths(caller: str, query: Tensor, key: Tensor, scale: float) -> None:
     if not (len(query) and len(key)):
         return
-    # One long row is no mistake, long rows are; of short ones one is enough to know.
-    for rows in (1, ROWS):
-        lengths = _shortest(query, rows) * _shortest(key, rows)
-        if not (lengths >= SMALL_LENGTHS and scale * lengths >= SATURATED):  # NaN neither
-            break
-    else:
+    lengths = _shortest(query) * _shortest(key)
+    if lengths >= LONG and scale * lengths >= SATURATED:
         advise(
             caller,
             "long embeddings",
@@ -115,8 +110,7 @@ def _advise_on_lengths(caller: str, query: Tensor, key: Tensor, scale: float) ->
         )
 
 
-def _shortest(embeddings: Tensor, rows: int) -> float:
-    """The least length among the first rows."""
-    first = embeddings.detach()[:rows].float()
-    lengths = torch.linalg.vector_norm(first, dim=1)
-    return float(lengths if rows == 1 else lengths.min())
+def _shortest(embeddings: Tensor) -> float:
+    """The least length among the first rows: one long row is no mistake, long rows are."""
+    first = embeddings.detach()[:ROWS].float()
+    return float(torch.linalg.vector_norm(first, dim=1).min())
