@@ -260,6 +260,9 @@ def test_all_sections_have_time_in_one_call() -> None:
     assert sum(own.quick + own.whole for own in sections) + supervise.GRACE <= limit < 600
     assert sum(own.quick for own in sections) + supervise.GRACE <= cli.QUICK_LIMIT
     assert {own.name for own in sections if own.quick} == set(QUICK)
+    # None is so short that it is never begun.
+    each = {seconds for own in sections for seconds in (own.quick, own.whole)} - {0}
+    assert min(each) >= supervise.LEAST
 
 
 def failing(settings: Settings) -> Outcome:

@@ -38,7 +38,8 @@ class Aim:
 
 def judged(aims: Iterable[Aim], settings: Settings) -> Row:
     """A row for each, and what the table shows of them."""
-    aims = list(aims)
+    # What a quick pass leaves for later is not missed by it.
+    aims = [aim for aim in aims if aim.measured is not None or not settings.quick]
     for aim in aims:
         row: Row = {"target": aim.what, "unit": aim.unit, "measured": aim.measured}
         settings.row({**row, "wanted": aim.wanted, "verdict": aim.verdict})

@@ -89,6 +89,8 @@ class Worker:
         allowed = seconds + GRACE + (START if self.fresh else 0.0)
         self.fresh = False
         reason = None
+        # Whoever is killed from here on has left word of where it was.
+        progress()
         assert self.process.stdin is not None
         # A process that is gone is seen below.
         with suppress(BrokenPipeError):
@@ -156,22 +158,20 @@ def supervise(
     began, worker = time.monotonic(), None
     try:
         for step in steps:
-            spent = 0.0
-            while True:
+            spent, more = 0.0, True
+            while more and spent < step.seconds:
                 until = step.until - GRACE - (time.monotonic() - began)
-                seconds = min(step.seconds - spent, until)
+                seconds = min(max(step.seconds - spent, LEAST), until)
                 if seconds < LEAST:
-                    if not spent:
-                        print(f"{step.section}: left out, no time", file=sys.stderr, flush=True)
+                    print(f"{step.section}: left out, no time", file=sys.stderr, flush=True)
                     break
                 if worker is None or not worker.alive:
                     worker = Worker(folder, start(["--parts", str(folder), *options]))
                 known, begun = cells_of(folder, step.section), time.monotonic()
                 part = worker.run(step, seconds, progress)
-                spent += max(time.monotonic() - begun, POLL)
                 done(part)
-                if part.healthy or cells_of(folder, step.section) <= known:
-                    break
+                spent += time.monotonic() - begun
+                more = not part.healthy and cells_of(folder, step.section) > known
             if step.renews and worker is not None:
                 worker.stop()
     finally:

@@ -5,6 +5,7 @@ It may crash, hang, or lose its device: whoever started it (supervise.py) starts
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -21,6 +22,8 @@ from .supervise import QUICK
 
 def serve(folder: Path, settings: Settings) -> int:
     """Runs the sections that are asked for; 3 if the device no longer answers."""
+    # What is imported stays: nobody has to look at it again after every cell.
+    gc.freeze()
     for line in sys.stdin:
         name, seconds, quick = line.split()
         own = replace(settings, seconds=float(seconds), quick=quick == QUICK)
