@@ -6,6 +6,7 @@ from typing import Any
 
 import contrastile.native
 import pytest
+from contrastile.backends import torch_pass
 from contrastile.backends.cpu import CpuBackend
 from contrastile.backends.triton import context
 from contrastile.engine.blocks import Keeping, Tile
@@ -50,4 +51,6 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> d
         monkeypatch.setattr(context, "SMALL", chosen.pop("small"))
     if not chosen.pop("native", True):
         monkeypatch.setattr(contrastile.native, "load", lambda: None)
+        # Two rows of a tile at a time.
+        monkeypatch.setattr(torch_pass, "PIECE", 2 * RAGGED.cols)
     return chosen

@@ -17,6 +17,7 @@ from ..engine.row_steps import LOG2E
 from ..engine.run import Kernel, Run
 from ..engine.vectors import ChannelVectors, Sides, TermVectors
 from ..problem import Channel, Problem
+from ..problem.advice import advise
 from ..problem.pairs import Instruction, Pairs, split_holes
 from .exponents import exponent_range
 from .torch_pass import TorchKernel
@@ -24,6 +25,9 @@ from .torch_pass import TorchKernel
 # fp32 exponents within this many bits of a fixed shift are all normal numbers, and so are the
 # sums of 2^27 of them times an upstream gradient of 2^27.
 BOUNDED_REACH = 100.0
+
+# Scores from which on a step takes so long that the compiled pass is worth a compiler.
+WORTH_BUILDING = 512 * 512
 
 
 class CpuBackend:
@@ -56,7 +60,10 @@ class CpuBackend:
 
     def bind(self, run: Run) -> Kernel:
         module = native.load()
-        return TorchKernel(run) if module is None else NativeKernel(run, module)
+        if module is None:
+            _advise_to_build(run.problem)
+            return TorchKernel(run)
+        return NativeKernel(run, module)
 
 
 class NativeKernel:
@@ -224,6 +231,18 @@ class NativeKernel:
         self._alive += [t for t in tensors if t is not None]
         first, second = (0 if t is None else t.data_ptr() for t in tensors)
         return int(op), first, second
+
+
+def _advise_to_build(problem: Problem) -> None:
+    """Say, once a process, that the extension is missing."""
+    if problem.n * problem.m >= WORTH_BUILDING:
+        advise(
+            "contrastile",
+            "no extension",
+            "the compiled pass was not built, so losses on the CPU run in plain torch and take "
+            "longer; install again where a C++17 compiler is found (g++ or clang++), and "
+            "`contrastile doctor` says what is there",
+        )
 
 
 def _extent(block: Block) -> tuple[int, int, int, int]:

@@ -14,7 +14,7 @@ class KeptOut:
 
     def __init__(self, pairs: Pairs | None, block: Block, places: Places) -> None:
         holes, rest = split_holes(pairs)
-        self._holes = [places.inside(columns, block.rows, block.cols) for columns in holes]
+        self._holes = [places.find(columns, block.rows, block.cols) for columns in holes]
         self._mask: Tensor | None = None
         if rest is not None:
             others = rest.pairs if isinstance(rest, Not) else ~rest
@@ -22,7 +22,7 @@ class KeptOut:
 
     def fill_(self, values: Tensor, number: float) -> None:
         """Put ``number`` in their place."""
-        for at in self._holes:
-            values[at] = number
+        for hole in self._holes:
+            values[hole.rows, hole.columns] = number
         if self._mask is not None:
             values.masked_fill_(self._mask, number)

@@ -154,23 +154,27 @@ class TorchKernel:
 
     def _room(self, name: str, piece: Block) -> Tensor:
         """Memory for a piece, in fp64, reused by every piece."""
-        memory = self._memory.get(name)
-        if memory is None or memory.shape != piece.shape:
+        rows, cols = piece.shape
+        if name not in self._memory:
+            largest = max(_piece_rows(block) * block.shape[1] for s in self.run.plan for block in s)
             device = self.run.problem.device
-            memory = torch.empty(piece.shape, dtype=torch.float64, device=device)
-            self._memory[name] = memory
-        return memory
+            self._memory[name] = torch.empty(largest, dtype=torch.float64, device=device)
+        return self._memory[name][: rows * cols].view(rows, cols)
+
+
+def _piece_rows(block: Block) -> int:
+    rows, cols = block.shape
+    return min(rows, max(PIECE // cols, 1))
 
 
 def _pieces(block: Block, values: Tensor) -> Iterator[tuple[Block, Tensor]]:
     """The block a few rows at a time: which pairs they are, and their values."""
-    height, width = block.shape
-    most = max(PIECE // width, 1)
-    if height <= most:
+    height, step = block.shape[0], _piece_rows(block)
+    if height == step:
         yield block, values
         return
     start = block.rows.start
-    for own in spans(0, height, most):
+    for own in spans(0, height, step):
         rows = slice(start + own.start, start + own.stop)
         yield Block(rows, block.cols, block.mirrored), values[own]
 
