@@ -146,6 +146,57 @@ def test_a_build_ends_in_time_and_tells_how(
     assert build("import time; time.sleep(60)", 0.2) == "not done in 0 s"
 
 
+def suffixed(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_bytes(b"no code")
+    return path
+
+
+def test_an_extension_of_another_python_is_one_clear_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = "_C" + extension.EXTENSION_SUFFIXES[0]
+    assert extension.misfit(suffixed(tmp_path, own)) is None
+    for name in ("_C.cpython-39-x86_64-linux-gnu.so", "other.so", own + ".gz"):
+        path = suffixed(tmp_path, name)
+        with pytest.raises(SystemExit):
+            cli.main(["--extension", str(path)])
+        told = capsys.readouterr().err
+        assert f"{name} is not for this Python, which loads {own}: build it with Python 3." in told
+    with pytest.raises(SystemExit):
+        cli.main(["--extension", str(tmp_path / "absent.so")])
+    assert "there is no file" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("able")
+def test_an_extension_that_cannot_be_loaded_says_why(settings: Settings, tmp_path: Path) -> None:
+    path = suffixed(tmp_path, "_C" + extension.EXTENSION_SUFFIXES[0])
+    outcome = extension.build_section(replace(settings, carried=path))
+    assert outcome.verdict == FAIL
+    assert f"{path.name} cannot be loaded here: ImportError" in str(outcome.reason)
+    assert "cannot be loaded here" in str(extension.why_not(settings.extension))
+
+
+@pytest.mark.usefixtures("able")
+@pytest.mark.parametrize("archs", ["80 90a", ""])
+def test_a_carried_extension_is_used_instead_of_a_build(
+    archs: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = json.dumps({"cuda_archs": archs, "no_cuda": "nvcc was not found"})
+    monkeypatch.setattr(extension, "ASK", f"print({facts!r})")
+    path = suffixed(tmp_path, "_C" + extension.EXTENSION_SUFFIXES[0])
+    outcome = extension.build_section(replace(settings, carried=path), lambda *_: "was built")
+    assert settings.extension is not None
+    if archs:
+        assert outcome == cuda.Outcome(PASS, {"carried": path.name, "archs": archs})
+        assert extension.why_not(settings.extension) is None
+        assert [own.name for own in extension.modules(settings.extension)] == [path.name]
+    else:
+        told = f"{path.name} has no CUDA kernels: nvcc was not found"
+        assert outcome.verdict == FAIL and outcome.reason == told
+        assert extension.why_not(settings.extension) == told
+
+
 def test_what_was_built_is_what_a_new_process_finds(tmp_path: Path) -> None:
     made(tmp_path, "cuda_archs = '90a'\ncuda = 'kernels'\n")
     code = "from contrastile import native\nfrom contrastile.benches.gpu.extension import use\n"

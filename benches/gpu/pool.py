@@ -18,6 +18,8 @@ from .settings import Settings
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 LARGEST = 14
+# Seconds between two looks at the clock.
+LONGEST = 60.0
 # How processes are started: CUDA does not survive a fork.
 METHOD = "spawn"
 
@@ -65,7 +67,7 @@ def each(
                 process.start()
                 sender.close()
                 running[receiver] = name, process
-            for ready in wait(list(running), timeout=settings.left):
+            for ready in wait(list(running), timeout=min(settings.left, LONGEST)):
                 assert isinstance(ready, Connection)
                 name, process = running.pop(ready)
                 yield name, received(ready, process)
