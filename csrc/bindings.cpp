@@ -30,6 +30,7 @@ struct Descriptor {
 
 struct ChannelDescriptor : Descriptor {
   Address coef_hi = 0, coef_lo = 0, row_shift = 0, col_shift = 0, row_lse = 0, col_lse = 0;
+  Address row_line = 0, col_line = 0;
   double same_coef_hi = 0, same_coef_lo = 0;  // for all rows, where there is no address
   bool bounded = false;
   double shift = 0;
@@ -112,6 +113,8 @@ class Resolved {
     c.row_grad = pointer<const T>(d.row_grad);
     c.col_lse = pointer<const T>(d.col_lse);
     c.col_grad = pointer<const T>(d.col_grad);
+    c.row_line = pointer<const T>(d.row_line);
+    c.col_line = pointer<const T>(d.col_line);
     return c;
   }
 
@@ -277,6 +280,8 @@ PYBIND11_MODULE(_C, m) {
       .def_readwrite("row_shift", &ChannelDescriptor::row_shift)
       .def_readwrite("col_shift", &ChannelDescriptor::col_shift)
       .def_readwrite("row_lse", &ChannelDescriptor::row_lse)
+      .def_readwrite("row_line", &ChannelDescriptor::row_line)
+      .def_readwrite("col_line", &ChannelDescriptor::col_line)
       .def_readwrite("col_lse", &ChannelDescriptor::col_lse);
   bind_descriptor<TermDescriptor>(m, "Term", "One sum of phi over the kept pairs.")
       .def_readwrite("coef", &TermDescriptor::coef)

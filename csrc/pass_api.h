@@ -74,6 +74,8 @@ struct Channel {
   double* col_sum;
   Counts<T> counts;
   const T *row_lse, *row_grad, *col_lse, *col_grad;
+  // What the weights of kept pairs get beside their powers: one number a row, one a column.
+  const T *row_line, *col_line;
 };
 
 // One sum of phi(x). Scores in natural units.

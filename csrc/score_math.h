@@ -104,6 +104,7 @@ CONTRASTILE_HD double log1p_unit(double t) { return ::log1p(t); }
 
 // The pair functions: value(x) and slope(x). A comparison with NaN is false, and NaN must come out.
 struct Softplus {
+  static constexpr bool kExactSums = false;
   template <class T>
   CONTRASTILE_HD static T value(T x) {
     return (x < T(0) ? T(0) : x) + log1p_unit(exp_nonpositive(x < T(0) ? x : -x));
@@ -115,6 +116,7 @@ struct Softplus {
   }
 };
 struct Relu {
+  static constexpr bool kExactSums = false;
   template <class T>
   CONTRASTILE_HD static T value(T x) {
     return x < T(0) ? T(0) : x;
@@ -125,6 +127,7 @@ struct Relu {
   }
 };
 struct Identity {
+  static constexpr bool kExactSums = true;
   template <class T>
   CONTRASTILE_HD static T value(T x) {
     return x;
@@ -135,6 +138,7 @@ struct Identity {
   }
 };
 struct Square {
+  static constexpr bool kExactSums = false;
   template <class T>
   CONTRASTILE_HD static T value(T x) {
     return x * x;

@@ -54,6 +54,21 @@ CONTRASTILE_HD T usable_lse(T lse, T grad) {
   return grad == T(0) ? kHuge : lse;
 }
 
+// line[j] = row_line + col_line[j] of the kept pairs; returns sum_j line[j] s[j]. A line is what
+// Jensen's gap adds to G; formed here, before s is overwritten, and added to G afterwards.
+template <class T>
+double form_line(const T* s, T row_line, const T* col_line, const Lane<T>* keep,
+                 T* __restrict__ line, int n) {
+  double product = 0;
+  for (int j = 0; j < n; ++j) {
+    line[j] = 0;
+    if (keep && !keep[j]) continue;
+    line[j] = row_line + (col_line ? col_line[j] : T(0));
+    product += static_cast<double>(line[j]) * static_cast<double>(s[j]);
+  }
+  return product;
+}
+
 template <bool kRows, bool kCols, class T>
 double channel_weights_row(const Channel<T>& channel, const T* s, T* out, int64_t i,
                                   int64_t j0, int width, Scratch<T>& scratch) {
@@ -64,7 +79,13 @@ double channel_weights_row(const Channel<T>& channel, const T* s, T* out, int64_
   if constexpr (kRows)
     if (!channel.bounded) row_lse = usable_lse(channel.row_lse[i], row_grad);
   if constexpr (kCols) col_grad = channel.col_grad + j0;
-  double product = 0;
+  const T* row_line = kRows ? channel.row_line : nullptr;
+  const T* col_line = kCols && channel.col_line ? channel.col_line + j0 : nullptr;
+  const bool lined = row_line || col_line;
+  double product = 0, more = 0;
+  if (lined)
+    more = form_line(s, row_line ? row_line[i] : T(0), col_line, pairs.keep, scratch.column_grad,
+                     width);
   with_pairs(pairs, [&](auto masked, auto shifted) {
     constexpr bool kMasked = decltype(masked)::value, kShifted = decltype(shifted)::value;
     if (channel.bounded)
@@ -75,7 +96,9 @@ double channel_weights_row(const Channel<T>& channel, const T* s, T* out, int64_
                                                               row_lse, row_grad,
                                                               scratch.column_shift, col_grad, width);
   });
-  return product;
+  if (lined)
+    for (int j = 0; j < width; ++j) out[j] += scratch.column_grad[j];
+  return product + more;
 }
 
 template <class T>

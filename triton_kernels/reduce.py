@@ -42,6 +42,9 @@ def reduce(
     thresholds,
     row_counts,
     col_counts,
+    row_factors,
+    row_scores,
+    col_scores,
     kept,
     kept_stride,
     CODE: tl.constexpr,
@@ -52,6 +55,7 @@ def reduce(
     SUMS_COLS: tl.constexpr,
     COUNTS_ROWS: tl.constexpr,
     COUNTS_COLS: tl.constexpr,
+    SCORES: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -71,9 +75,10 @@ def reduce(
 
     Shifts are the channel's own, ``shifts[r]``, or in the general form the tile's largest
     exponents, ``row_tops`` and ``col_tops``. FLAGGED: both forms are launched, the flag says which
-    one works. COUNTS: of the first reduction's arguments above a threshold. KEEP: dot products
-    stay in ``kept``. Of a DIAGONAL block the tiles below the diagonal write nothing, those on it
-    no columns.
+    one works. COUNTS: of the first reduction's arguments above a threshold. SCORES: sums of the
+    dot products that the last reduction keeps, times ``row_factors`` where SCORES is 2. KEEP: dot
+    products stay in ``kept``. Of a DIAGONAL block the tiles below the diagonal write nothing, those
+    on it no columns.
     """
     height = row_end - first_row
     width = col_end - first_col
@@ -139,6 +144,14 @@ def reduce(
                     thresholds, row_counts, col_counts, own_rows, own_cols, tile_row, tile_col,
                     height, width, mirrored, COUNTS_ROWS, COUNTS_COLS,
                 )  # fmt: skip
+            if SCORES:
+                sum_scores(
+                    dots, inside, data, CODE, CODE[len(reductions) - 1],
+                    rows, cols, row_end, col_end, row_factors,
+                    row_scores + tile_col.to(tl.int64) * height + own_rows,
+                    col_scores + tile_row.to(tl.int64) * width + own_cols,
+                    mirrored, SUMS_ROWS, SUMS_COLS, SCORES,
+                )  # fmt: skip
 
 
 @triton.jit
@@ -181,3 +194,36 @@ def count_above(
         above = tl.where(mask & (y > limit[None, :]), 1, 0)
         at = tile_row.to(tl.int64) * width + own_cols
         tl.store(col_counts + at, tl.sum(above, 0), mask=mirrored)
+
+
+@triton.jit
+def sum_scores(
+    dots,
+    inside,
+    data,
+    CODE: tl.constexpr,
+    AT: tl.constexpr,
+    rows,
+    cols,
+    row_end,
+    col_end,
+    row_factors,
+    row_scores,
+    col_scores,
+    mirrored,
+    SUMS_ROWS: tl.constexpr,
+    SUMS_COLS: tl.constexpr,
+    SCORES: tl.constexpr,
+):
+    """Sums of kept dot products, as they are or times a factor of the row, in fp64: they are
+    compared with a log-sum-exp that they nearly equal.
+    """
+    mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
+    value = tl.where(mask, dots, 0.0).to(tl.float64)
+    if SCORES == 2:
+        factor = tl.load(row_factors + rows, mask=rows < row_end, other=0.0)
+        value = value * factor.to(tl.float64)[:, None]
+    if SUMS_ROWS:
+        tl.store(row_scores, tl.sum(value, 1), mask=rows < row_end)
+    if SUMS_COLS:
+        tl.store(col_scores, tl.sum(value, 0), mask=mirrored)

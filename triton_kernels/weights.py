@@ -5,8 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .exponents import included
 from .pairs import term_weights
-from .softmax import channel_weights
+from .softmax import channel_weights, side_factors
 from .tiles import (
     BOUNDS,
     device_descriptor,
@@ -36,6 +37,7 @@ def weigh(
     col_end,
     reductions,
     gradients,
+    lines,
     data,
     flag,
     shifts,
@@ -50,6 +52,7 @@ def weigh(
     CHANNELS: tl.constexpr,
     KEPT: tl.constexpr,
     SIDES: tl.constexpr,
+    LINES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
@@ -71,6 +74,7 @@ def weigh(
     are descriptors, of one of the PARTS of a tile, or pointers to it.
 
     The unit, a power of two that fits G into half precision, is in the coefficients already.
+    LINES: what kept pairs of the last channel get beside its powers, ``lines`` of rows and columns.
     KEPT: the dot products are read from ``kept``, where ``reduce`` left them. PRODUCTS: also
     row_products[part, i], the sums of unit G_ij <q_i, k_j> over each of the PARTS of a tile. Of a
     DIAGONAL block the tiles above the diagonal are written to their mirror images too.
@@ -112,8 +116,8 @@ def weigh(
                 )  # fmt: skip
             write_parts(
                 dots, row, col, tile_col, side, first_row, row_end, first_col, col_end,
-                reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
-                CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
+                reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
+                CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
                 ROWS, COLS, PARTS,
             )  # fmt: skip
 
@@ -131,6 +135,7 @@ def write_parts(
     col_end,
     reductions,
     gradients,
+    lines,
     data,
     shifts,
     out,
@@ -140,6 +145,7 @@ def write_parts(
     CODE: tl.constexpr,
     CHANNELS: tl.constexpr,
     SIDES: tl.constexpr,
+    LINES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
@@ -156,21 +162,22 @@ def write_parts(
     if PARTS == 1:
         write_weights(
             dots, row, col, part, side, first_row, row_end, first_col, col_end,
-            reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS,
+            reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
+            CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
+            ROWS, COLS,
         )  # fmt: skip
     else:
         left, right = tl.split(tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1]))
         write_parts(
             left, row, col, 2 * part, side, first_row, row_end, first_col, col_end,
-            reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
+            reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
+            CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
             ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
         write_parts(
             right, row, col + COLS // 2, 2 * part + 1, side, first_row, row_end, first_col, col_end,
-            reductions, gradients, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
+            reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
+            CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
             ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
 
@@ -188,6 +195,7 @@ def write_weights(
     col_end,
     reductions,
     gradients,
+    lines,
     data,
     shifts,
     out,
@@ -197,6 +205,7 @@ def write_weights(
     CODE: tl.constexpr,
     CHANNELS: tl.constexpr,
     SIDES: tl.constexpr,
+    LINES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
@@ -215,6 +224,15 @@ def write_weights(
             dots, inside, reductions, gradients, data, shifts, CODE,
             rows, cols, row_end, col_end, SIDES, GENERAL,
         )  # fmt: skip
+        if LINES[0] or LINES[1]:
+            # The same for all kept pairs of a row, or of a column: what Jensen's gap adds.
+            kept = included(
+                inside, data, CODE, CODE[len(reductions) - 1], rows, cols, row_end, col_end
+            )
+            line = side_factors(
+                lines[0], lines[1], rows, cols, row_end, col_end, LINES[0], LINES[1]
+            )
+            g += tl.where(kept, line, 0.0)
     else:
         g = term_weights(
             dots, inside, reductions, gradients, data, CODE, rows, cols, row_end, col_end, SIDES

@@ -76,6 +76,7 @@ class NativeKernel:
         self.double = run.problem.dtype == torch.float64
         self._alive: list[Tensor] = []
         self._tile_pass: Any = None
+        self._sums_pass: Any = None
 
     def reduce(self, block: Block) -> None:
         """Add the block to the run's sums and counts."""
@@ -86,6 +87,7 @@ class NativeKernel:
         if self._tile_pass is None:
             self._choose_shift(dots)
             self._tile_pass = self._describe()
+            self._sums_pass = self._describe_sums()
         if run.takes_positives:
             assert problem.positives is not None and run.positive_dots is not None
             columns, taken = problem.positives.data_ptr(), run.positive_dots.data_ptr()
@@ -93,6 +95,8 @@ class NativeKernel:
         with_cols = block.mirrored if problem.triangle else problem.columns
         place = dots.data_ptr(), dots.stride(0), *_extent(block)
         self._tile_pass.reduce(*place, problem.rows, with_cols, self.threads)
+        if self._sums_pass is not None:
+            self._sums_pass.reduce(*place, problem.rows, with_cols, self.threads)
 
     def finish(self) -> None:
         """Nothing waits: every block was added in full."""
@@ -153,20 +157,34 @@ class NativeKernel:
             ]
         return tile_pass
 
+    def _describe_sums(self) -> Any:
+        """The pass that sums the scores of the last channel, if its gap is asked for."""
+        summed = self.run.score_sums
+        if summed is None:
+            return None
+        tile_pass = self.module.PairPass(self.double, native.level())
+        tile_pass.terms = [self._term(self.module, summed, position=1)]
+        return tile_pass
+
     def _choose_shift(self, dots: Tensor) -> None:
         """Fix the shift of channels whose exponents provably stay within reach of one."""
-        channels = [v for v in self.run.vectors if isinstance(v, ChannelVectors)]
+        run = self.run
+        channels = [v for v in run.vectors if isinstance(v, ChannelVectors)]
         if not channels:
             return
         largest = self._largest_dot(dots)
         for vectors in channels:
             low, high = exponent_range(vectors, largest)
             if high - low <= 2 * BOUNDED_REACH:
-                shift = min(max(high / 2, high - BOUNDED_REACH), low + BOUNDED_REACH)
+                # Pairs whose gap is asked for may all have the largest score: their powers would be
+                # rounded the same way, unless they lie at the shift.
+                of_gap = run.score_sums is not None and vectors is channels[-1]
+                shift = high if of_gap else max(high / 2, high - BOUNDED_REACH)
+                shift = min(shift, low + BOUNDED_REACH)
                 vectors.shift = float(np.float32(shift))
             else:
-                vectors.use_running_shift(self.run.problem)
-        self.run.finite = all(vectors.shift is not None for vectors in channels)
+                vectors.use_running_shift(run.problem)
+        run.finite = all(vectors.shift is not None for vectors in channels)
 
     def _largest_dot(self, dots: Tensor) -> float:
         """A bound on |<q_i, k_j>|: exact if this block is all there is, else Cauchy and Schwarz."""
@@ -197,6 +215,7 @@ class NativeKernel:
         ]
         _point(channel, "row_shift", "col_shift", vectors.shifts)
         _point(channel, "row_lse", "col_lse", vectors.lse)
+        _point(channel, "row_line", "col_line", vectors.lines)
         self._fill(channel, vectors, position)
         return channel
 

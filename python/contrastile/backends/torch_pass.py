@@ -61,6 +61,10 @@ class TorchKernel:
                 if position == 0 and not run.counts.counts.absent:
                     self._count(x, kept_out, piece, cols)
                 _add(vectors, x, kept_out, piece, rows, cols)
+            if (summed := run.score_sums) is not None:
+                x = argument(summed, own, piece, self._room("x", piece))
+                kept_out = KeptOut(summed.reduction.pairs, piece, self.places)
+                _add(summed, x, kept_out, piece, rows, cols)
 
     def finish(self) -> None:
         """Nothing waits: every block was added in full."""
@@ -110,8 +114,14 @@ class TorchKernel:
             slope = phi.slope(vectors.reduction.phi, x, vectors.dtype)
             return self._times(slope.mul_(vectors.reduction.factor), vectors.grads, piece)
         if vectors.shift is None:
-            return running.weighted_powers(vectors, x, piece)
-        return self._times(x.exp2_(), vectors.grads, piece)
+            total = running.weighted_powers(vectors, x, piece)
+        else:
+            total = self._times(x.exp2_(), vectors.grads, piece)
+        if vectors.lines.rows is not None:
+            total.add_(_of(vectors.lines.rows, piece.rows).unsqueeze(1))
+        if vectors.lines.cols is not None:
+            total.add_(_of(vectors.lines.cols, piece.cols))
+        return total
 
     def _times(self, values: Tensor, grads: Sides, piece: Block) -> Tensor:
         """The values times the gradients of their rows plus those of their columns."""

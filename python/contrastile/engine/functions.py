@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..problem import Problem
 from .first_order import BackwardOnly, first_order
+from .gaps import add_gap_gradients, gaps
 from .gradients import Gradients, Needs
 from .one_pass import Expected, fits_one_pass, one_pass
 from .operands import Operand
@@ -20,7 +21,7 @@ Grads = tuple[Tensor | None, ...]
 
 
 class ReduceScores(BackwardOnly):
-    """Stats of S: per reduction its rows, then its columns; then positives; then counts.
+    """Stats of S: per reduction its rows, then its columns; then positives; then counts and gaps.
 
     ``apply(problem, backend, expected, query, key, scale, row_bias, col_bias)``.
     """
@@ -53,7 +54,8 @@ class ReduceScores(BackwardOnly):
                     kernel.reduce(block)
             kernel.finish()
         stats = _stats(run)
-        counts = [c for c in _counted(run) if c is not None]
+        counts = [count for count in _counted(run) if count is not None]
+        found = [gap for gap in _gaps(run) if gap is not None]
         score = run.positives(WHOLE)
         positive = [] if score is None else [score]
         ctx.set_materialize_grads(False)
@@ -64,7 +66,7 @@ class ReduceScores(BackwardOnly):
             tensors = (query, key, scale if isinstance(scale, Tensor) else None, row_bias, col_bias)
             # The problem's own vectors are saved too: autograd then notices if one is changed.
             ctx.save_for_backward(*tensors, *problem.tensors())
-        return (*stats, *positive, *counts)
+        return (*stats, *positive, *counts, *found)
 
     @staticmethod
     @first_order
@@ -75,16 +77,18 @@ class ReduceScores(BackwardOnly):
         count = len(run.vectors) * len(_sides(run.problem))
         stat_grads = upstream[:count]
         positive_grad = upstream[count] if run.positive_dots is not None else None
+        gap_grads = _of_gaps(run.problem, upstream)
         run.attach(query, key)
         gradients = None if ctx.one_pass is None else ctx.one_pass.take(run, stat_grads)
         ctx.one_pass = None
         run.unit = None
         if gradients is None:
-            reduced = bool(run.plan) and any(grad is not None for grad in stat_grads)
+            given = (*stat_grads, *gap_grads)
+            reduced = bool(run.plan) and any(grad is not None for grad in given)
             single = reduced and len(run.plan) == 1 and len(run.plan[0]) == 1
             gradients = Gradients(run, _with_own_key(needs, key, run.problem), overwrite=single)
             if reduced:
-                _set_gradients(run, stat_grads)
+                _set_gradients(run, stat_grads, gap_grads)
                 if positive_grad is not None:
                     run.positive_grad = positive_grad.contiguous().resolve_neg()
                     positive_grad = None
@@ -171,18 +175,38 @@ def _stats(run: Run) -> list[Tensor]:
     ]
 
 
-def _set_gradients(run: Run, upstream: tuple[Tensor | None, ...]) -> None:
+def _set_gradients(
+    run: Run, upstream: tuple[Tensor | None, ...], of_gaps: tuple[Tensor | None, Tensor | None]
+) -> None:
     sides = _sides(run.problem)
     for i, vectors in enumerate(run.vectors):
         given = dict(zip(sides, upstream[i * len(sides) :], strict=False))
         vectors.upstream = Sides(given.get("rows"), given.get("cols"))
-        if not run.backend.forms_coefficients:
+    if run.score_sums is not None:
+        add_gap_gradients(run.problem, run.vectors[-1], *of_gaps)
+    if not run.backend.forms_coefficients:
+        for vectors in run.vectors:
             form_coefficients(vectors, run.problem)
+
+
+def _of_gaps(
+    problem: Problem, upstream: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The upstream gradients of the gaps, which are the last outputs."""
+    last = list(upstream)
+    cols = None if problem.col_counts is None else last.pop()
+    rows = None if problem.row_counts is None else last.pop()
+    return rows, cols
 
 
 def _counted(run: Run) -> tuple[Tensor | None, Tensor | None]:
     counts = run.counts.counts
     return counts.rows, None if run.problem.triangle else counts.cols
+
+
+def _gaps(run: Run) -> tuple[Tensor | None, Tensor | None]:
+    found = gaps(run.problem, run.scores, run.vectors[-1], run.score_sums)
+    return found.rows, found.cols
 
 
 def _with_own_key(needs: Needs, key: Tensor | None, problem: Problem) -> Needs:

@@ -50,7 +50,7 @@ def fits_one_pass(run: Run) -> bool:
     problem = run.problem
     if not run.backend.settles_strips or not run.plan or all_fit(problem, run.plan):
         return False
-    if problem.triangle or problem.columns:
+    if problem.triangle or problem.columns or run.score_sums is not None:
         return False
     return _strip_rows(run) >= min(SHORTEST_STRIP, problem.n)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..problem import Problem
 from .blocks import Block, Keeping, Tile, keep_scores, strips, within_workspace
+from .gaps import score_sums
 from .operands import Operand
 from .positives import dots
 from .vectors import WHOLE, Counts, ScaledScores, Vectors, make_counts, make_vectors, part
@@ -89,6 +90,7 @@ class Run:
         self.vectors: list[Vectors] = make_vectors(problem, scores)
         threshold = self.positives(WHOLE) if problem.ranks else None
         self.counts: Counts = make_counts(problem, self.vectors[0], threshold)
+        self.score_sums = score_sums(problem, scores)
         self.plan = strips(problem, self._tile())
         self._scratch: Tensor | None = None
 

@@ -130,6 +130,8 @@ class ChannelVectors:
         self.coefficients = dtype
         self.lse = Sides()
         self.grads = Sides()
+        # What every kept pair of a row, or of a column, has in G beside its powers.
+        self.lines = Sides()
         self.upstream = Sides()
 
     def use_running_shift(self, problem: Problem) -> None:

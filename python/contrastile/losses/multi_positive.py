@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..problem.checks import check_choice, check_embedding, check_integers, chec
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
-from .rows import Stats, log_count, make_stats, poison, reduce_rows, softmax_loss
+from .rows import Stats, asks_for_gap, make_stats, reduce_rows, several_positives_loss
 
 NAME = "multi_positive_nce"
 
@@ -41,8 +41,8 @@ def multi_positive_nce(
     Args:
         query: [N, D], fp32, fp64, bf16 or fp16.
         key: [M, D].
-        query_ids: [N] integers.
-        key_ids: [M] integers.
+        query_ids: [N] integers, -1 for none.
+        key_ids: [M] integers, likewise.
         variant: "out" (mean of the positives' scores) or "in" (mean of their exponentials).
         direction: "rows", "columns", or "both": half the mean over rows plus half the mean over
             columns.
@@ -73,36 +73,40 @@ def multi_positive_nce(
     n, m, device = len(query), len(key), query.device
     query_ids = check_integers(NAME, "query_ids", query_ids, n, device)
     key_ids = check_integers(NAME, "key_ids", key_ids, m, device)
-    groups = Groups.of(query_ids, key_ids)
+    groups = Groups.of(query_ids, key_ids, opts.ignore_label)
     rows, columns = direction != "columns", direction != "rows"
     scale, bias = opts.scale(n, device), opts.bias(key)
     weights = opts.row_weights(n * rows + m * columns, device)
     query, key = opts.embeddings(query), opts.embeddings(key)
 
-    row_mean, row_count = _mean_positive(query, key, groups, scale, bias)
+    row_mean, row_count = _mean_positive(query, key, groups, scale)
     scaled = query if isinstance(scale, float) or scale.dim() == 0 else query * scale[:, None]
     factor = scale if scaled is query else 1.0
-    col_mean, col_count = _mean_positive(key, scaled, groups.flipped(), factor, bias)
+    col_mean, col_count = _mean_positive(key, scaled, groups.flipped(), factor)
     same = Equal(groups.query, groups.key)
+    gap = asks_for_gap(variant, query, key)
     stats = log_sum_exp(
         query,
         key,
         scale=scale,
-        col_bias=bias,
         channels=[Channel(~same), Channel(same)],
         rows=rows,
         columns=columns,
         ranks=opts.return_stats,
         row_thresholds=row_mean.detach(),
         col_thresholds=col_mean.detach(),
+        row_counts=row_count if gap and rows else None,
+        col_counts=col_count if gap and columns else None,
         **opts.engine,
     )
     sides = []
     if rows:
-        sides.append(_Side(variant, stats.rows, row_mean, row_count, stats.row_rank))
+        side = _Side(stats.rows, row_mean, row_count, stats.row_gap, stats.row_rank)
+        sides.append(side)
     if columns:
-        sides.append(_Side(variant, stats.columns, col_mean, col_count, stats.col_rank))
-    return _reduce_sides(opts, sides, weights)
+        side = _Side(stats.columns, col_mean, col_count, stats.col_gap, stats.col_rank)
+        sides.append(side)
+    return _reduce_sides(opts, variant, sides, weights, bias)
 
 
 def multi_positive_nce_reference(
@@ -125,55 +129,60 @@ class MultiPositiveNCE(Loss):
     function = staticmethod(multi_positive_nce)
 
 
+@dataclass(frozen=True, eq=False)
 class _Side:
-    """The losses of one direction."""
+    """One direction: log-sum-exps of negatives and of positives, and what the pass saw."""
 
-    def __init__(
-        self,
-        variant: str,
-        lse: tuple[Tensor, ...],
-        mean_positive: Tensor,
-        count: Tensor,
-        rank: Tensor | None,
-    ) -> None:
-        negatives, positives = lse
-        self.denominator = merge_log_sum_exp(negatives, positives)
-        self.valid = count > 0
-        self.positive = torch.where(self.valid, mean_positive, 0.0)
-        self.rank = rank
-        if variant == "out":
-            self.losses = poison(self.denominator - mean_positive, mean_positive)
-        else:
-            self.losses = softmax_loss(negatives, positives) + log_count(count, negatives)
+    lse: tuple[Tensor, ...]
+    mean_positive: Tensor
+    count: Tensor
+    gap: Tensor | None
+    rank: Tensor | None
 
-    def stats(self, columns: Stats | None = None) -> Stats:
+    @property
+    def valid(self) -> Tensor:
+        """The rows (or columns) that have a positive."""
+        return self.count > 0
+
+    def losses(self, variant: str) -> Tensor:
+        """The loss of each row (or column)."""
+        negatives, positives = self.lse
+        return several_positives_loss(
+            variant, negatives, positives, self.mean_positive, self.count, self.gap
+        )
+
+    def stats(self, bias: Tensor | float, columns: Stats | None = None) -> Stats:
         """What this direction saw."""
-        return make_stats(self.denominator, self.positive, self.rank, self.valid, columns)
+        positive = torch.where(self.valid, self.mean_positive + bias, 0.0)
+        denominator = merge_log_sum_exp(*self.lse) + bias
+        return make_stats(denominator, positive, self.rank, self.valid, columns)
 
 
-def _reduce_sides(opts: Options, sides: list[_Side], weights: Tensor | None) -> LossOutput:
+def _reduce_sides(
+    opts: Options, variant: str, sides: list[_Side], weights: Tensor | None, bias: Tensor | None
+) -> LossOutput:
+    """The loss of one or both directions; ``bias`` is one number, which cancels."""
+
     def seen() -> Stats:
-        return sides[0].stats(sides[1].stats() if len(sides) == 2 else None)
+        shift = 0.0 if bias is None else bias[:1].sum().float()
+        return sides[0].stats(shift, sides[1].stats(shift) if len(sides) == 2 else None)
 
+    losses = [side.losses(variant) for side in sides]
     if len(sides) == 1 or opts.reduction != "mean":
-        losses = torch.cat([side.losses for side in sides])
         valid = torch.cat([side.valid for side in sides])
-        return reduce_rows(opts, losses, lambda: valid, weights, seen)
+        return reduce_rows(opts, torch.cat(losses), lambda: valid, weights, seen, bias)
     plain = replace(opts, return_stats=False)
-    split = [None] * 2 if weights is None else weights.split([len(s.losses) for s in sides])
+    split = [None] * 2 if weights is None else weights.split([len(own) for own in losses])
     total = sum(
-        reduce_rows(plain, side.losses, lambda side=side: side.valid, part)  # type: ignore[misc]
-        for side, part in zip(sides, split, strict=True)
+        reduce_rows(plain, own, lambda side=side: side.valid, part, cancelled=bias)  # type: ignore[misc]
+        for side, own, part in zip(sides, losses, split, strict=True)
     )
     return (total * 0.5, seen()) if opts.return_stats else total * 0.5
 
 
 def _mean_positive(
-    query: Tensor, key: Tensor, groups: Groups, scale: float | Tensor, bias: Tensor | None
+    query: Tensor, key: Tensor, groups: Groups, scale: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """The mean score over each query's positives, and their number."""
     count = groups.counts()
-    mean = groups.dot_sums(query, key) * scale / count.clamp(min=1)
-    if bias is not None and len(bias):
-        mean = mean + bias[0]
-    return mean, count
+    return groups.dot_sums(query, key) * scale / count.clamp(min=1), count

@@ -59,6 +59,36 @@ def poison(loss: Tensor, score: Tensor) -> Tensor:
     return loss + score.detach() * 0.0
 
 
+def several_positives_loss(
+    variant: str,
+    negatives: Tensor,
+    positives: Tensor,
+    mean: Tensor,
+    count: Tensor,
+    gap: Tensor | None,
+) -> Tensor:
+    """The loss of rows with ``count`` positives: the log of the sum of all powers less the log of
+    the positives' mean power ("in"), or less their mean score ("out").
+
+    "out" is "in" plus the gap between the log of the mean power and the mean score. So nothing
+    nearly equal is subtracted when the positives agree and rule their rows; one positive has no
+    gap at all. ``gap`` comes from the pass over the scores. Where the plain formula rounds scores
+    to half precision, the gap to ``mean``, from sums over classes, is exact enough.
+    """
+    losses = softmax_loss(negatives, positives) + log_count(count, negatives)
+    if variant == "in":
+        return losses
+    if gap is None:
+        gap = positives - log_count(count, positives) - mean
+        gap = poison(torch.where(count > 1, gap, 0.0), mean)
+    return losses + gap.to(losses.dtype)
+
+
+def asks_for_gap(variant: str, *embeddings: Tensor) -> bool:
+    """Whether the loss needs the gap from the scores; see :func:`several_positives_loss`."""
+    return variant == "out" and any(x.element_size() > 2 for x in embeddings)
+
+
 def log_count(count: Tensor, like: Tensor) -> Tensor:
     """log of a row's number of positives, 0 where it has none, in the dtype of ``like``."""
     return count.clamp(min=1).to(like.dtype).log()

@@ -12,7 +12,7 @@ from ..problem.checks import check_choice, check_embedding, check_integers, chec
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
-from .rows import Stats, log_count, make_stats, poison, reduce_rows, softmax_loss
+from .rows import Stats, asks_for_gap, make_stats, reduce_rows, several_positives_loss
 
 NAME = "supcon_loss"
 
@@ -34,7 +34,7 @@ def supcon_loss(
 
     Args:
         z: [N, D], fp32, fp64, bf16 or fp16.
-        labels: [N] integers.
+        labels: [N] integers, -1 for none.
         variant: "out" (the paper's recommendation) or "in".
         options: see :class:`~contrastile.losses.options.Options`. The scale is one number, a
             ``logit_bias`` cancels.
@@ -61,37 +61,34 @@ def supcon_loss(
     labels = check_integers(NAME, "labels", labels, n, device)
     scale, weights = opts.scalar_scale(n, device), opts.row_weights(n, device)
     z = opts.embeddings(z)
-    groups = Groups.of(labels, labels)
+    groups = Groups.within(labels, opts.ignore_label)
     count = groups.counts() - 1
 
     others = ~Index.diagonal(n, device=device)
     same = Equal(groups.query, groups.key)
-    # One channel without a predicate per pair does where only the whole denominator is asked for.
-    split = variant == "in" or opts.return_stats
     wide = widen(z)
     own = (wide * wide).sum(1)
     mean_positive = (groups.dot_sums(z, z) - own) * scale / count.clamp(min=1)
     stats = log_sum_exp(
         z,
         scale=scale,
-        channels=[Channel(others & ~same), Channel(others & same)] if split else [Channel(others)],
+        channels=[Channel(others & ~same), Channel(others & same)],
         ranks=opts.return_stats,
         row_thresholds=mean_positive.detach(),
+        row_counts=count if asks_for_gap(variant, z) else None,
         **opts.engine,
     )
-    denominator = merge_log_sum_exp(*stats.rows)
-    if variant == "out":
-        losses = poison(denominator - mean_positive, mean_positive)
-    else:
-        negatives, positives = stats.rows
-        losses = softmax_loss(negatives, positives) + log_count(count, negatives)
+    negatives, positives = stats.rows
+    losses = several_positives_loss(
+        variant, negatives, positives, mean_positive, count, stats.row_gap
+    )
 
     def valid() -> Tensor:
         return count > 0
 
     def seen() -> Stats:
         score = torch.where(valid(), mean_positive, 0.0)
-        return make_stats(denominator, score, stats.row_rank, valid())
+        return make_stats(merge_log_sum_exp(*stats.rows), score, stats.row_rank, valid())
 
     return reduce_rows(opts, losses, valid, weights, seen, opts.bias(z))
 

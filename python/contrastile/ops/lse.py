@@ -30,6 +30,8 @@ def log_sum_exp(
     ranks: bool = False,
     row_thresholds: Tensor | None = None,
     col_thresholds: Tensor | None = None,
+    row_counts: Tensor | None = None,
+    col_counts: Tensor | None = None,
     backend: str = "auto",
     workspace: int | None = None,
     expected: Expected | None = None,
@@ -61,6 +63,11 @@ def log_sum_exp(
             is compared with may differ by a rounding.
         row_thresholds: [N], what ranks compare with instead of the positive.
         col_thresholds: [M], likewise for columns.
+        row_counts: [N] integers, how many pairs the last channel keeps in each row: also return
+            by how much the log of the mean of their e^S exceeds the mean of their S, which no
+            difference of the stats tells as exactly. That channel then has the factor 1 and no
+            log-weights, and the scores no bias.
+        col_counts: [M], likewise for columns.
         backend: "auto", "cpu", "triton" or "reference".
         workspace: bytes that S may take at any time; default 256 MiB,
             on a GPU a 64th of its memory if that is more.
@@ -93,6 +100,8 @@ def log_sum_exp(
         ranks=ranks,
         row_thresholds=row_thresholds,
         col_thresholds=col_thresholds,
+        row_counts=row_counts,
+        col_counts=col_counts,
         backend=backend,
         workspace=workspace,
     )

@@ -24,6 +24,10 @@ class ScoreStats(NamedTuple):
         row_rank: number of pairs kept by the first channel that score above the row's positive
             (or threshold) [N], int64; None unless asked for.
         col_rank: the same for columns [M].
+        row_gap: log of the mean of e^S less the mean of S over the pairs kept by the last channel
+            (Jensen's gap, never below 0 but for rounding), 0 for fewer than two [N]. None unless
+            ``row_counts`` were given.
+        col_gap: the same for columns [M].
     """
 
     rows: tuple[Tensor, ...]
@@ -31,6 +35,8 @@ class ScoreStats(NamedTuple):
     positive: Tensor | None
     row_rank: Tensor | None
     col_rank: Tensor | None
+    row_gap: Tensor | None = None
+    col_gap: Tensor | None = None
 
 
 def reduce_scores(
@@ -77,4 +83,6 @@ def _reduce_scores(
     positive = None if problem.positives is None else outputs.pop()
     row_rank = outputs.pop() if problem.ranks and problem.rows else None
     col_rank = outputs.pop() if problem.ranks and problem.columns else None
-    return ScoreStats(tuple(rows), tuple(columns), positive, row_rank, col_rank)
+    row_gap = None if problem.row_counts is None else outputs.pop()
+    col_gap = None if problem.col_counts is None else outputs.pop()
+    return ScoreStats(tuple(rows), tuple(columns), positive, row_rank, col_rank, row_gap, col_gap)

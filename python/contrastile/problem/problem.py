@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from .channels import Channel, Phi, Term
-from .checks import InputError, check_index, check_number, check_switch, check_vector, shape
+from .checks import (
+    InputError,
+    check_index,
+    check_integers,
+    check_number,
+    check_switch,
+    check_vector,
+    shape,
+)
 from .pairs import Index, Pairs
 from .scores import Scores
 
@@ -44,6 +52,8 @@ class Problem:
     row_thresholds: Tensor | None
     col_thresholds: Tensor | None
     ranks: bool
+    row_counts: Tensor | None
+    col_counts: Tensor | None
     backend: str
     workspace: int
 
@@ -61,6 +71,8 @@ class Problem:
         ranks: bool = False,
         row_thresholds: Tensor | None = None,
         col_thresholds: Tensor | None = None,
+        row_counts: Tensor | None = None,
+        col_counts: Tensor | None = None,
         backend: str = "auto",
         workspace: int | None = None,
     ) -> Problem:
@@ -105,12 +117,21 @@ class Problem:
             row_thresholds=_threshold(caller, "row_thresholds", row_thresholds, n, device),
             col_thresholds=_threshold(caller, "col_thresholds", col_thresholds, m, device),
             ranks=ranks,
+            row_counts=_counts(caller, "row_counts", row_counts, n, rows, device),
+            col_counts=_counts(caller, "col_counts", col_counts, m, columns, device),
             backend=backend,
             workspace=check_workspace(caller, workspace) or default_workspace(device),
         )
         if ranks:
             _check_ranks(problem)
+        if problem.gaps:
+            _check_gaps(problem, scores)
         return problem
+
+    @property
+    def gaps(self) -> bool:
+        """Whether Jensen's gap of the last channel is asked for."""
+        return self.row_counts is not None or self.col_counts is not None
 
     def tensors(self) -> Iterator[Tensor]:
         """The O(N + M) data that a run reads, forward and backward."""
@@ -161,6 +182,16 @@ def _threshold(
     if value is None:
         return None
     return check_vector(caller, name, value, length, device).detach()
+
+
+def _counts(
+    caller: str, name: str, value: Tensor | None, length: int, wanted: bool, device: torch.device
+) -> Tensor | None:
+    if value is None:
+        return None
+    if not wanted:
+        raise InputError(f"{caller}: {name} are of a side that is not reduced; leave them out")
+    return check_integers(caller, name, value, length, device)
 
 
 def _check_reduction(
@@ -261,6 +292,19 @@ def _check_ranks(problem: Problem) -> None:
     if problem.columns and problem.col_thresholds is None and not _is_diagonal(problem):
         raise InputError(
             f"{caller}: ranks of columns need positives on the diagonal, or col_thresholds"
+        )
+
+
+def _check_gaps(problem: Problem, scores: Scores) -> None:
+    last = problem.reductions[-1]
+    weighted = not isinstance(last, Channel) or (
+        last.row_log_weight is not None or last.col_log_weight is not None or last.class_log_weights
+    )
+    biased = scores.row_bias is not None or scores.col_bias is not None
+    if weighted or biased or last.factor != 1.0:
+        raise InputError(
+            f"{problem.caller}: row_counts and col_counts ask for the gap of plain scores, so the "
+            "last channel must have the factor 1 and no log-weights, and the scores no bias"
         )
 
 

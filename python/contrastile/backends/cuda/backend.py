@@ -40,6 +40,8 @@ class CudaBackend:
             return "fp32 only where torch allows TF32 (torch.backends.cuda.matmul.allow_tf32)"
         if problem.ranks:
             return "it does not count ranks"
+        if problem.gaps:
+            return "it does not sum scores, of which the gap of several positives is made"
         return why_not_encodable(problem.reductions)
 
     def operand_dtype(self, problem: Problem) -> torch.dtype:

@@ -24,6 +24,9 @@ class Coefficients:
 
     vectors: tuple[tuple[Tensor, ...], ...]
     sides: tuple[int, ...]
+    # Of the last channel, beside its powers: of rows and of columns, and which there are.
+    lines: tuple[Tensor, Tensor]
+    lined: tuple[int, int]
     unit: Tensor | None
 
 
@@ -43,6 +46,8 @@ def form_coefficients(context: Context) -> Coefficients:
     """Two launches; one up to DIRECT entries, or where G needs no unit."""
     run, problem, carry = context.run, context.problem, context.carry
     entries = _entries(context)
+    lines = _line_entries(context)
+    own, entries = entries, [*entries, *(line for line in lines if line is not None)]
     vectors = [entry.upstream for entry in entries]
     of_columns = [int(entry.of_columns) for entry in entries]
     if run.positive_grad is not None:
@@ -85,7 +90,14 @@ def form_coefficients(context: Context) -> Coefficients:
         BLOCK=LINE,
         SWEEP=SWEEP,
     )
-    return Coefficients(_arguments(context, entries), _sides(context), unit)
+    of_rows, of_cols = lines[0], lines[0] if problem.triangle else lines[1]
+    return Coefficients(
+        _arguments(context, own),
+        _sides(context),
+        (_out(of_rows, carry.shifts), _out(of_cols, carry.shifts)),
+        (int(of_rows is not None), int(of_cols is not None)),
+        unit,
+    )
 
 
 def _needs_unit(context: Context) -> bool:
@@ -121,6 +133,23 @@ def _entries(context: Context) -> list[Entry]:
                 )
             )
     return found
+
+
+def _line_entries(context: Context) -> tuple[Entry | None, Entry | None]:
+    """The lines of the last channel, which take the unit as a pair sum's coefficients do."""
+    last = context.run.vectors[-1]
+    if not isinstance(last, ChannelVectors):
+        return None, None
+    cols = None if context.problem.triangle else last.lines.cols
+    rows, cols = (
+        None if line is None else Entry(line, of_columns, -1, line, line, torch.empty_like(line))
+        for line, of_columns in ((last.lines.rows, False), (cols, True))
+    )
+    return rows, cols
+
+
+def _out(entry: Entry | None, absent: Tensor) -> Tensor:
+    return absent if entry is None else entry.out
 
 
 def _sides(context: Context) -> tuple[int, ...]:

@@ -34,6 +34,9 @@ def reduce_block(context: Context, block: Block, general: bool) -> None:
     if any(part is not None and part.counts is not None for part in (rows, cols)):
         counts = context.run.counts.counts
         add(context, "counts", rows, cols, (counts.rows,), (counts.cols,))
+    summed = context.run.score_sums
+    if summed is not None and _is_first(context, general):
+        add(context, "scores", rows, cols, (summed.sums.rows,), (summed.sums.cols,))
 
 
 def _purpose(context: Context, block: Block, general: bool) -> Purpose:
@@ -58,14 +61,16 @@ def _room(
     run, dtype = context.run, context.problem.dtype
     length = span.stop - span.start
     shape = (len(run.vectors), tiles, length)
-    tops = counts = None
+    tops = counts = scores = None
     if general:
         tops = context.partials(block, shape, dtype)
         if context.is_diagonal(block):
             tops.fill_(float("-inf"))
     if _is_first(context, general) and getattr(run.counts.counts, side) is not None:
         counts = context.partials(block, (tiles, length), torch.int32)
-    return Partials(span, tiles, context.partials(block, shape, dtype), tops, counts)
+    if _is_first(context, general) and run.score_sums is not None:
+        scores = context.partials(block, (tiles, length), torch.float64)
+    return Partials(span, tiles, context.partials(block, shape, dtype), tops, counts, scores)
 
 
 def _launch(
@@ -77,6 +82,10 @@ def _launch(
     general: bool,
 ) -> None:
     run, carry = context.run, context.carry
+    factors = None if run.score_sums is None else run.score_sums.coef
+    scores = 0
+    if run.score_sums is not None and _is_first(context, general):
+        scores = 2 if isinstance(factors, Tensor) else 1
     thresholds = run.counts.thresholds
 
     def both(name: str) -> tuple[Tensor, Tensor]:
@@ -95,6 +104,8 @@ def _launch(
         *both("tops"),
         (first(thresholds.rows, carry.flag), first(thresholds.cols, carry.flag)),
         *both("counts"),
+        factors if isinstance(factors, Tensor) else carry.flag,
+        *both("scores"),
         *kept_dots(block, carry.flag),
         CHANNELS=bool(context.channels),
         KEEP=block.kept is not None and _is_first(context, general),
@@ -102,6 +113,7 @@ def _launch(
         SUMS_COLS=cols is not None,
         COUNTS_ROWS=rows is not None and rows.counts is not None,
         COUNTS_COLS=cols is not None and cols.counts is not None,
+        SCORES=scores,
         DIAGONAL=context.is_diagonal(block),
         GENERAL=general,
     )

@@ -15,13 +15,16 @@ from .sums import SideSums, argument
 
 @dataclass(frozen=True, eq=False)
 class Partials:
-    """Of one side: sums [reductions, tiles, length], their shifts in the general form, counts."""
+    """Of one side: sums [reductions, tiles, length], their shifts in the general form, counts and
+    sums of scores [tiles, length].
+    """
 
     span: slice
     tiles: int
     sums: Tensor
     tops: Tensor | None
     counts: Tensor | None
+    scores: Tensor | None
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -141,8 +144,10 @@ def _stats(context: Context) -> list[tuple[Tensor, ...]]:
         own: tuple[Tensor, ...] = ()
         if side is not None:
             own = tuple(torch.empty_like(top) for top in side.tops)
-            for vectors, stats in zip(context.channels, own, strict=True):
+            parts = zip(context.channels, own, side.bits, strict=True)
+            for vectors, stats, bits in parts:
                 setattr(vectors.ready, name, stats)
+                setattr(vectors.bits, name, bits)
         both.append(own)
     return both
 
