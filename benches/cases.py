@@ -8,6 +8,7 @@ from typing import get_type_hints
 
 import torch
 
+OURS, NAIVE = "contrastile", "naive"
 FORWARD = "fwd"
 TRAINING = "fwd+bwd"
 MODES = (FORWARD, TRAINING)
@@ -156,6 +157,9 @@ MIB = 2**20
 SWEEP = tuple(Case("clip_loss", n, 256) for n in (1024, 2048, 4096, 8192, 16384))
 EVERY_LOSS = tuple(Case(loss, 4096, 128) for loss in LOSSES)
 SMALL = tuple(Case("clip_loss", n, 256) for n in (256, 1024))
+# Batches that people train with, then smaller ones of one of the losses: where does it pay?
+TRAINED = (Case("clip_loss", 4096, 512), *(Case(loss, 1024, 256) for loss in LOSSES))
+CROSSOVER = tuple(Case("clip_loss", n, 256) for n in (512, 256, 128))
 LARGE = Case("clip_loss", 65536, 64, workspace=64 * MIB)
 WIDTHS = tuple(
     Case("clip_loss", 8192, d, dtype=dtype)
@@ -166,12 +170,14 @@ SELF = Case("nt_xent", 8192, 256)
 QUEUE = Case("info_nce", 256, 128, negatives=65536)
 
 SUITES: dict[str, Suite] = {
-    "quick": tuple(Case(loss, 128, 32) for loss in LOSSES),
+    "quick": (*TRAINED, *CROSSOVER),
     "small": (*SMALL, *(Case(loss, 512, 128) for loss in LOSSES)),
     "default": tuple(dict.fromkeys((*SWEEP, *EVERY_LOSS, QUEUE))),
     "memory": (*(Case("clip_loss", n, 64, workspace=64 * MIB) for n in (4096, 16384)), LARGE),
     "targets": (*WIDTHS, SELF, *SMALL, LARGE),
 }
+# Who is measured where nobody is named and not everybody is meant.
+CHOSEN = {"quick": (OURS, NAIVE), "targets": (OURS, NAIVE, "open_clip")}
 
 
 def groups(cases: Sequence[Case]) -> list[list[Case]]:

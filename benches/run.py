@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from .cases import SUITES, Case
+from .cases import CHOSEN, SUITES, Case
+from .crossover import crossovers
 from .plot import plot
 from .providers import DEFAULT, PROVIDERS
 from .runner import run_suite
 from .table import show, show_results
-from .targets import TARGET_PROVIDERS, target_table
+from .targets import target_table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.error("--plot needs --out FOLDER")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    aimed = options.suite == "targets" and not options.case
-    names = options.providers or (TARGET_PROVIDERS if aimed else DEFAULT)
+    suite = None if options.case else options.suite
+    names = options.providers or CHOSEN.get(suite, DEFAULT)
     results = run_suite(
         options.case or SUITES[options.suite],
         [PROVIDERS[name] for name in names],
@@ -62,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         out=options.out,
     )
     show_results(results)
-    if aimed:
+    if suite == "targets":
         show("targets", ("target", "measured"), target_table(results))
+    for line in crossovers(results):
+        print(line)
     if options.plot:
         plot(results, options.out)
     return 1 if any(results.wrong) else 0

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .cases import LARGE, MIB, SELF, SMALL, WIDTHS, Case
+from .cases import LARGE, MIB, NAIVE, OURS, SELF, SMALL, WIDTHS, Case
 from .results import Results, Row
 
-OURS, NAIVE, OPEN_CLIP = "contrastile", "naive", "open_clip"
-TARGET_PROVIDERS = (OURS, NAIVE, OPEN_CLIP)
+OPEN_CLIP = "open_clip"
 MISSING = "not measured"
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from contrastile.benches.cases import LOSSES, SUITES, Case, groups
 from contrastile.benches.check import check
+from contrastile.benches.crossover import crossovers
 from contrastile.benches.inputs import make_inputs
 from contrastile.benches.measure import interleave, memory, quantiles
 from contrastile.benches.naive import NAIVE, LossFunction
@@ -54,7 +55,8 @@ def test_suite_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     arguments = [argument for case in cases for argument in ("--case", str(case))]
     providers = ["--providers", "contrastile", "naive"]
     assert main([*arguments, *providers, "--repeats", "1", "--out", str(tmp_path)]) == 0
-    assert "clip_loss:n=24,d=8" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "clip_loss:n=24,d=8" in printed and "N = 24" not in printed
 
     data = json.loads((tmp_path / "results.json").read_text())
     header = {"date", "cpu", "threads", "torch", "contrastile", "commit"}
@@ -153,6 +155,42 @@ def test_targets_name_what_was_not_measured() -> None:
     table = target_table(Results({}))
     assert len(table) == 4 * 2 + 4 * 2 + 2 + 2 + 1
     assert {measured for _, measured in table} == {"not measured"}
+
+
+def rows_of(case: Case, speeds: dict[int, float]) -> Results:
+    """What a run with these times of plain torch over contrastile's would have measured."""
+    (row,) = run_suite([case], [PROVIDERS["contrastile"]], repeats=1).rows
+    return Results({}, [replace(row, n=n, m=n, times_naive=x) for n, x in speeds.items()])
+
+
+@pytest.mark.parametrize(
+    ("speeds", "words"),
+    [
+        ({1024: 2.0, 128: 0.5, 512: 2.0}, "from about N = 260 on (0.50 x at N = 128, 2.00 x"),
+        ({64: 1.1, 128: 0.8, 512: 0.9, 1024: 1.6}, "from about N = 580 on"),
+        ({128: 1.0, 512: 3.0}, "at every size measured, from N = 128 on"),
+        ({128: 0.4, 512: 0.9}, "plain torch is faster up to N = 512"),
+    ],
+)
+def test_where_the_crossover_is(speeds: dict[int, float], words: str) -> None:
+    (line,) = crossovers(rows_of(TINY, speeds))
+    assert line.startswith("clip_loss, D = 8, fp32, fwd+bwd: ")
+    assert words in line
+
+
+def test_no_crossover_is_read_from_a_single_size() -> None:
+    assert list(crossovers(rows_of(TINY, {1024: 2.0}))) == []
+    other = rows_of(TINY, {1024: 2.0, 128: 0.5})
+    other.rows[1] = replace(other.rows[1], d=64)
+    assert list(crossovers(other)) == []
+
+
+def test_the_first_suite_shows_batches_that_people_train_with() -> None:
+    quick = list(SUITES["quick"])
+    trained = [case for case in quick if case.n >= 1024 and case.d >= 256]
+    assert quick[: len(trained)] == trained
+    assert {case.loss for case in trained} == set(LOSSES)
+    assert min(case.n for case in quick) < 256, "small ones beside them"
 
 
 def test_plot(tmp_path: Path) -> None:

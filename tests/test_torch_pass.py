@@ -149,9 +149,9 @@ def told(rows: int, calls: int = 2) -> list[str]:
 @pytest.fixture
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cpu, "WORTH_BUILDING", 64 * 64)
-    GIVEN.forget()
+    GIVEN.clear()
     yield
-    GIVEN.forget()
+    GIVEN.clear()
 
 
 @pytest.mark.usefixtures("new_process")
