@@ -12,6 +12,7 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -90,16 +91,17 @@ def linked(objects: Sequence[Path], flags: Sequence[str] = ()) -> ModuleType:
     return module
 
 
+# The parts that Python calls, without any kernel.
+FACE = [EMULATION / "module.cpp", KERNELS / "bindings.cpp", KERNELS / "bind_vectors.cpp"]
+
+
 def face() -> list[Path]:
-    """The parts that Python calls, without any kernel."""
-    return [
-        compiled(EMULATION / "module.cpp"),
-        compiled(KERNELS / "bindings.cpp"),
-        compiled(KERNELS / "bind_vectors.cpp"),
-    ]
+    """Compiled."""
+    return [compiled(part) for part in FACE]
 
 
 def load() -> ModuleType:
-    """All kernels of csrc/cuda."""
-    parts = EMULATION / "kernels.cpp", KERNELS / "launcher.cpp"
-    return linked([*face(), *(compiled(part) for part in parts)])
+    """All kernels of csrc/cuda; what has to be compiled is compiled side by side."""
+    parts = [EMULATION / "kernels.cpp", KERNELS / "launcher.cpp", *FACE]
+    with ThreadPoolExecutor() as pool:
+        return linked(list(pool.map(compiled, parts)))

@@ -149,7 +149,6 @@ def test_what_is_forgotten_is_freed_at_once(
 ) -> None:
     """No cycle through what the graph's node keeps: it would hold a step's memory until gc."""
     own = {"terms": [Term(Phi.SOFTPLUS)]} if primitive is pair_sum else {}
-    gc.collect()
     gc.disable()
     try:
         x, y = torch.randn(8, 4, dtype=dtype, requires_grad=True), torch.randn(rows, 4, dtype=dtype)

@@ -38,7 +38,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-@pytest.mark.parametrize("workspace", [None, 2000], ids=["one strip", "strips"])
+@pytest.mark.parametrize("workspace", [None, 6000], ids=["one strip", "strips"])
 @pytest.mark.parametrize("loss", ["clip_loss", "info_nce", "nt_xent", "multi_positive_nce"])
 def test_both_forms(loss: str, workspace: int | None, form: str) -> None:
     choice = default_choice(loss, shape=(37, 20), scale="logit_scale tensor", ids="few")
