@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import contrastile
@@ -10,6 +12,7 @@ import contrastile.functional as losses
 import pytest
 import torch
 from cases import LOSSES, TWO_VIEWS
+from contrastile.problem import storage
 from helpers import Arguments
 
 ROWS, SIZE = 6, 4
@@ -44,10 +47,13 @@ def rejected(
     function(**arguments).backward()
 
 
-def rejected_by_engine(loss: str, message: str, **changes: Any) -> None:
-    """The engine names the primitive it was asked for; the loss may be named instead."""
-    with pytest.raises(contrastile.InputError, match=rf"^(\w+): {message}"):
-        getattr(losses, loss)(**{**minimal(loss), **changes})
+@contextmanager
+def meta_as_a_device() -> Iterator[None]:
+    """Tensors on the meta device pass for tensors of a second device that can compute."""
+    plain = storage.PLAIN
+    storage.PLAIN |= storage._keys("Meta", "AutogradMeta")
+    yield
+    storage.PLAIN = plain
 
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)

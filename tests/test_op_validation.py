@@ -49,7 +49,7 @@ def test_embeddings(name: str) -> None:
     )
     sizes = "query and key need the same embedding size, got query (6, 4) and key (5, 3)"
     rejected(name, sizes, key=torch.ones(COLS, 3))
-    meta = "query and key must be on one device, got query on cpu and key on meta"
+    meta = "key is on the meta device, it has no values"
     rejected(name, meta, key=torch.ones(COLS, SIZE, device=META))
 
 
@@ -60,7 +60,7 @@ def test_scale_and_biases(name: str) -> None:
     rejected(name, "scale must be floating point, got torch.int64", scale=torch.tensor(2))
     shape = "scale must be a float, a 0-d tensor or one value a row (6,), got (5,)"
     rejected(name, shape, scale=torch.ones(COLS))
-    where = "must be on the embeddings' device cpu, got meta"
+    where = "is on the meta device, it has no values"
     for value in (torch.ones((), device=META), torch.ones(ROWS, device=META)):
         rejected(name, f"scale {where}", scale=value)
     for side, length in (("row_bias", ROWS), ("col_bias", COLS)):
@@ -115,7 +115,7 @@ def test_thresholds_of_terms() -> None:
     for message, value in (
         ("threshold must have shape (6,), got (5,)", torch.ones(COLS)),
         ("threshold must be floating point, got torch.int64", torch.ones(ROWS).long()),
-        ("threshold must be on the embeddings' device cpu", torch.ones(ROWS, device=META)),
+        ("threshold is on the meta device, it has no values", torch.ones(ROWS, device=META)),
     ):
         rejected("pair_sum", message, terms=[Term(Phi.RELU, threshold=value)])
 
@@ -133,8 +133,11 @@ def test_log_weights(side: str, length: int) -> None:
 
 def test_class_log_weights() -> None:
     ids = torch.zeros(ROWS, dtype=torch.int64), torch.zeros(COLS, dtype=torch.int64)
-    for weight in (float("inf"), float("nan"), 1e31):
-        message = "class log-weight must be a finite number in [-1e+30, 1e+30]"
+    for weight, message in (
+        (float("inf"), "class log-weight must be a finite number, got inf"),
+        (float("nan"), "class log-weight must be a finite number, got nan"),
+        (1e31, "class log-weight must be a finite number in [-1e+30, 1e+30]"),
+    ):
         channel = Channel(class_log_weights=((Equal(*ids), weight),))
         rejected("log_sum_exp", message, channels=[channel])
     channel = Channel(class_log_weights=((Equal(ids[1], ids[0]), 1.0),))
@@ -157,7 +160,7 @@ def test_predicates(name: str) -> None:
     remedy = "must be contiguous int64, got torch.int32; use .to(torch.int64).contiguous()"
     refused(f"Equal.rows {remedy}", Equal(rows.int(), cols))
     refused("Equal.rows must be contiguous int64", Equal(rows.repeat(2)[::2], cols))
-    refused("Equal.columns must be on cpu, got meta", Equal(rows, cols.to(META)))
+    refused("Equal.columns is on the meta device, it has no values", Equal(rows, cols.to(META)))
 
 
 @each

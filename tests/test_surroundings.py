@@ -5,10 +5,11 @@ from __future__ import annotations
 import contrastile
 import pytest
 import torch
-from contrastile import SigLip, clip_loss, info_nce, nt_xent, siglip_loss
+from contrastile import InputError, SigLip, clip_loss, info_nce, nt_xent, siglip_loss
 from contrastile.ops import gather_dot, log_sum_exp
 from contrastile.problem import Channel, Index
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 
 @pytest.fixture
@@ -113,3 +114,11 @@ def test_compiled_step_equals_the_eager_one(name: str, pair: tuple[Tensor, Tenso
     got = torch.autograd.grad(torch.compile(step, backend="eager")(x, y), (x, y))
     for ours, theirs in zip(got, expected, strict=True):
         assert torch.allclose(ours, theirs)
+
+
+def test_compiled_code_meets_the_gate_too(pair: tuple[Tensor, Tensor]) -> None:
+    """Where torch.compile leaves the engine as it is, tensors are real for the first time."""
+    step = torch.compile(lambda x, y: clip_loss(x, y, temperature=0.1), backend="eager")
+    assert torch.allclose(step(*pair), clip_loss(*pair, temperature=0.1))
+    with pytest.raises(InputError, match=r"^clip_loss: y is a TwoTensor"):
+        step(pair[0], TwoTensor(pair[1], pair[1]))

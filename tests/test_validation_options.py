@@ -9,7 +9,7 @@ import contrastile.functional as losses
 import pytest
 import torch
 from cases import LOSSES, TWO_VIEWS
-from rejections import ROWS, SIZE, each_loss, embeddings_of, minimal, rejected
+from rejections import ROWS, SIZE, each_loss, minimal, rejected
 
 # Shared options.
 
@@ -36,8 +36,10 @@ def test_switches_are_bools(loss: str, name: str) -> None:
 
 @each_loss
 def test_workspace_is_a_number_of_bytes(loss: str) -> None:
-    for value in (0, -1, float("nan"), float("inf")):
+    for value in (0, -1):
         rejected(loss, "workspace (bytes) must be a finite number in [1, ", workspace=value)
+    for value in (float("nan"), float("inf")):
+        rejected(loss, f"workspace (bytes) must be a finite number, got {value}", workspace=value)
     rejected(loss, "workspace (bytes) must be a number, got str", TypeError, workspace="64MiB")
 
 
@@ -57,8 +59,7 @@ def test_weights(loss: str) -> None:
     rejected(loss, "weights must be floating point, got torch.int64", weights=integers)
     rejected(loss, "weights must be a tensor, got list", TypeError, weights=[1.0] * count)
     meta = torch.ones(count, device="meta")
-    first = embeddings_of(loss)[0]
-    rejected(loss, f"weights must be on cpu as {first} is, got meta", weights=meta)
+    rejected(loss, "weights is on the meta device, it has no values", weights=meta)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +91,13 @@ def test_ids(loss: str, name: str) -> None:
         )
     rejected(loss, f"{name} must be a tensor, got list", TypeError, **rest, **{name: [1] * ROWS})
     meta = torch.arange(ROWS, device="meta")
-    first = embeddings_of(loss)[0]
-    rejected(loss, f"{name} must be on cpu as {first} is, got meta", **rest, **{name: meta})
+    rejected(loss, f"{name} is on the meta device, it has no values", **rest, **{name: meta})
 
 
 @pytest.mark.parametrize("loss", [n for n in LOSSES if "label_smoothing" in LOSSES[n]])
 def test_label_smoothing(loss: str) -> None:
-    for value in (-0.1, 1.1, float("nan")):
+    rejected(loss, "label_smoothing must be a finite number, got nan", label_smoothing=float("nan"))
+    for value in (-0.1, 1.1):
         message = f"label_smoothing must be a finite number in [0.0, 1.0], got {value}"
         rejected(loss, message, label_smoothing=value)
     rejected(loss, "label_smoothing must be a number, got str", TypeError, label_smoothing="0")
@@ -104,9 +105,10 @@ def test_label_smoothing(loss: str) -> None:
 
 @pytest.mark.parametrize("loss", [n for n in LOSSES if "margin" in LOSSES[n]])
 def test_margin(loss: str) -> None:
-    for value in (float("nan"), float("inf"), 1e7):
-        message = f"margin must be a finite number in [-1000000.0, 1000000.0], got {value}"
-        rejected(loss, message, margin=value)
+    for value in (float("nan"), float("inf")):
+        rejected(loss, f"margin must be a finite number, got {value}", margin=value)
+    message = "margin must be a finite number in [-1000000.0, 1000000.0], got 10000000.0"
+    rejected(loss, message, margin=1e7)
     rejected(loss, "margin must be a number, got Tensor", TypeError, margin=torch.ones(()))
 
 
@@ -178,7 +180,8 @@ def test_directions() -> None:
 
 
 def test_sigma() -> None:
-    for value in (0.0, -1.0, float("nan")):
+    rejected("dclw_loss", "sigma must be a finite number, got nan", sigma=float("nan"))
+    for value in (0.0, -1.0):
         rejected("dclw_loss", "sigma must be a finite number in [1e-12, ", sigma=value)
 
 

@@ -14,7 +14,7 @@ from ..problem.checks import (
     check_same_rows,
     check_same_size,
 )
-from .ids import Groups, all_dot_sums
+from .ids import SEVERAL_VECTORS, Groups, all_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
 from .rows import (
@@ -72,8 +72,8 @@ def clip_loss(
     tensor(0.3408)
     """
     opts = Options(NAME, **options)
-    check_embedding(NAME, "x", x)
-    check_embedding(NAME, "y", y)
+    check_embedding(NAME, "x", x, SEVERAL_VECTORS)
+    check_embedding(NAME, "y", y, SEVERAL_VECTORS)
     check_same_size(NAME, x=x, y=y)
     check_same_rows(NAME, x=x, y=y)
     n, device = len(x), x.device

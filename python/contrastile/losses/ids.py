@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..problem.checks import SEVERAL
 from .options import widen
+
+# For the losses that pair row i with row i.
+SEVERAL_VECTORS = f"{SEVERAL}; ids= leaves those out, multi_positive_nce makes them positives"
 
 
 @dataclass(frozen=True, eq=False)

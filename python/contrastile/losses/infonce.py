@@ -10,6 +10,7 @@ from ..engine.one_pass import Expected
 from ..ops import gather_dot, log_sum_exp, merge_log_sum_exp
 from ..problem import Channel, Equal, Index, InputError, Pairs
 from ..problem.checks import (
+    SEVERAL,
     check_embedding,
     check_index,
     check_integers,
@@ -30,6 +31,14 @@ from .rows import (
 )
 
 NAME = "info_nce"
+PATCHES = (
+    f"{SEVERAL}; query_ids= and key_ids= leave those out, multi_positive_nce makes them positives"
+)
+OWN_NEGATIVES = (
+    "negatives of each query's own are not supported, and flattened each would be a negative of "
+    "every query; score them by torch.einsum('nd,nkd->nk', query, negatives), put the positives' "
+    "scores in front and take torch.nn.functional.cross_entropy with target 0"
+)
 
 
 @loss_function
@@ -82,11 +91,11 @@ def info_nce(
     tensor(0.3408)
     """
     opts = Options(NAME, **options)
-    check_embedding(NAME, "query", query)
-    check_embedding(NAME, "key", key)
+    check_embedding(NAME, "query", query, PATCHES)
+    check_embedding(NAME, "key", key, PATCHES)
     check_same_size(NAME, query=query, key=key)
     if negatives is not None:
-        check_embedding(NAME, "negatives", negatives)
+        check_embedding(NAME, "negatives", negatives, OWN_NEGATIVES)
         check_same_size(NAME, query=query, negatives=negatives)
     n, m, device = len(query), len(key), query.device
     own = _positives(positives, n, m, query, key)

@@ -17,6 +17,7 @@ from .options import LossOptions, LossOutput, Options, loss_function
 from .rows import Stats, asks_for_gap, make_stats, reduce_rows, several_positives_loss
 
 NAME = "multi_positive_nce"
+SEVERAL = "use {name}.flatten(0, 1) with {name}_ids.repeat_interleave({count})"
 
 
 @loss_function
@@ -65,8 +66,8 @@ def multi_positive_nce(
     tensor(0.3408)
     """
     opts = Options(NAME, **options)
-    check_embedding(NAME, "query", query)
-    check_embedding(NAME, "key", key)
+    check_embedding(NAME, "query", query, SEVERAL)
+    check_embedding(NAME, "key", key, SEVERAL)
     check_same_size(NAME, query=query, key=key)
     check_choice(NAME, "variant", variant, ("out", "in"))
     check_choice(NAME, "direction", direction, ("both", "rows", "columns"))

@@ -11,7 +11,7 @@ from ..ops import pair_sum
 from ..problem import Equal, Index, Phi, Term
 from ..problem.advice import advise
 from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
-from .ids import Groups
+from .ids import SEVERAL_VECTORS, Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
 from .rows import Stats, make_stats, reduce_rows
@@ -52,8 +52,8 @@ def siglip_loss(
     tensor(0.6933)
     """
     opts = Options(NAME, **options)
-    check_embedding(NAME, "x", x)
-    check_embedding(NAME, "y", y)
+    check_embedding(NAME, "x", x, SEVERAL_VECTORS)
+    check_embedding(NAME, "y", y, SEVERAL_VECTORS)
     check_same_size(NAME, x=x, y=y)
     check_same_rows(NAME, x=x, y=y)
     n, device = len(x), x.device

@@ -15,6 +15,7 @@ from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import Stats, asks_for_gap, make_stats, reduce_rows, several_positives_loss
 
 NAME = "supcon_loss"
+SEVERAL = "use {name}.flatten(0, 1) with labels.repeat_interleave({count})"
 
 
 @loss_function
@@ -54,7 +55,7 @@ def supcon_loss(
     tensor(0.5944)
     """
     opts = Options(NAME, **options)
-    check_embedding(NAME, "z", z)
+    check_embedding(NAME, "z", z, SEVERAL)
     check_values(NAME, "z", z)
     check_choice(NAME, "variant", variant, ("out", "in"))
     n, device = len(z), z.device

@@ -19,6 +19,12 @@ from .ids import Groups
 from .options import Options
 from .rows import Stats, make_stats, with_margin
 
+SEVERAL = (
+    "two views of each item are two arguments, z0 and z1; of more views z [items, views, size] "
+    "supcon_loss(z.flatten(0, 1), labels) makes positives of each other, with "
+    "labels = torch.arange(items).repeat_interleave(views)"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class TwoViews:
@@ -41,8 +47,8 @@ class TwoViews:
     ) -> TwoViews:
         """Checked views and their scores, computed over one triangle of z z^T."""
         caller = opts.caller
-        check_embedding(caller, "z0", z0)
-        check_embedding(caller, "z1", z1)
+        check_embedding(caller, "z0", z0, SEVERAL)
+        check_embedding(caller, "z1", z1, SEVERAL)
         check_same_size(caller, z0=z0, z1=z1)
         check_same_rows(caller, z0=z0, z1=z1)
         n, device = len(z0), z0.device

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# What more than one vector a row comes to.
+SEVERAL = (
+    "{name}.flatten(0, -2) makes a row of every vector, and of the rows of one item negatives of "
+    "each other"
+)
 
 
 class InputError(ValueError):
@@ -23,25 +30,40 @@ def shape(tensor: Tensor) -> str:
 def check_tensor(caller: str, name: str, value: object) -> Tensor:
     """``value`` is a tensor."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{caller}: {name} must be a tensor, got {type(value).__name__}")
+        got = type(value).__name__
+        raise TypeError(f"{caller}: {name} must be a tensor, got {got}{conversion(name, value)}")
     return value
 
 
-def check_embedding(caller: str, name: str, value: object) -> Tensor:
-    """``value`` is a matrix of embeddings: [rows, size], real floating point."""
+def conversion(name: str, value: object) -> str:
+    """What makes a tensor of ``value``, as the end of a message; nothing if it holds no numbers."""
+    if isinstance(value, Proxy):
+        return "; torch.fx cannot trace a loss, leave it out of what is traced"
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        return f"; use torch.stack({name}) or torch.cat({name})"
+    if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
+        return f"; use torch.as_tensor({name})"
+    return ""
+
+
+def check_embedding(caller: str, name: str, value: object, several: str = SEVERAL) -> Tensor:
+    """``value`` is a matrix of embeddings: [rows, size], real floating point.
+
+    ``several`` is what to do with more than one vector a row: flattened, they are another loss.
+    """
     tensor = check_tensor(caller, name, value)
     if tensor.dim() != 2:
+        remedy = ""
+        if tensor.dim() == 1:
+            remedy = f"; one vector is a row, {name}.unsqueeze(0)"
+        elif tensor.dim() > 2:
+            remedy = "; " + several.format(name=name, count=tensor.shape[1])
         raise InputError(
-            f"{caller}: {name} must be [rows, embedding size], got {shape(tensor)}; "
-            "flatten the leading dimensions first"
+            f"{caller}: {name} must be [rows, embedding size], got {shape(tensor)}{remedy}"
         )
     if tensor.dtype not in FLOATS:
         raise InputError(
             f"{caller}: {name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
-        )
-    if tensor.layout != torch.strided:
-        raise InputError(
-            f"{caller}: {name} must be a dense tensor, got {tensor.layout}; use .to_dense()"
         )
     return tensor
 
@@ -86,9 +108,7 @@ def check_vector(
     caller: str, name: str, value: object, length: int, device: torch.device
 ) -> Tensor:
     """``value`` is a real floating-point vector of one entry a row (or column)."""
-    tensor = check_tensor(caller, name, value)
-    if tensor.shape != (length,):
-        raise InputError(f"{caller}: {name} must have shape ({length},), got {shape(tensor)}")
+    tensor = _check_length(caller, name, value, length)
     if not tensor.is_floating_point():
         raise InputError(f"{caller}: {name} must be floating point, got {tensor.dtype}")
     return _on(caller, name, tensor, device)
@@ -98,9 +118,8 @@ def check_integers(
     caller: str, name: str, value: object, length: int, device: torch.device
 ) -> Tensor:
     """``value`` is an integer (or bool) vector; returned as contiguous int64."""
-    tensor = check_tensor(caller, name, value)
-    if tensor.shape != (length,):
-        raise InputError(f"{caller}: {name} must have shape ({length},), got {shape(tensor)}")
+    one_hot = f"; one number a row: of one-hot rows that is {name}.argmax(1)"
+    tensor = _check_length(caller, name, value, length, one_hot)
     if tensor.is_floating_point() or tensor.is_complex():
         raise InputError(
             f"{caller}: {name} must be integers, got {tensor.dtype}; "
@@ -132,6 +151,8 @@ def check_number(caller: str, name: str, value: object, low: float, high: float)
     """``value`` is a finite number in [low, high]."""
     if not is_number(value):
         raise TypeError(f"{caller}: {name} must be a number, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise InputError(f"{caller}: {name} must be a finite number, got {value}")
     if not low <= value <= high:
         raise InputError(
             f"{caller}: {name} must be a finite number in [{low}, {high}], got {value}"
@@ -149,6 +170,20 @@ def check_choice(caller: str, name: str, value: object, choices: tuple[str, ...]
     """``value`` is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{caller}: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_length(
+    caller: str, name: str, value: object, length: int, of_matrix: str = ""
+) -> Tensor:
+    tensor = check_tensor(caller, name, value)
+    if tensor.shape == (length,):
+        return tensor
+    remedy = ""
+    if tensor.shape in ((length, 1), (1, length)):
+        remedy = f"; use {name}.flatten()"
+    elif tensor.dim() == 2 and len(tensor) == length:
+        remedy = of_matrix
+    raise InputError(f"{caller}: {name} must have shape ({length},), got {shape(tensor)}{remedy}")
 
 
 def _on(caller: str, name: str, tensor: Tensor, device: torch.device) -> Tensor:

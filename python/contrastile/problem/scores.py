@@ -14,6 +14,7 @@ from .checks import (
     check_same_size,
     check_values,
     check_vector,
+    conversion,
     is_number,
     shape,
 )
@@ -99,6 +100,8 @@ def check_scale(caller: str, name: str, scale: object, n: int, device: torch.dev
                 f"got {shape(scale)}"
             )
     elif not is_number(scale):
-        raise TypeError(f"{caller}: {name} must be a float or a tensor, got {type(scale).__name__}")
+        got = type(scale).__name__
+        remedy = conversion(name, scale)
+        raise TypeError(f"{caller}: {name} must be a float or a tensor, got {got}{remedy}")
     else:
         check_number(caller, name, scale, -LARGEST_SCALE, LARGEST_SCALE)

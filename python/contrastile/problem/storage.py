@@ -72,6 +72,8 @@ def check_storage(caller: str, arguments: Mapping[str, object]) -> None:
     _check_thread(caller)
     first: tuple[str, torch.device] | None = None
     for name, tensor in _tensors(arguments):
+        if not _is_plain(tensor):
+            raise InputError(f"{caller}: {name} {_why_not(name, tensor)}")
         device = tensor.device
         if first is None:
             first = name, device
@@ -79,8 +81,6 @@ def check_storage(caller: str, arguments: Mapping[str, object]) -> None:
             raise InputError(
                 f"{caller}: {name} must be on {first[1]} as {first[0]} is, got {device}"
             )
-        if not _is_plain(tensor):
-            raise InputError(f"{caller}: {name} {_why_not(name, tensor)}")
     if first is not None:
         _check_made(caller, first[1])
 
