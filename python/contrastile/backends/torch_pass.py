@@ -19,7 +19,7 @@ from ..engine.run import Run
 from ..engine.vectors import ChannelVectors, Sides, Vectors
 from . import phi, running
 from .exponents import argument, exponent_range
-from .kept_out import KeptOut
+from .kept_out import KeptOut, Selection
 
 # Scores of a piece: a block is taken a few rows at a time, so that they stay in the cache.
 PIECE = 2**17
@@ -38,6 +38,8 @@ class TorchKernel:
             run.carry = Places()
         self.places = run.carry
         self._memory: dict[str, Tensor] = {}
+        self._shared = _have_one_exponent(self._channels())
+        self._powered: Block | None = None
         for vectors in self._channels():
             vectors.coefficients = torch.float64
             if vectors.shift is None and vectors.shifts.absent:
@@ -55,16 +57,19 @@ class TorchKernel:
         rows = run.problem.rows
         cols = block.mirrored if run.problem.triangle else run.problem.columns
         for piece, own in _pieces(block, dots):
-            for position, vectors in enumerate(run.vectors):
-                x = argument(vectors, own, piece, self._room("x", piece))
-                kept_out = KeptOut(vectors.reduction.pairs, piece, self.places)
-                if position == 0 and not run.counts.counts.absent:
-                    self._count(x, kept_out, piece, cols)
-                _add(vectors, x, kept_out, piece, rows, cols)
+            selection = Selection(piece, self.places)
+            for vectors in run.vectors:
+                kept_out = selection.kept_out(vectors.reduction.pairs)
+                if vectors is run.vectors[0] and not run.counts.counts.absent:
+                    self._count(vectors, own, kept_out, piece, cols)
+                if isinstance(vectors, ChannelVectors) and vectors.shift is None:
+                    x = argument(vectors, own, piece, self._room("x", piece))
+                    running.add_powers(vectors, x, kept_out, piece, rows, cols)
+                else:
+                    _add(vectors, self._values(vectors, own, piece), kept_out, piece, rows, cols)
             if (summed := run.score_sums) is not None:
-                x = argument(summed, own, piece, self._room("x", piece))
-                kept_out = KeptOut(summed.reduction.pairs, piece, self.places)
-                _add(summed, x, kept_out, piece, rows, cols)
+                kept_out = selection.kept_out(summed.reduction.pairs)
+                _add(summed, self._values(summed, own, piece), kept_out, piece, rows, cols)
 
     def finish(self) -> None:
         """Nothing waits: every block was added in full."""
@@ -99,29 +104,50 @@ class TorchKernel:
         return out
 
     def _weights(self, piece: Block, dots: Tensor) -> Tensor:
+        selection = Selection(piece, self.places)
         total: Tensor | None = None
         for vectors in self.run.vectors:
             if vectors.grads.absent:
                 continue
-            room = self._room("x" if total is None else "y", piece)
-            part = self._weigh(vectors, argument(vectors, dots, piece, room), piece)
-            KeptOut(vectors.reduction.pairs, piece, self.places).fill_(part, 0.0)
+            part = self._weigh(vectors, dots, piece, "x" if total is None else "y")
+            selection.kept_out(vectors.reduction.pairs).fill_(part, 0.0)
             total = part if total is None else total.add_(part)
         return self._room("x", piece).zero_() if total is None else total
 
-    def _weigh(self, vectors: Vectors, x: Tensor, piece: Block) -> Tensor:
+    def _weigh(self, vectors: Vectors, dots: Tensor, piece: Block, room: str) -> Tensor:
+        """One reduction's share of G, had it left out no pair."""
         if not isinstance(vectors, ChannelVectors):
+            x = argument(vectors, dots, piece, self._room(room, piece))
             slope = phi.slope(vectors.reduction.phi, x, vectors.dtype)
             return self._times(slope.mul_(vectors.reduction.factor), vectors.grads, piece)
         if vectors.shift is None:
+            x = argument(vectors, dots, piece, self._room(room, piece))
             total = running.weighted_powers(vectors, x, piece)
         else:
-            total = self._times(x.exp2_(), vectors.grads, piece)
+            total = self._times(self._powers(vectors, dots, piece, room), vectors.grads, piece)
         if vectors.lines.rows is not None:
             total.add_(_of(vectors.lines.rows, piece.rows).unsqueeze(1))
         if vectors.lines.cols is not None:
             total.add_(_of(vectors.lines.cols, piece.cols))
         return total
+
+    def _values(self, vectors: Vectors, dots: Tensor, piece: Block) -> Tensor:
+        """What a reduction sums: the powers without a shift, or the values of phi."""
+        if isinstance(vectors, ChannelVectors):
+            return self._powers(vectors, dots, piece, "x")
+        x = argument(vectors, dots, piece, self._room("x", piece))
+        return phi.value(vectors.reduction.phi, x, vectors.dtype)
+
+    def _powers(self, vectors: ChannelVectors, dots: Tensor, piece: Block, room: str) -> Tensor:
+        """Powers without a shift; channels that have the same share them."""
+        out = self._room(room, piece)
+        if not self._shared:
+            return argument(vectors, dots, piece, out).exp2_()
+        powers = self._room("powers", piece)
+        if self._powered is not piece:
+            argument(vectors, dots, piece, powers).exp2_()
+            self._powered = piece
+        return out.copy_(powers)
 
     def _times(self, values: Tensor, grads: Sides, piece: Block) -> Tensor:
         """The values times the gradients of their rows plus those of their columns."""
@@ -139,8 +165,11 @@ class TorchKernel:
         # The dot product of a pair that is kept out may be infinite.
         return torch.where(weights != 0, weights * dots, 0.0).sum(1)
 
-    def _count(self, x: Tensor, kept_out: KeptOut, piece: Block, cols: bool) -> None:
+    def _count(
+        self, vectors: Vectors, dots: Tensor, kept_out: KeptOut, piece: Block, cols: bool
+    ) -> None:
         counts, thresholds = self.run.counts.counts, self.run.counts.thresholds
+        x = argument(vectors, dots, piece, self._room("x", piece))
         kept_out.fill_(x, -math.inf)
         if thresholds.rows is not None and counts.rows is not None:
             counts.rows[piece.rows] += (x > thresholds.rows[piece.rows, None]).sum(1)
@@ -194,19 +223,22 @@ def _of(vector: Tensor, span: slice) -> Tensor:
     return vector if span.stop - span.start == vector.shape[0] else vector[span]
 
 
+def _have_one_exponent(channels: list[ChannelVectors]) -> bool:
+    """Whether there are several channels, and all have the same exponents."""
+    reductions = [vectors.reduction for vectors in channels]
+    plain = all(
+        r.row_log_weight is None and r.col_log_weight is None and not r.class_log_weights
+        for r in reductions
+    )
+    return plain and len(reductions) > 1 and len({r.factor for r in reductions}) == 1
+
+
 def _add(
-    vectors: Vectors, x: Tensor, kept_out: KeptOut, piece: Block, rows: bool, cols: bool
+    vectors: Vectors, values: Tensor, kept_out: KeptOut, piece: Block, rows: bool, cols: bool
 ) -> None:
-    """Add the powers, or the values of phi, to the sums of rows and of columns."""
-    if not isinstance(vectors, ChannelVectors):
-        phi.value(vectors.reduction.phi, x, vectors.dtype)
-    elif vectors.shift is None:
-        running.add_powers(vectors, x, kept_out, piece, rows, cols)
-        return
-    else:
-        x.exp2_()
-    kept_out.fill_(x, 0.0)
+    """Add values to the sums of rows and of columns; what they are of no kept pair is lost."""
+    kept_out.fill_(values, 0.0)
     if rows and vectors.sums.rows is not None:
-        _of(vectors.sums.rows, piece.rows).add_(x.sum(1))
+        _of(vectors.sums.rows, piece.rows).add_(values.sum(1))
     if cols and vectors.sums.cols is not None:
-        _of(vectors.sums.cols, piece.cols).add_(x.sum(0))
+        _of(vectors.sums.cols, piece.cols).add_(values.sum(0))
