@@ -14,6 +14,7 @@ import torch
 from cases import LOSSES
 from contrastile import InputError
 from everything import everything, tensors
+from rejections import meta_as_a_device
 from torch import Tensor
 from wrappers import REFUSED, TAKEN, Wrapper
 
@@ -30,6 +31,17 @@ def test_refused(loss: str, wrapper: Wrapper) -> None:
             wrapped = {**given, name: wrapper.wrap(tensor)}
             with pytest.raises(InputError, match=f"^{loss}: {name} .*{re.escape(wrapper.says)}"):
                 getattr(losses, loss)(**wrapped)
+
+
+@each_loss
+def test_one_device(loss: str) -> None:
+    given = everything(loss)
+    first, *others = tensors(given)
+    with meta_as_a_device():
+        for name in others:
+            rule = f"^{loss}: {name} must be on cpu as {first} is, got meta$"
+            with pytest.raises(InputError, match=rule):
+                getattr(losses, loss)(**{**given, name: given[name].to("meta")})
 
 
 @pytest.mark.parametrize("kind", TAKEN)

@@ -97,12 +97,12 @@ def info_nce(
     if negatives is not None:
         check_embedding(NAME, "negatives", negatives, OWN_NEGATIVES)
         check_same_size(NAME, query=query, negatives=negatives)
-    n, m, device = len(query), len(key), query.device
+    n, m = len(query), len(key)
     own = _positives(positives, n, m, query, key)
     columns = own.columns
     groups = _groups(query_ids, key_ids, query, key, opts.ignore_label)
-    scale, bias = opts.scale(n, device), opts.bias(key, per_key=True)
-    weights = opts.row_weights(n, device)
+    scale, bias = opts.scale(n), opts.bias(key, per_key=True)
+    weights = opts.row_weights(n)
     own_key = key is query
     query = opts.embeddings(query)
     key = query if own_key else opts.embeddings(key)
@@ -192,7 +192,7 @@ def _expect(
 
 def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Tensor) -> Index:
     if positives is not None:
-        return Index(check_index(NAME, "positives", positives, n, m, query.device))
+        return Index(check_index(NAME, "positives", positives, n, m))
     if m < n:
         raise InputError(
             f"{NAME}: without positives row i belongs to key i, so there must be at least as many "
@@ -213,10 +213,10 @@ def _groups(
     if query_ids is None or key_ids is None:
         raise InputError(f"{NAME}: query_ids and key_ids go together, got only one of them")
     one_set = query is key and query_ids is key_ids
-    query_ids = check_integers(NAME, "query_ids", query_ids, len(query), query.device)
+    query_ids = check_integers(NAME, "query_ids", query_ids, len(query))
     if one_set:
         return Groups.within(query_ids, ignore_label)
-    key_ids = check_integers(NAME, "key_ids", key_ids, len(key), query.device)
+    key_ids = check_integers(NAME, "key_ids", key_ids, len(key))
     return Groups.of(query_ids, key_ids, ignore_label)
 
 

@@ -71,13 +71,13 @@ def multi_positive_nce(
     check_same_size(NAME, query=query, key=key)
     check_choice(NAME, "variant", variant, ("out", "in"))
     check_choice(NAME, "direction", direction, ("both", "rows", "columns"))
-    n, m, device = len(query), len(key), query.device
-    query_ids = check_integers(NAME, "query_ids", query_ids, n, device)
-    key_ids = check_integers(NAME, "key_ids", key_ids, m, device)
+    n, m = len(query), len(key)
+    query_ids = check_integers(NAME, "query_ids", query_ids, n)
+    key_ids = check_integers(NAME, "key_ids", key_ids, m)
     groups = Groups.of(query_ids, key_ids, opts.ignore_label)
     rows, columns = direction != "columns", direction != "rows"
-    scale, bias = opts.scale(n, device), opts.bias(key)
-    weights = opts.row_weights(n * rows + m * columns, device)
+    scale, bias = opts.scale(n), opts.bias(key)
+    weights = opts.row_weights(n * rows + m * columns)
     query, key = opts.embeddings(query), opts.embeddings(key)
 
     row_mean, row_count = _mean_positive(query, key, groups, scale)

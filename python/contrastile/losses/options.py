@@ -125,7 +125,7 @@ class Options:
                 continue
             if name == "temperature" and is_number(value) and not value > 0:
                 raise InputError(f"{self.caller}: temperature must be positive, got {value}")
-            check_scale(self.caller, name, value, 0, torch.device("cpu"))
+            check_scale(self.caller, name, value, 0)
             if name == "temperature":
                 check_number(self.caller, name, value, 1.0 / LARGEST_SCALE, LARGEST_SCALE)
         if self.logit_bias is not None and not isinstance(self.logit_bias, Tensor):
@@ -138,15 +138,15 @@ class Options:
             "temperature=0.07 is the usual start"
         )
 
-    def scale(self, n: int, device: torch.device) -> float | Tensor:
+    def scale(self, n: int) -> float | Tensor:
         """What multiplies the dot products of ``n`` rows."""
         if self.logit_scale is not None:
-            check_scale(self.caller, "logit_scale", self.logit_scale, n, device)
+            check_scale(self.caller, "logit_scale", self.logit_scale, n)
             return self.logit_scale
         temperature = self.temperature
         if temperature is None:
             raise self._not_one_scale("neither")
-        check_scale(self.caller, "temperature", temperature, n, device)
+        check_scale(self.caller, "temperature", temperature, n)
         if isinstance(temperature, Tensor):
             return self._reciprocal(widen(temperature))
         return 1.0 / float(temperature)
@@ -164,9 +164,9 @@ class Options:
             )
         return temperature.reciprocal()
 
-    def scalar_scale(self, n: int, device: torch.device) -> float | Tensor:
+    def scalar_scale(self, n: int) -> float | Tensor:
         """The scale of a loss in which one row's scale would have to be another's too."""
-        scale = self.scale(n, device)
+        scale = self.scale(n)
         if isinstance(scale, Tensor) and scale.dim() == 1 and scale.numel() != 1:
             raise InputError(
                 f"{self.caller}: each item is a row and a column, so the scale must be one number, "
@@ -176,28 +176,28 @@ class Options:
 
     def bias(self, key: Tensor, per_key: bool = False) -> Tensor | None:
         """The bias of the columns that ``key`` makes, or None."""
-        m, device = len(key), key.device
+        m = len(key)
         bias = self.logit_bias
         if bias is None:
             return None
         if not isinstance(bias, Tensor):
             dtype, number = wide_dtype(key), float(bias)
-            return torch.full((m,), number, dtype=dtype, device=device) if number else None
+            return torch.full((m,), number, dtype=dtype, device=key.device) if number else None
         if bias.dim() == 0 or bias.shape == (1,):
-            check_scale(self.caller, "logit_bias", bias, m, device)
+            check_scale(self.caller, "logit_bias", bias, m)
             # Its gradient is summed over rows: in fp64, to be rounded once.
             return bias.reshape(()).double().expand(m)
         if not per_key:
             raise InputError(
                 f"{self.caller}: logit_bias must be a float or a 0-d tensor, got {shape(bias)}"
             )
-        return check_vector(self.caller, "logit_bias", bias, m, device)
+        return check_vector(self.caller, "logit_bias", bias, m)
 
-    def row_weights(self, n: int, device: torch.device) -> Tensor | None:
+    def row_weights(self, n: int) -> Tensor | None:
         """The weights of ``n`` rows, or None."""
         if self.weights is None:
             return None
-        return check_vector(self.caller, "weights", self.weights, n, device)
+        return check_vector(self.caller, "weights", self.weights, n)
 
     def embeddings(self, x: Tensor) -> Tensor:
         """``x``, of unit length if asked for."""

@@ -57,14 +57,14 @@ def siglip_loss(
     check_same_size(NAME, x=x, y=y)
     check_same_rows(NAME, x=x, y=y)
     n, device = len(x), x.device
-    scale, bias = opts.scale(n, device), opts.bias(y)
-    weights = opts.row_weights(n, device)
+    scale, bias = opts.scale(n), opts.bias(y)
+    weights = opts.row_weights(n)
     x, y = opts.embeddings(x), opts.embeddings(y)
     own = Index.diagonal(n, device=device)
     terms = [Term(Phi.SOFTPLUS, ~own)]
     count = torch.ones(n, dtype=torch.int64, device=device)
     if ids is not None:
-        ids = check_integers(NAME, "ids", ids, n, device)
+        ids = check_integers(NAME, "ids", ids, n)
         groups = Groups.within(ids, opts.ignore_label)
         count = groups.counts()
         same = Equal(groups.query, groups.key)

@@ -52,15 +52,15 @@ class TwoViews:
         check_same_size(caller, z0=z0, z1=z1)
         check_same_rows(caller, z0=z0, z1=z1)
         n, device = len(z0), z0.device
-        scale = opts.scalar_scale(n, device)
-        weights = opts.row_weights(n, device)
+        scale = opts.scalar_scale(n)
+        weights = opts.row_weights(n)
         z = opts.embeddings(torch.cat([z0, z1]))
         own = Index.diagonal(2 * n, device=device)
         partners = Index.other_view(n, device=device)
         kept: Pairs = ~own & ~partners
         groups = None
         if ids is not None:
-            ids = check_integers(caller, "ids", ids, n, device)
+            ids = check_integers(caller, "ids", ids, n)
             groups = Groups.within(ids, opts.ignore_label).in_two_views()
             kept &= ~Equal(groups.query, groups.key)
         stats = log_sum_exp(

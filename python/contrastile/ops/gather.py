@@ -69,17 +69,17 @@ def gather_dot(
     given = Scores.of(caller, query, key, scale, row_bias, col_bias)
     n, device = len(query), query.device
     if row_starts is None:
-        columns = check_index(caller, "columns", columns, n, len(key), device)
+        columns = check_index(caller, "columns", columns, n, len(key))
         return _scores(given, _apply(caller, query, key, None, columns), None, columns)
     check_tensor(caller, "columns", columns)
-    starts = check_integers(caller, "row_starts", row_starts, n + 1, device)
+    starts = check_integers(caller, "row_starts", row_starts, n + 1)
     lengths = starts.diff()
     if int(starts[0]) != 0 or bool((lengths < 0).any()) or int(starts[-1]) != len(columns):
         raise InputError(
             f"{caller}: row_starts must rise from 0 to len(columns) = {len(columns)}, "
             f"got {shape(starts)} from {int(starts[0])} to {int(starts[-1])}"
         )
-    columns = check_index(caller, "columns", columns, len(columns), len(key), device)
+    columns = check_index(caller, "columns", columns, len(columns), len(key))
     rows = torch.arange(n, device=device).repeat_interleave(lengths)
     return _scores(given, _apply(caller, query, key, rows, columns), rows, columns)
 
@@ -114,5 +114,5 @@ def _checked(
     caller: str, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor
 ) -> Tensor:
     """Out of torch.compile's sight tensors are real for the first time."""
-    check_storage(caller, {"query": query, "key": key})
+    check_storage(caller, {"query": query, "key": key, "rows": rows, "columns": columns})
     return _apply(caller, query, key, rows, columns)

@@ -53,7 +53,7 @@ def _checked(
     function: type[ReduceScores], scores: Scores, problem: Problem, expected: Expected | None
 ) -> ScoreStats:
     """Out of torch.compile's sight tensors are real for the first time."""
-    check_storage(problem.caller, {**vars(scores), "reductions": problem.reductions})
+    check_storage(problem.caller, {**vars(scores), **vars(problem)})
     return _reduce_scores(function, scores, problem, expected)
 
 

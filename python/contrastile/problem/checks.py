@@ -69,7 +69,7 @@ def check_embedding(caller: str, name: str, value: object, several: str = SEVERA
 
 
 def check_same_size(caller: str, **embeddings: Tensor) -> None:
-    """All embeddings have one embedding size and one device."""
+    """All embeddings have one embedding size."""
     (first, a), *others = embeddings.items()
     for name, b in others:
         if a.shape[1] != b.shape[1]:
@@ -77,20 +77,6 @@ def check_same_size(caller: str, **embeddings: Tensor) -> None:
                 f"{caller}: {first} and {name} need the same embedding size, "
                 f"got {first} {shape(a)} and {name} {shape(b)}"
             )
-        if a.device != b.device:
-            raise InputError(
-                f"{caller}: {first} and {name} must be on one device, "
-                f"got {first} on {a.device} and {name} on {b.device}"
-            )
-    check_values(caller, first, a)
-
-
-def check_values(caller: str, name: str, tensor: Tensor) -> None:
-    """``tensor`` holds numbers at all."""
-    if tensor.device.type == "meta":
-        raise InputError(
-            f"{caller}: {name} is on the meta device, it has no values to compute with"
-        )
 
 
 def check_same_rows(caller: str, **embeddings: Tensor) -> None:
@@ -104,19 +90,15 @@ def check_same_rows(caller: str, **embeddings: Tensor) -> None:
             )
 
 
-def check_vector(
-    caller: str, name: str, value: object, length: int, device: torch.device
-) -> Tensor:
+def check_vector(caller: str, name: str, value: object, length: int) -> Tensor:
     """``value`` is a real floating-point vector of one entry a row (or column)."""
     tensor = _check_length(caller, name, value, length)
     if not tensor.is_floating_point():
         raise InputError(f"{caller}: {name} must be floating point, got {tensor.dtype}")
-    return _on(caller, name, tensor, device)
+    return tensor
 
 
-def check_integers(
-    caller: str, name: str, value: object, length: int, device: torch.device
-) -> Tensor:
+def check_integers(caller: str, name: str, value: object, length: int) -> Tensor:
     """``value`` is an integer (or bool) vector; returned as contiguous int64."""
     one_hot = f"; one number a row: of one-hot rows that is {name}.argmax(1)"
     tensor = _check_length(caller, name, value, length, one_hot)
@@ -125,14 +107,12 @@ def check_integers(
             f"{caller}: {name} must be integers, got {tensor.dtype}; "
             "encode labels as int64, one number a class"
         )
-    return _on(caller, name, tensor, device).to(torch.int64).contiguous().resolve_neg()
+    return tensor.to(torch.int64).contiguous().resolve_neg()
 
 
-def check_index(
-    caller: str, name: str, value: object, length: int, bound: int, device: torch.device
-) -> Tensor:
+def check_index(caller: str, name: str, value: object, length: int, bound: int) -> Tensor:
     """``value`` holds a column below ``bound`` for each row, or -1 for none."""
-    index = check_integers(caller, name, value, length, device)
+    index = check_integers(caller, name, value, length)
     low, high = (int(end) for end in index.aminmax()) if length else (0, -1)
     if low < -1 or high >= bound:
         raise InputError(
@@ -184,11 +164,3 @@ def _check_length(
     elif tensor.dim() == 2 and len(tensor) == length:
         remedy = of_matrix
     raise InputError(f"{caller}: {name} must have shape ({length},), got {shape(tensor)}{remedy}")
-
-
-def _on(caller: str, name: str, tensor: Tensor, device: torch.device) -> Tensor:
-    if tensor.device != device:
-        raise InputError(
-            f"{caller}: {name} must be on the embeddings' device {device}, got {tensor.device}"
-        )
-    return tensor

@@ -98,9 +98,9 @@ class Problem:
         if not (rows or columns):
             raise InputError(f"{caller}: nothing to reduce, ask for rows or columns")
         for reduction in reductions:
-            _check_reduction(caller, reduction, n, m, device)
+            _check_reduction(caller, reduction, n, m)
         if positives is not None:
-            positives = _check_positives(caller, positives, n, m, device)
+            positives = _check_positives(caller, positives, n, m)
         problem = cls(
             caller=caller,
             n=n,
@@ -114,11 +114,11 @@ class Problem:
             rows=rows,
             columns=columns,
             positives=positives,
-            row_thresholds=_threshold(caller, "row_thresholds", row_thresholds, n, device),
-            col_thresholds=_threshold(caller, "col_thresholds", col_thresholds, m, device),
+            row_thresholds=_threshold(caller, "row_thresholds", row_thresholds, n),
+            col_thresholds=_threshold(caller, "col_thresholds", col_thresholds, m),
             ranks=ranks,
-            row_counts=_counts(caller, "row_counts", row_counts, n, rows, device),
-            col_counts=_counts(caller, "col_counts", col_counts, m, columns, device),
+            row_counts=_counts(caller, "row_counts", row_counts, n, rows),
+            col_counts=_counts(caller, "col_counts", col_counts, m, columns),
             backend=backend,
             workspace=check_workspace(caller, workspace) or default_workspace(device),
         )
@@ -164,69 +164,61 @@ def default_workspace(device: torch.device) -> int:
     return max(DEFAULT_WORKSPACE, torch.cuda.get_device_properties(device).total_memory // SHARE)
 
 
-def _check_positives(
-    caller: str, positives: Tensor | Index, n: int, m: int, device: torch.device
-) -> Tensor:
+def _check_positives(caller: str, positives: Tensor | Index, n: int, m: int) -> Tensor:
     """The column of each row; only those that are not known to exist are looked at."""
     if isinstance(positives, Index):
-        _check_pairs(caller, positives, n, m, device)
+        _check_pairs(caller, positives, n, m)
         if positives.within(m):
             return positives.columns
         positives = positives.columns
-    return check_index(caller, "positives", positives, n, m, device)
+    return check_index(caller, "positives", positives, n, m)
 
 
-def _threshold(
-    caller: str, name: str, value: Tensor | None, length: int, device: torch.device
-) -> Tensor | None:
+def _threshold(caller: str, name: str, value: Tensor | None, length: int) -> Tensor | None:
     if value is None:
         return None
-    return check_vector(caller, name, value, length, device).detach()
+    return check_vector(caller, name, value, length).detach()
 
 
 def _counts(
-    caller: str, name: str, value: Tensor | None, length: int, wanted: bool, device: torch.device
+    caller: str, name: str, value: Tensor | None, length: int, wanted: bool
 ) -> Tensor | None:
     if value is None:
         return None
     if not wanted:
         raise InputError(f"{caller}: {name} are of a side that is not reduced; leave them out")
-    return check_integers(caller, name, value, length, device)
+    return check_integers(caller, name, value, length)
 
 
-def _check_reduction(
-    caller: str, reduction: Channel | Term, n: int, m: int, device: torch.device
-) -> None:
+def _check_reduction(caller: str, reduction: Channel | Term, n: int, m: int) -> None:
     if check_number(caller, "factor", reduction.factor, -1e30, 1e30) == 0.0:
         raise InputError(f"{caller}: factor must not be 0")
     if reduction.pairs is not None:
-        _check_pairs(caller, reduction.pairs, n, m, device)
+        _check_pairs(caller, reduction.pairs, n, m)
     if isinstance(reduction, Term):
         if not isinstance(reduction.phi, Phi):
             raise TypeError(f"{caller}: phi must be a Phi, got {reduction.phi!r}")
         if reduction.threshold is not None:
-            check_vector(caller, "threshold", reduction.threshold, n, device)
+            check_vector(caller, "threshold", reduction.threshold, n)
         return
     if reduction.row_log_weight is not None:
-        _check_log_weight(caller, "row_log_weight", reduction.row_log_weight, n, device)
+        _check_log_weight(caller, "row_log_weight", reduction.row_log_weight, n)
     if reduction.col_log_weight is not None:
-        _check_log_weight(caller, "col_log_weight", reduction.col_log_weight, m, device)
+        _check_log_weight(caller, "col_log_weight", reduction.col_log_weight, m)
     for pairs, weight in reduction.class_log_weights:
-        _check_pairs(caller, pairs, n, m, device)
+        _check_pairs(caller, pairs, n, m)
         check_number(caller, "class log-weight", weight, -1e30, 1e30)
 
 
-def _check_log_weight(
-    caller: str, name: str, weight: Tensor, length: int, device: torch.device
-) -> None:
-    check_vector(caller, name, weight, length, device)
+def _check_log_weight(caller: str, name: str, weight: Tensor, length: int) -> None:
+    check_vector(caller, name, weight, length)
     if not bool(torch.isfinite(weight).all()):
         raise InputError(
             f"{caller}: {name} must be finite; leave pairs out by a predicate, not by a weight"
         )
 
 
-def _check_pairs(caller: str, pairs: Pairs, n: int, m: int, device: torch.device) -> None:
+def _check_pairs(caller: str, pairs: Pairs, n: int, m: int) -> None:
     if not isinstance(pairs, Pairs):
         raise TypeError(f"{caller}: pairs must be Pairs, got {type(pairs).__name__}")
     for name, tensor, axis in pairs.extents():
@@ -241,8 +233,6 @@ def _check_pairs(caller: str, pairs: Pairs, n: int, m: int, device: torch.device
                 f"{caller}: {name} must be contiguous int64, got {tensor.dtype}; "
                 "use .to(torch.int64).contiguous()"
             )
-        if tensor.device != device:
-            raise InputError(f"{caller}: {name} must be on {device}, got {tensor.device}")
 
 
 def _is_triangle(

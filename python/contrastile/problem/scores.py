@@ -12,7 +12,6 @@ from .checks import (
     check_embedding,
     check_number,
     check_same_size,
-    check_values,
     check_vector,
     conversion,
     is_number,
@@ -58,13 +57,12 @@ class Scores:
         if key is not None:
             check_embedding(caller, "key", key)
             check_same_size(caller, query=query, key=key)
-        check_values(caller, "query", query)
         n, m = query.shape[0], (query if key is None else key).shape[0]
-        check_scale(caller, "scale", scale, n, query.device)
+        check_scale(caller, "scale", scale, n)
         if row_bias is not None:
-            check_vector(caller, "row_bias", row_bias, n, query.device)
+            check_vector(caller, "row_bias", row_bias, n)
         if col_bias is not None:
-            check_vector(caller, "col_bias", col_bias, m, query.device)
+            check_vector(caller, "col_bias", col_bias, m)
         return cls(query, key, scale, row_bias, col_bias)
 
     @property
@@ -81,19 +79,14 @@ class Scores:
         return torch.promote_types(self.query.dtype, key.dtype)
 
 
-def check_scale(caller: str, name: str, scale: object, n: int, device: torch.device) -> None:
+def check_scale(caller: str, name: str, scale: object, n: int) -> None:
     """``scale`` is a float, a 0-d tensor or a tensor of one value a row."""
     if isinstance(scale, Tensor):
         if scale.dim() == 0 or scale.shape == (1,):
             if not scale.is_floating_point():
                 raise InputError(f"{caller}: {name} must be floating point, got {scale.dtype}")
-            if scale.device != device:
-                raise InputError(
-                    f"{caller}: {name} must be on the embeddings' device {device}, "
-                    f"got {scale.device}"
-                )
         elif scale.shape == (n,):
-            check_vector(caller, name, scale, n, device)
+            check_vector(caller, name, scale, n)
         else:
             raise InputError(
                 f"{caller}: {name} must be a float, a 0-d tensor or one value a row ({n},), "
