@@ -195,7 +195,15 @@ def assert_close_to_fp64(
         assert_results_close(kept, {name: value.masked_fill(empty, 0.0)}, rtol, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", GRADIENTS, ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.bfloat16,
+        pytest.param(torch.float16, marks=pytest.mark.gates),
+        pytest.param(torch.float32, marks=pytest.mark.gates),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", PREDICATES)
 def test_the_kernels_of_a_gpu_at_lower_precision(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
