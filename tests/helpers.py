@@ -1,4 +1,4 @@
-"""Input makers, one way to run a loss, and the two ways to judge its numbers."""
+"""Input makers, one way to run a loss, and to compare its numbers where they must agree."""
 
 from __future__ import annotations
 
@@ -105,35 +105,6 @@ def assert_results_close(
                 f"{name}{where}: {value[where].item():.17g}, expected "
                 f"{reference[where].item():.17g}; error {error.max().item():.3g} > {limit:.3g}"
             )
-
-
-def assert_within_error_budget(
-    got: Tensor, ref64: Tensor, *eager_same_dtype: Tensor, what: str = "", share: float = 1.0
-) -> None:
-    """At most ``share`` times the error of the plain formula at the same dtype, and two roundings.
-
-    Compared are the largest error and the root mean square, both against fp64. Given several
-    equally right evaluations of the plain formula, the budget is the worst of them.
-    """
-    assert all(got.shape == ref64.shape == eager.shape for eager in eager_same_dtype)
-    ours = (got.double() - ref64).abs()
-    theirs = [(eager.double() - ref64).abs() for eager in eager_same_dtype]
-    slack = 2 * ulp(ref64.abs().max().item(), got.dtype)
-    limit = share * max(error.max().item() for error in theirs) + slack
-    if not ours.max().item() <= limit:
-        where = first_coordinate(~(ours <= limit))
-        raise AssertionError(
-            f"{what}{where}: got {got[where].item():.9g}, fp64 {ref64[where].item():.9g}, eager "
-            f"{eager_same_dtype[0][where].item():.9g}; max error {ours.max().item():.3g} > "
-            f"{limit:.3g}"
-        )
-    limit = share * max(root_mean_square(error) for error in theirs) + slack
-    if not root_mean_square(ours) <= limit:
-        where = first_coordinate(ours == ours.max())
-        raise AssertionError(
-            f"{what}: rms error {root_mean_square(ours):.3g} > {limit:.3g}, worst at {where}: got "
-            f"{got[where].item():.9g}, fp64 {ref64[where].item():.9g}"
-        )
 
 
 def ulp(value: float, dtype: torch.dtype) -> float:

@@ -17,7 +17,7 @@ from contrastile.backends.cuda.machine import Machine, why_not_compiled, why_not
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, InputError, Phi, Term
 from helpers import Arguments, cast, evaluate
-from test_error_rule import assert_rule, references
+from test_error_rule import assert_rule
 from waits import STEPS, Waits, as_on_a_device
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
@@ -78,8 +78,8 @@ def test_error_rule(loss: str, dtype: torch.dtype, scale: float) -> None:
     choice = default_choice(
         loss, shape=(77, 48), scale="logit_scale tensor", value=scale, crowded=True
     )
-    draws = [narrowed(arguments_for(loss, choice, seed), dtype) for seed in range(2)]
-    assert_rule(loss, draws, *references(loss, draws), "cuda")
+    make = lambda seed: narrowed(arguments_for(loss, choice, seed), dtype)  # noqa: E731
+    assert_rule(loss, make, "cuda", count=2)
 
 
 CROSSES = [
@@ -93,8 +93,9 @@ CROSSES = [
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(("loss", "seed", "choice"), CROSSES)
 def test_options_crossed(loss: str, seed: int, choice: Choice) -> None:
-    draws = [narrowed(arguments_for(loss, choice, seed), torch.bfloat16)]
-    assert_rule(loss, draws, *references(loss, draws), "cuda")
+    # Which rows are empty changes from seed to seed, and with it the size of the errors.
+    make = lambda _: narrowed(arguments_for(loss, choice, seed), torch.bfloat16)  # noqa: E731
+    assert_rule(loss, make, "cuda", count=1)
 
 
 @pytest.mark.usefixtures("machine", "forms")
