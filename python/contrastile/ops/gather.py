@@ -49,7 +49,8 @@ def gather_dot(
         scale: float, 0-d tensor or [N].
         row_bias: a [N].
         col_bias: b [M].
-        caller: the function that errors name, for those who call on its behalf.
+        caller: the function that errors name, for a loss whose tensors have passed
+            :func:`~contrastile.problem.storage.check_storage`.
 
     Returns:
         [E] (or [N]) in fp32, fp64 if an embedding is fp64.

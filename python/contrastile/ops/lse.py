@@ -75,7 +75,8 @@ def log_sum_exp(
             one factor: ``expected(rows, stats, positives) -> gradients``. The gradients are then
             made in the forward pass, in three products of N x M x D instead of four; where the
             backward pass finds another upstream, it starts afresh.
-        caller: the function that errors name, for those who call on its behalf.
+        caller: the function that errors name, for a loss whose tensors have passed
+            :func:`~contrastile.problem.storage.check_storage`.
 
     Raises:
         InputError: shapes, dtypes, devices or options that do not fit (a ValueError).
