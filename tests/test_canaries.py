@@ -100,7 +100,7 @@ def test_memory_beside(
     monkeypatch.setattr(launch, "INTERPRETED", replace(INTERPRETED, descriptors=descriptors))
     if kind != "small":
         monkeypatch.setattr(context, "SMALL", 0)
-    workspace = 4000 if kind == "strips" else None
+    workspace = 6000 if kind == "strips" else None
     canaries: Canaries = request.getfixturevalue("canaries")
     function = getattr(losses, loss)
     leaves = {
