@@ -158,7 +158,7 @@ def tiny_sections(backend: str) -> None:
     """Every section at a size that takes no time; those of CUDA with another backend."""
 
     def rules(settings: Settings) -> list[errors.Rule]:
-        own = {"scales": (14.3,), "draws": 1, "orders": 1, "device": settings.device}
+        own = {"scales": (14.3,), "draws": 1, "device": settings.device}
         return [
             errors.Rule(loss, "bf16", SHAPE, backend=settings.backend, later=later, **own)
             for loss, later in (("clip_loss", False), ("siglip_loss", True), ("nt_xent", True))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contrastile.benches.gpu import cli
+from contrastile.benches.gpu import cli, peers
 from contrastile.benches.gpu.peer_calls import PEERS, Peer
 from contrastile.benches.gpu.peers import peers_section
 from contrastile.benches.gpu.record import PASS, SKIPPED, Outcome, Row
@@ -81,6 +81,12 @@ CASES = (("clip_loss", 40, 8), ("siglip_loss", 24, 8))
 @pytest.fixture
 def rows() -> list[Row]:
     return []
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few repeats."""
+    monkeypatch.setattr(peers, "SECONDS", 0.0)
 
 
 @pytest.fixture

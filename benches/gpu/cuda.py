@@ -27,7 +27,6 @@ BACKEND, OTHER = "cuda", "triton"
 # Queries of 512 features stay in shared memory, those of 600 do not: each has tiles of its own.
 SHAPES = (*errors.SHAPES[:4], errors.Shape(1021, 600, 2**20))
 HALVES = {"bf16": SHAPES, "fp16": (*SHAPES[:2], SHAPES[-1])}
-DRAWS = 2
 REPEATED = (
     # A tile of so many features goes round the ring of stages again and again: an arrival that is
     # lost stops it, one that comes twice hands out a stage that is still read.
@@ -62,7 +61,7 @@ def of_cuda(run: Run, backend: str = BACKEND) -> Run:
 
 def all_rules(device: torch.device, backend: str) -> list[errors.Rule]:
     """Every loss in half precision: fp32 has but TF32."""
-    own: dict[str, Any] = {"device": device, "backend": backend, "draws": DRAWS}
+    own: dict[str, Any] = {"device": device, "backend": backend}
     return [
         errors.Rule(loss, dtype, shape, later=shape != SHAPES[0], **own)
         for dtype, shapes in HALVES.items()

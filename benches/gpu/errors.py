@@ -1,10 +1,11 @@
 """The section ``errors``: the rule of tests/test_error_rule.py, on the device.
 
-Its draws, formulas and slack are those of the tests, which lie beside the benches in a checkout.
+Its pairs, formulas and verdicts are those of the tests, which lie beside the benches in a checkout.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ SHAPES = (
 # Half precision first: what the device is for. Each size of embeddings is compiled anew, a minute
 # for all of a loss: so many shapes of each dtype.
 COUNTS = {"bf16": len(SHAPES), "fp32": 4, "fp16": 2}
-DRAWS, ORDERS = 3, 5
+# What luck is granted shrinks as one over the root of them.
+DRAWS = 24
 GPU = torch.device("cuda", 0)
 
 
@@ -62,7 +64,6 @@ class Rule:
     shape: Shape
     scales: tuple[float, ...] = SCALES
     draws: int = DRAWS
-    orders: int = ORDERS
     device: torch.device = GPU
     backend: str = "triton"
     later: bool = False
@@ -124,52 +125,71 @@ def judge_as_row(rule: Rule, judging: Callable[[Rule], list[Row]] | None = None)
 
 def judge(rule: Rule) -> list[Row]:
     """For each output the share of its budget that the error takes: beyond 1 the rule is broken."""
+    return [{**row, "scale": scale} for scale in rule.scales for row in compare(rule, scale)]
+
+
+def compare(rule: Rule, scale: float) -> list[Row]:
+    """One setting: every output over all draws."""
+    oracle, shape = getattr(tests("oracles"), rule.loss), rule.shape
+    ours = partial(getattr(functional, rule.loss), backend=rule.backend, workspace=shape.workspace)
+    draws = [at_scale(rule, draw(rule, seed), scale) for seed in range(rule.draws)]
+    got = [evaluate(ours, own) for own in draws]
+    # The oracles make their index tensors on the default device.
+    with rule.device:
+        exact = [evaluate(oracle, cast(own, torch.float64)) for own in draws]
+        # The order of a sum is luck too, so each draw takes its own.
+        plain = [in_order(oracle, own, seed) for seed, own in enumerate(draws)]
     return [
-        {**row, "scale": scale} for scale in rule.scales for row in compare(rule, rule.shape, scale)
+        row
+        for name in got[0]
+        for row in judged(
+            name,
+            [[result[name] for result in results] for results in (got, plain, exact)],
+            ONE_SUM_FOR_TWO if rule.loss in SELF_MODE and got[0][name].dim() == 2 else 1.0,
+        )
     ]
 
 
-def compare(rule: Rule, shape: Shape, scale: float) -> list[Row]:
-    """One setting: all draws as one tensor, the worst order of features of the plain formula."""
-    oracle = getattr(tests("oracles"), rule.loss)
-    draws = [draw(rule, shape, scale, seed) for seed in range(rule.draws)]
-    options = {"backend": rule.backend, "workspace": shape.workspace}
-    got = together([evaluate(getattr(functional, rule.loss), d, options) for d in draws])
-    # The oracles make their index tensors on the default device.
-    with rule.device:
-        exact = together([evaluate(oracle, cast(d, torch.float64), {}) for d in draws])
-        plain = [
-            together([in_order(oracle, d, seed) for d in draws]) for seed in range(rule.orders)
-        ]
-    found = []
-    for name, value in got.items():
-        embedding = rule.loss in SELF_MODE and value.dim() == 3
-        allowed = ONE_SUM_FOR_TWO if embedding else 1.0
-        shares = budget_shares(value, exact[name], [p[name] for p in plain], allowed)
-        found.append({"what": name, **shares})
-    return found
+def judged(what: str, values: list[list[Tensor]], allowed: float) -> list[Row]:
+    """The share of what is allowed that an error takes, for each way to measure errors of ours,
+    the plain formula's and the exact values; NaN and infinity are all of it.
+    """
+    rows = []
+    for verdict in tests("rule").judge(what, *values, allowed):
+        luck = math.exp(tests("rule").CERTAIN * verdict.spread)
+        limit = allowed * verdict.plain * luck + verdict.rounding
+        # Where the plain formula is not finite, anything finite is no worse.
+        part = verdict.ours / limit if limit else (0.0 if verdict.ours == 0 else math.inf)
+        part = part if math.isfinite(limit) else 0.0
+        share = part if math.isfinite(verdict.ours) else math.inf
+        figures = {"ours": verdict.ours, "plain": verdict.plain, "luck": luck}
+        rows.append({"what": verdict.what, **figures, "share": share})
+    return rows
 
 
-def draw(rule: Rule, shape: Shape, scale: float, seed: int) -> dict[str, Any]:
-    """Arguments at the rule's dtype on its device; the scale and the bias stay fp32."""
+@cache
+def draw(rule: Rule, seed: int) -> dict[str, Any]:
+    """Arguments at the rule's dtype on its device, but for scale and bias."""
     cases = tests("cases")
+    size = (rule.shape.rows, rule.shape.size)
     choice = cases.default_choice(
-        rule.loss,
-        shape=(shape.rows, shape.size),
-        scale="logit_scale tensor",
-        value=scale,
-        crowded=True,
+        rule.loss, shape=size, scale="logit_scale tensor", value=1.0, crowded=True
     )
     made = cases.arguments_for(rule.loss, choice, seed)
-    arguments = {
+    return {
         name: value.to(rule.device) if isinstance(value, Tensor) else value
         for name, value in cast(made, DTYPES[rule.dtype]).items()
     }
-    arguments["logit_scale"] = made["logit_scale"].detach().float().to(rule.device)
+
+
+def at_scale(rule: Rule, arguments: dict[str, Any], scale: float) -> dict[str, Any]:
+    """All arguments, laid out anew; the scale and the bias stay fp32."""
+    arguments = {**arguments, "logit_scale": torch.tensor(scale, device=rule.device)}
     if rule.loss == "siglip_loss":
         arguments["logit_bias"] = torch.tensor(-0.9 * scale, device=rule.device)
+    layout = rule.shape.layout
     return {
-        name: laid_out(value.detach(), shape.layout).requires_grad_() if is_float(value) else value
+        name: laid_out(value.detach(), layout).requires_grad_() if is_float(value) else value
         for name, value in arguments.items()
     }
 
@@ -200,14 +220,14 @@ def in_order(oracle: Any, arguments: dict[str, Any], seed: int) -> Results:
         order = torch.randperm(len(order), generator=random, device="cpu").to(first.device)
     moved = {n: arguments[n].detach()[:, order].requires_grad_() for n in embeddings}
     back = order.argsort()
-    results = evaluate(oracle, {**arguments, **moved}, {})
+    results = evaluate(oracle, {**arguments, **moved})
     return {n: t[:, back] if n in embeddings else t for n, t in results.items()}
 
 
-def evaluate(function: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Results:
+def evaluate(function: Any, arguments: dict[str, Any]) -> Results:
     """The loss and the gradient of every floating tensor."""
     leaves = {name: value for name, value in arguments.items() if is_float(value)}
-    loss = function(**arguments, **options)
+    loss = function(**arguments)
     # Neither one nor a power of two, and the same for every dtype.
     upstream = torch.full_like(loss, 0.6875)
     gradients = torch.autograd.grad(loss, list(leaves.values()), upstream)
@@ -223,29 +243,6 @@ def cast(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 def is_float(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def together(results: list[Results]) -> Results:
-    """Draws as one tensor: a scalar's error is a matter of luck."""
-    return {name: torch.stack([result[name] for result in results]) for name in results[0]}
-
-
-def budget_shares(got: Tensor, exact: Tensor, plain: list[Tensor], allowed: float) -> Row:
-    """Largest and root mean square error over what is allowed; NaN and infinity are all of it."""
-    slack = 2 * tests("helpers").ulp(exact.abs().max().item(), got.dtype)
-    shares: Row = {}
-    for name, size in (("max", largest), ("rms", tests("helpers").root_mean_square)):
-        ours = size((got.double() - exact).abs())
-        theirs = [size((p.double() - exact).abs().nan_to_num(torch.inf)) for p in plain]
-        limit = allowed * max(theirs) + slack
-        shares |= {name: ours, f"{name} limit": limit}
-        part = ours / limit if limit else (0.0 if ours == 0 else torch.inf)
-        shares["share"] = max(shares.get("share", 0.0), part if part == part else torch.inf)
-    return shares
-
-
-def largest(error: Tensor) -> float:
-    return error.max().item()
 
 
 @cache
