@@ -70,8 +70,15 @@ def narrowed(arguments: Arguments, dtype: torch.dtype) -> Arguments:
 
 
 @pytest.mark.usefixtures("machine", "forms")
-@pytest.mark.parametrize("scale", [1.0, 100.0])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        pytest.param(torch.bfloat16, 100.0, id="bf16-100.0"),
+        pytest.param(torch.bfloat16, 1.0, id="bf16-1.0", marks=pytest.mark.gates),
+        pytest.param(torch.float16, 100.0, id="fp16-100.0", marks=pytest.mark.gates),
+        pytest.param(torch.float16, 1.0, id="fp16-1.0", marks=pytest.mark.gates),
+    ],
+)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_error_rule(loss: str, dtype: torch.dtype, scale: float) -> None:
     """At most the error of the plain formula at the same dtype, on every output."""
