@@ -1,6 +1,6 @@
 """The tests as other machines would run them: threads, BLAS paths, SIMD levels, orders.
 
-python tests/matrix.py                               the numeric tests in every setting
+python tests/matrix.py                               every setting beside the test command's
 python tests/matrix.py --list                        the settings
 python tests/matrix.py --only "passes avx2" tests    the whole test command in one of them
 
@@ -14,75 +14,63 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from contrastile import native
 
 ROOT = Path(__file__).parents[1]
-# Where a rounding, a tile or a thread decides: no sources, no packages, no emulated machine.
-NUMERIC = [
-    f"tests/test_{name}.py"
-    for name in (
-        "autograd",
-        "edges",
-        "error_rule",
-        "extremes",
-        "forms",
-        "gather",
-        "kept_dots",
-        "losses",
-        "memory",
-        "modules",
-        "native",
-        "native_math",
-        "op_autograd",
-        "properties",
-        "ranks",
-        "self_mode",
-        "stats",
-        "surroundings",
-    )
-]
+
+
+def files(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/test_{name}.py" for name in names)
+
+
+# Where a rounding, a tile or a thread decides.
+COMPILED = files(
+    *("autograd", "edges", "error_rule", "gather", "losses", "memory", "modules", "native"),
+    *("native_math", "op_autograd", "properties", "ranks", "self_mode", "stats", "surroundings"),
+)
+COMPILED += ("-k", "not triton")
+# The interpreter multiplies with numpy's BLAS.
+INTERPRETED = files("extremes", "forms", "kept_dots", "triton")
+EVERYTHING = ("tests",)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the tests are run with."""
+    """What is run, and with what."""
 
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    tests: tuple[str, ...] = COMPILED
 
 
-# MKL multiplies for torch, OpenBLAS for Triton's interpreter, oneDNN in half precision.
+OLDEST = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OPENBLAS_CORETYPE": "Prescott",
+}
 SETTINGS = {
-    "as it is": Setting(),
-    "1 thread": Setting(("--threads", "1")),
     "2 threads": Setting(("--threads", "2")),
     "4 threads": Setting(("--threads", "4")),
+    "16 threads": Setting(("--threads", "16")),
     "ATen default": Setting(environment={"ATEN_CPU_CAPABILITY": "default"}),
     "ATen avx2": Setting(environment={"ATEN_CPU_CAPABILITY": "avx2"}),
     "MKL AVX2": Setting(environment={"MKL_ENABLE_INSTRUCTIONS": "AVX2"}),
     "MKL compatible": Setting(environment={"MKL_CBWR": "COMPATIBLE"}),
     "MKL compatible AVX2": Setting(environment={"MKL_CBWR": "AVX2"}),
     "oneDNN AVX2": Setting(environment={"ONEDNN_MAX_CPU_ISA": "AVX2"}),
-    "OpenBLAS Haswell": Setting(environment={"OPENBLAS_CORETYPE": "Haswell"}),
-    "OpenBLAS Prescott": Setting(environment={"OPENBLAS_CORETYPE": "Prescott"}),
     "passes avx2": Setting(("--simd-level", "avx2")),
     "passes baseline": Setting(("--simd-level", "baseline")),
     "nothing compiled": Setting(("--simd-level", "none")),
-    "all the oldest": Setting(
-        ("--simd-level", "baseline"),
-        {
-            "ATEN_CPU_CAPABILITY": "default",
-            "MKL_CBWR": "COMPATIBLE",
-            "ONEDNN_MAX_CPU_ISA": "SSE41",
-            "OPENBLAS_CORETYPE": "Prescott",
-        },
-    ),
-    "reversed": Setting(("--order", "reversed")),
-    "shuffled 1": Setting(("--order", "1")),
-    "shuffled 2": Setting(("--order", "2")),
+    "all the oldest": Setting(("--simd-level", "baseline"), OLDEST),
+    "interpreted, Haswell": Setting((), {"OPENBLAS_CORETYPE": "Haswell"}, INTERPRETED),
+    "interpreted, oldest": Setting((), OLDEST, INTERPRETED),
+    "reversed": Setting(("--order", "reversed"), tests=EVERYTHING),
+    "shuffled": Setting(("--order", "1"), tests=EVERYTHING),
 }
 
 
@@ -92,12 +80,19 @@ def levels() -> list[str]:
     return ["none", *(module.levels() if module else ())]
 
 
-def run(name: str, arguments: list[str]) -> str:
+def run(name: str, arguments: Sequence[str]) -> str:
     """One line of the table; it ends in pytest's own summary."""
     setting = SETTINGS[name]
     if "--simd-level" in setting.options and setting.options[1] not in levels():
         return f"left out  {name}: not built, or not on this processor"
-    command = [sys.executable, "-m", "pytest", "-q", *setting.options, *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        *setting.options,
+        *(arguments or setting.tests),
+    ]
     start = time.monotonic()
     done = subprocess.run(
         command,
@@ -125,7 +120,7 @@ def main() -> int:
         return 0
     table = []
     for name in options.only or SETTINGS:
-        table.append(run(name, arguments or NUMERIC))
+        table.append(run(name, arguments))
         print(table[-1], flush=True)
     print(f"\n{len(table)} settings", *table, sep="\n")
     return int(any(line.startswith("FAILED") for line in table))
