@@ -240,7 +240,7 @@ WRONG = {
     "group is not supported yet": {"group": "nccl"},
 }
 OWN_WRONG: dict[str, tuple[str, object]] = {
-    "margin must be a finite number in [": ("margin", float("nan")),
+    "margin must be a finite number, got nan": ("margin", float("nan")),
     "label_smoothing must be a finite number in [0.0, 1.0], got 2": ("label_smoothing", 2),
     "sigma must be a finite number in [": ("sigma", 0.0),
     "variant must be one of out, in, got 'up'": ("variant", "up"),
