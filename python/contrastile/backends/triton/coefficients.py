@@ -141,11 +141,13 @@ def _line_entries(context: Context) -> tuple[Entry | None, Entry | None]:
     if not isinstance(last, ChannelVectors):
         return None, None
     cols = None if context.problem.triangle else last.lines.cols
-    rows, cols = (
-        None if line is None else Entry(line, of_columns, -1, line, line, torch.empty_like(line))
-        for line, of_columns in ((last.lines.rows, False), (cols, True))
-    )
-    return rows, cols
+    return _line_entry(last.lines.rows, False), _line_entry(cols, True)
+
+
+def _line_entry(line: Tensor | None, of_columns: bool) -> Entry | None:
+    if line is None:
+        return None
+    return Entry(line, of_columns, -1, line, line, torch.empty_like(line))
 
 
 def _out(entry: Entry | None, absent: Tensor) -> Tensor:
