@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,11 +23,20 @@ from .exponents import argument, exponent_range
 from .kept_out import KeptOut, Selection
 
 # Scores of a piece: a block is taken a few rows at a time, so that they stay in the cache.
-PIECE = 2**17
+PIECE = 2**18
 
 # Powers of exponents within so many bits, their sums, and their reciprocals times any upstream
 # gradient that fp32 can hold are normal numbers of fp64.
 REACH = 400.0
+
+
+@dataclass
+class Carry:
+    """What the forward pass leaves for the backward pass."""
+
+    places: Places
+    # Of a problem of one piece and one channel: used once.
+    powers: Tensor | None = None
 
 
 class TorchKernel:
@@ -34,9 +44,10 @@ class TorchKernel:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        if not isinstance(run.carry, Places):
-            run.carry = Places()
-        self.places = run.carry
+        if not isinstance(run.carry, Carry):
+            run.carry = Carry(Places())
+        self.carry = run.carry
+        self.places = run.carry.places
         self._memory: dict[str, Tensor] = {}
         self._shared = _have_one_exponent(self._channels())
         self._powered: Block | None = None
@@ -70,6 +81,8 @@ class TorchKernel:
             if (summed := run.score_sums) is not None:
                 kept_out = selection.kept_out(summed.reduction.pairs)
                 _add(summed, self._values(summed, own, piece), kept_out, piece, rows, cols)
+        if self._leaves_powers(block):
+            self.carry.powers = self._room("x", block)
 
     def finish(self) -> None:
         """Nothing waits: every block was added in full."""
@@ -124,7 +137,9 @@ class TorchKernel:
             x = argument(vectors, dots, piece, self._room(room, piece))
             total = running.weighted_powers(vectors, x, piece)
         else:
-            total = self._times(self._powers(vectors, dots, piece, room), vectors.grads, piece)
+            left, self.carry.powers = self.carry.powers, None
+            powers = self._powers(vectors, dots, piece, room) if left is None else left
+            total = self._times(powers, vectors.grads, piece)
         if vectors.lines.rows is not None:
             total.add_(_of(vectors.lines.rows, piece.rows).unsqueeze(1))
         if vectors.lines.cols is not None:
@@ -164,6 +179,17 @@ class TorchKernel:
             return sums
         # The dot product of a pair that is kept out may be infinite.
         return torch.where(weights != 0, weights * dots, 0.0).sum(1)
+
+    def _leaves_powers(self, block: Block) -> bool:
+        """Whether the powers are all in one place, and fit the workspace beside what else is."""
+        run = self.run
+        alone = len(run.vectors) == 1 and len(run.plan) == 1 and len(run.plan[0]) == 1
+        if not alone or block.kept is None or _piece_rows(block) < block.shape[0]:
+            return False
+        (vectors,) = run.vectors
+        if not isinstance(vectors, ChannelVectors) or vectors.shift is None:
+            return False
+        return 4 * 8 * block.kept.numel() <= run.problem.workspace
 
     def _count(
         self, vectors: Vectors, dots: Tensor, kept_out: KeptOut, piece: Block, cols: bool
