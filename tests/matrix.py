@@ -1,8 +1,8 @@
 """The tests as other machines would run them: threads, BLAS paths, SIMD levels, orders.
 
-python tests/matrix.py                               every setting beside the test command's
-python tests/matrix.py --list                        the settings
-python tests/matrix.py --only "passes avx2" tests    the whole test command in one of them
+python tests/matrix.py                                       every setting
+python tests/matrix.py --list                                their names
+python tests/matrix.py --only "passes avx2" --tests tests    the whole test command in one of them
 
 Other arguments go to pytest. The exit status is 1 if the tests fail in any setting.
 """
@@ -80,19 +80,13 @@ def levels() -> list[str]:
     return ["none", *(module.levels() if module else ())]
 
 
-def run(name: str, arguments: Sequence[str]) -> str:
+def run(name: str, tests: Sequence[str], arguments: Sequence[str]) -> str:
     """One line of the table; it ends in pytest's own summary."""
     setting = SETTINGS[name]
     if "--simd-level" in setting.options and setting.options[1] not in levels():
         return f"left out  {name}: not built, or not on this processor"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        *setting.options,
-        *(arguments or setting.tests),
-    ]
+    own = [*setting.options, *(tests or setting.tests)]
+    command = [sys.executable, "-m", "pytest", "-q", *own, *arguments]
     start = time.monotonic()
     done = subprocess.run(
         command,
@@ -114,13 +108,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--list", action="store_true", help="print the settings and stop")
     parser.add_argument("--only", action="append", metavar="NAME", choices=SETTINGS)
+    parser.add_argument("--tests", nargs="+", default=[], help="instead of those of the setting")
     options, arguments = parser.parse_known_args()
     if options.list:
         print("\n".join(SETTINGS))
         return 0
     table = []
     for name in options.only or SETTINGS:
-        table.append(run(name, arguments))
+        table.append(run(name, options.tests, arguments))
         print(table[-1], flush=True)
     print(f"\n{len(table)} settings", *table, sep="\n")
     return int(any(line.startswith("FAILED") for line in table))

@@ -6,6 +6,7 @@ break: tile shapes, strips, both forms of the shift, pointers, half precision, w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -33,12 +34,18 @@ from waits import STEPS, Waits, as_on_a_device
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
-# Pairs of options on small shapes: the interpreter takes a tenth of a second for each.
-CROSSES = [
-    pytest.param(loss, seed, choice, id=f"{loss}-{seed}")
-    for loss in LOSSES
-    for seed, choice in enumerate(covering_choices(loss, 2, 30))
-]
+
+def crosses(loss: str) -> Iterator[pytest.ParameterSet]:
+    """Pairs of options on small shapes. The interpreter takes a tenth of a second for each, so the
+    test command sees every option and leaves further pairs to the gates.
+    """
+    first = covering_choices(loss, 1, 30)
+    for seed, choice in enumerate(covering_choices(loss, 2, 30)):
+        marks = () if choice in first else pytest.mark.gates
+        yield pytest.param(loss, seed, choice, id=f"{loss}-{seed}", marks=marks)
+
+
+CROSSES = [each for loss in LOSSES for each in crosses(loss)]
 TRITON = {"backend": "triton"}
 
 
@@ -105,7 +112,15 @@ OTHER_LAUNCHES = {
 }
 
 
-@pytest.fixture(params=OTHER_LAUNCHES)
+IN_GATES = ("groups of two", "halves", "specialised")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.gates if name in IN_GATES else ())
+        for name in OTHER_LAUNCHES
+    ]
+)
 def other_launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Launch:
     chosen = OTHER_LAUNCHES[request.param]
     monkeypatch.setattr(launch, "INTERPRETED", chosen)
@@ -118,7 +133,7 @@ def test_no_launch_changes_a_number(loss: str) -> None:
     choice = default_choice(loss, shape=(67, 20), scale="logit_scale tensor", bias="tensor")
     arguments = arguments_for(loss, choice)
     expected = evaluate(getattr(oracles, loss), arguments)
-    for workspace in (None, 9000):
+    for workspace in (None, 20000):
         got = evaluate(getattr(losses, loss), arguments, workspace=workspace, **TRITON)
         assert_results_close(got, expected)
 
