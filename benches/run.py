@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.error("--plot needs --out FOLDER")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    suite = None if options.case else options.suite
+    suite: str = "" if options.case else options.suite
     names = options.providers or CHOSEN.get(suite, DEFAULT)
     results = run_suite(
         options.case or SUITES[options.suite],

@@ -170,7 +170,9 @@ class TorchKernel:
         cols = None if grads.cols is None else _of(grads.cols, piece.cols)
         if rows is not None and cols is not None:
             return values.mul_(torch.add(rows, cols, out=self._room("sum", piece)))
-        return values.mul_(rows if cols is None else cols)
+        one = rows if cols is None else cols
+        assert one is not None, "a reduction without upstream gradients"
+        return values.mul_(one)
 
     def _row_products(self, piece: Block, weights: Tensor, dots: Tensor) -> Tensor:
         """Sums of G_ij <q_i, k_j>."""
