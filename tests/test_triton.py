@@ -239,8 +239,8 @@ def test_pair_sums_in_half_precision(phi: Phi) -> None:
     (wide,) = pair_sum(x.double(), y.double(), terms=[Term(phi)], scale=2.0).rows
     grads = [torch.autograd.grad(out.sum(), (x, y)) for out in (got, wide)]
     assert torch.allclose(got.double(), wide, rtol=1e-5)
-    for ours, theirs in zip(*grads, strict=True):
-        assert torch.allclose(ours, theirs, rtol=4e-3, atol=4e-3)
+    found, exact = (dict(zip("xy", each, strict=True)) for each in grads)
+    assert_results_close(found, exact, rtol=4 * torch.finfo(torch.half).eps)
 
 
 def test_three_channels_with_class_weights() -> None:
