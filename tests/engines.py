@@ -39,10 +39,10 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 
 
-# Interpreted, each strip takes as long as a whole problem. The test command has strips of losses.
+# Interpreted kernels are slow. The test command has strips, and one form alone, of losses.
+IN_GATES = ("triton", "triton, strips")
 PARAMS = [
-    pytest.param(name, marks=pytest.mark.gates if name == "triton, strips" else ())
-    for name in ENGINES
+    pytest.param(name, marks=pytest.mark.gates if name in IN_GATES else ()) for name in ENGINES
 ]
 
 

@@ -83,7 +83,11 @@ def between_nan(x: Tensor) -> Tensor:
     return around[1:-1, :size].requires_grad_(x.requires_grad)
 
 
-@pytest.mark.parametrize("descriptors", [True, False], ids=["descriptors", "pointers"])
+@pytest.mark.parametrize(
+    "descriptors",
+    [True, pytest.param(False, marks=pytest.mark.gates)],
+    ids=["descriptors", "pointers"],
+)
 @pytest.mark.parametrize("kind", ["small", "both forms", "strips"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_memory_beside(

@@ -87,6 +87,7 @@ def rehearse_both(folder: Path, backend: str) -> None:
     assert not any(part["left"] or part["later"] for part in parts.values())
 
 
+@pytest.mark.gates
 def test_rehearsal(tmp_path: Path) -> None:
     rehearse_both(tmp_path, "reference")
 

@@ -54,7 +54,9 @@ def either_launch(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["one form", "both forms"], autouse=True)
+@pytest.fixture(
+    params=[pytest.param("one form", marks=pytest.mark.gates), "both forms"], autouse=True
+)
 def either_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "both forms":
         monkeypatch.setattr(context, "SMALL", 0)
