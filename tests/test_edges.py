@@ -8,7 +8,7 @@ import contrastile.functional as losses
 import oracles
 import pytest
 import torch
-from cases import LOSSES, arguments_for, default_choice
+from cases import LOSSES, arguments_for, covering_choices, default_choice
 from helpers import (
     Arguments,
     assert_results_close,
@@ -60,6 +60,15 @@ def test_no_rows_at_all(loss: str, reduction: str, backend: str) -> None:
     assert got["loss"].numel() == (reduction != "none")
     for name, value in got.items():
         assert torch.equal(value, torch.zeros_like(value)), name
+
+
+def test_no_rows_but_negatives(backend: str) -> None:
+    """Torch may say that an empty gradient starts behind the end of its memory."""
+    query, key = (torch.zeros(rows, 5, requires_grad=True) for rows in (0, 4))
+    losses.info_nce(
+        query, key, negatives=torch.ones(3, 5), temperature=0.1, backend=backend
+    ).backward()
+    assert key.grad is not None and not key.grad.any()
 
 
 @pytest.mark.parametrize("empty", ["zero", "skip"])
@@ -248,3 +257,18 @@ def test_huge_scores_stay_finite(size: float, backend: str) -> None:
     arguments["logit_scale"] = torch.tensor(1.0, requires_grad=True)
     got = evaluate(losses.clip_loss, arguments, backend=backend)
     assert_results_close(got, truth(oracles.clip_loss, arguments), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_half_precision_is_exact_until_the_gradients(loss: str, backend: str) -> None:
+    """A learned scale is one number: torch multiplies bf16 by it in bf16."""
+    for seed, choice in enumerate(covering_choices(loss, 2, 15)):
+        choice |= {"shape": (9, 5), "reduction": "none", "scale": "logit_scale tensor"}
+        choice |= {"label_smoothing": 0.1} if "label_smoothing" in choice else {}
+        half = cast(arguments_for(loss, choice, seed), torch.bfloat16)
+        small = cast(half, torch.float32, "temperature", "logit_scale", "logit_bias", "weights")
+        with torch.no_grad():
+            got, expected = (
+                run(loss, each, backend) for each in (small, cast(half, torch.float32))
+            )
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5, msg=str(choice))

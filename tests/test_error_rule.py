@@ -215,3 +215,13 @@ def test_parameters_of_low_precision(loss: str, backend: str) -> None:
         return cast(arguments_for(loss, choice, seed), torch.bfloat16)
 
     assert_rule(loss, make, backend)
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "clip_loss"])
+def test_a_bias_of_all_scores(loss: str, backend: str) -> None:
+    """It cancels; in the scores it would round all of them the same way (10 times the error)."""
+
+    def make(seed: int) -> Arguments:
+        return {**draw(loss, "random", 14.3, torch.float32, seed), "logit_bias": -30.0}
+
+    assert_rule(loss, make, backend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import contrastile
@@ -163,6 +163,24 @@ def test_two_directions_have_stats_of_both(loss: str, backend: str) -> None:
     )
     check(stats, dense)
     check(stats.columns, dense.transposed)
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "clip_loss", "multi_positive_nce"])
+def test_a_bias_of_all_scores_is_shown(loss: str, backend: str) -> None:
+    """Losses do without it, as it cancels."""
+    arguments, dense = CASES[loss]()
+    bias = torch.tensor(-2.1, dtype=torch.float64)
+    _, stats = getattr(losses, loss)(
+        **arguments, logit_scale=SCALE, logit_bias=bias, backend=backend, return_stats=True
+    )
+    check(stats, replace(dense, scores=dense.scores + bias))
+
+
+def test_without_a_positive_negatives_are_all(backend: str) -> None:
+    arguments, dense = info_nce_case()
+    _, stats = losses.info_nce(**arguments, logit_scale=SCALE, backend=backend, return_stats=True)
+    torch.testing.assert_close(stats.lse, dense.lse, rtol=1e-10, atol=1e-10)
+    assert stats.positive[3] == 0
 
 
 def test_siglip_stats_rank_the_diagonal(backend: str) -> None:

@@ -16,11 +16,12 @@ from ..problem.checks import (
 )
 from .ids import SEVERAL_VECTORS, Groups, all_dot_sums
 from .module import Loss
-from .options import LossOptions, LossOutput, Options, loss_function
+from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
     Stats,
     make_stats,
     reduce_rows,
+    shift_of,
     smoothing_term,
     softmax_loss,
     wants_valid,
@@ -54,7 +55,7 @@ def clip_loss(
         label_smoothing: e in [0, 1], spread over the included pairs.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. A scale per row multiplies
-            row i of S.
+            row i of S, a ``logit_bias`` cancels.
 
     Returns:
         fp32 (fp64 for fp64 input): 0-d, or [N] with ``reduction="none"``.
@@ -93,7 +94,6 @@ def clip_loss(
         x,
         y,
         scale=scale,
-        col_bias=bias,
         channels=[Channel(kept)],
         columns=True,
         positives=own,
@@ -106,7 +106,7 @@ def clip_loss(
     positive = with_margin(raw, scale, margin)
     losses = (softmax_loss(row_lse, positive) + softmax_loss(col_lse, positive)) * 0.5
     if label_smoothing:
-        for total, included in _included(x, y, groups, scale, bias):
+        for total, included in _included(x, y, groups, scale):
             part = smoothing_term(positive, total - raw, included, label_smoothing)
             losses = losses + 0.5 * part
 
@@ -114,11 +114,12 @@ def clip_loss(
         return ~(torch.isneginf(row_lse) | torch.isneginf(col_lse))
 
     def seen() -> Stats:
-        some = valid()
-        columns = make_stats(torch.logaddexp(col_lse, positive), raw, stats.col_rank, some)
-        return make_stats(torch.logaddexp(row_lse, positive), raw, stats.row_rank, some, columns)
+        some, shift = valid(), shift_of(bias, raw)
+        row, column = (torch.logaddexp(lse, positive) + shift for lse in (row_lse, col_lse))
+        columns = make_stats(column, raw + shift, stats.col_rank, some)
+        return make_stats(row, raw + shift, stats.row_rank, some, columns)
 
-    return reduce_rows(opts, losses, valid if wants_valid(opts) else None, weights, seen)
+    return reduce_rows(opts, losses, valid if wants_valid(opts) else None, weights, seen, bias)
 
 
 def clip_loss_reference(x: Tensor, y: Tensor, *, logit_scale: float | Tensor) -> Tensor:
@@ -136,11 +137,13 @@ class ClipLoss(Loss):
 
 
 def _included(
-    x: Tensor, y: Tensor, groups: Groups | None, scale: float | Tensor, bias: Tensor | None
+    x: Tensor, y: Tensor, groups: Groups | None, scale: float | Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """Sum of the included scores, the positive among them, and their number: rows, columns."""
     n = len(x)
     count = torch.full((n,), n, device=x.device)
+    # A number times half precision is half precision, and rounded.
+    x, y = widen(x), widen(y)
     # A per-row scale belongs to the query, so it is applied before summing over rows.
     scaled = (
         x if isinstance(scale, float) else x * (scale if scale.dim() == 0 else scale.view(-1, 1))
@@ -150,10 +153,8 @@ def _included(
     for a, b in ((scaled, y), (y, scaled)):
         dots = all_dot_sums(a, b)
         number = count
-        shift: Tensor | float = 0.0 if bias is None else bias * count
         if groups is not None:
             dots = dots - groups.dot_sums(a, b) + (a * b).sum(1)
             number = count - groups.counts() + 1
-            shift = shift if bias is None else bias * number
-        sums.append((dots * factor + shift, number))
+        sums.append((dots * factor, number))
     return sums

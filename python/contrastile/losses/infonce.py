@@ -24,6 +24,7 @@ from .rows import (
     Stats,
     make_stats,
     reduce_rows,
+    shift_of,
     smoothing_term,
     softmax_loss,
     wants_valid,
@@ -73,7 +74,8 @@ def info_nce(
         label_smoothing: e in [0, 1], spread over the included keys.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. ``temperature``/``logit_scale``
-            may be one value a row, ``logit_bias`` one value a key.
+            may be one value a row, ``logit_bias`` one value a key of ``key``; one number
+            cancels.
 
     Returns:
         fp32 (fp64 for fp64 input): 0-d, or [N] with ``reduction="none"``.
@@ -101,7 +103,8 @@ def info_nce(
     own = _positives(positives, n, m, query, key)
     columns = own.columns
     groups = _groups(query_ids, key_ids, query, key, opts.ignore_label)
-    scale, bias = opts.scale(n), opts.bias(key, per_key=True)
+    scale = opts.scale(n)
+    bias, shared = _biases(opts, key)
     weights = opts.row_weights(n)
     own_key = key is query
     query = opts.embeddings(query)
@@ -129,7 +132,6 @@ def info_nce(
             query,
             negatives,
             scale=scale,
-            col_bias=_scalar_bias(opts, negatives),
             ranks=opts.return_stats,
             row_thresholds=stats.positive.detach(),
             **opts.engine,
@@ -139,7 +141,7 @@ def info_nce(
     positive = with_margin(stats.positive, scale, margin)
     losses = softmax_loss(lse, positive)
     if label_smoothing:
-        total, included = _included(query, key, negatives, columns, groups, scale, bias, opts)
+        total, included = _included(query, key, negatives, columns, groups, scale, bias)
         total = total - stats.positive
         losses = losses + smoothing_term(positive, total, included, label_smoothing)
 
@@ -147,11 +149,14 @@ def info_nce(
         return (columns >= 0) & ~torch.isneginf(lse)
 
     def seen() -> Stats:
-        denominator = torch.logaddexp(lse, positive)
-        return make_stats(denominator, stats.positive, rank, valid())  # type: ignore[arg-type]
+        assert stats.positive is not None
+        shift, has = shift_of(shared, lse), columns >= 0
+        denominator = torch.where(has, torch.logaddexp(lse, positive), lse) + shift
+        score = torch.where(has, stats.positive + shift, 0.0)
+        return make_stats(denominator, score, rank, valid())
 
     tell = positives is not None or label_smoothing or wants_valid(opts)
-    return reduce_rows(opts, losses, valid if tell else None, weights, seen)
+    return reduce_rows(opts, losses, valid if tell else None, weights, seen, shared)
 
 
 def info_nce_reference(
@@ -220,12 +225,14 @@ def _groups(
     return Groups.of(query_ids, key_ids, ignore_label)
 
 
-def _scalar_bias(opts: Options, negatives: Tensor) -> Tensor | None:
-    """Further negatives carry the bias only if it is one number for all keys."""
-    bias = opts.logit_bias
-    if isinstance(bias, Tensor) and bias.numel() != 1:
-        return None
-    return opts.bias(negatives)
+def _biases(opts: Options, key: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The bias of each key, or one number that all scores share, negatives' too, and that cancels.
+
+    Left in the scores it would round all of them the same way, which no mean over rows heals.
+    """
+    bias = opts.bias(key, per_key=True)
+    per_key = isinstance(opts.logit_bias, Tensor) and opts.logit_bias.numel() != 1
+    return (bias, None) if per_key else (None, bias)
 
 
 def _included(
@@ -236,7 +243,6 @@ def _included(
     groups: Groups | None,
     scale: float | Tensor,
     bias: Tensor | None,
-    opts: Options,
 ) -> tuple[Tensor, Tensor]:
     """Sum of a row's included scores, its positive among them, and their number."""
     dots = all_dot_sums(query, key)
@@ -256,9 +262,6 @@ def _included(
         total = total + bias_sum
     if negatives is not None:
         total = total + all_dot_sums(query, negatives) * scale
-        extra_bias = _scalar_bias(opts, negatives)
-        if extra_bias is not None:
-            total = total + widen(extra_bias).sum()
         count = count + len(negatives)
     return total, count
 

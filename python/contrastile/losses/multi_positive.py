@@ -14,7 +14,14 @@ from ..problem.checks import check_choice, check_embedding, check_integers, chec
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
-from .rows import Stats, asks_for_gap, make_stats, reduce_rows, several_positives_loss
+from .rows import (
+    Stats,
+    asks_for_gap,
+    make_stats,
+    reduce_rows,
+    several_positives_loss,
+    shift_of,
+)
 
 NAME = "multi_positive_nce"
 SEVERAL = "use {name}.flatten(0, 1) with {name}_ids.repeat_interleave({count})"
@@ -165,7 +172,7 @@ def _reduce_sides(
     """The loss of one or both directions; ``bias`` is one number, which cancels."""
 
     def seen() -> Stats:
-        shift = 0.0 if bias is None else bias[:1].sum().float()
+        shift = shift_of(bias, sides[0].mean_positive)
         return sides[0].stats(shift, sides[1].stats(shift) if len(sides) == 2 else None)
 
     losses = [side.losses(variant) for side in sides]

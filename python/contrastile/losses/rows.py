@@ -107,6 +107,11 @@ def smoothing_term(
     return smoothing * (positive - mean.to(positive.dtype))
 
 
+def shift_of(cancelled: Tensor | None, like: Tensor) -> Tensor | float:
+    """What a bias that all scores share adds to those that are shown, in the dtype of ``like``."""
+    return 0.0 if cancelled is None else cancelled[:1].sum().to(like.dtype)
+
+
 def reduce_rows(
     options: Options,
     losses: Tensor,

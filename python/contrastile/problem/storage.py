@@ -185,7 +185,8 @@ def _bytes_needed(tensor: Tensor) -> int:
     """How far into its storage a tensor reaches: beyond what is left of one that was resized?"""
     offset = tensor.storage_offset()
     if tensor.is_contiguous():
-        return int(tensor.nbytes + offset * tensor.itemsize)
+        # An empty tensor, which is contiguous, reaches nowhere, wherever torch says it starts.
+        return int(tensor.nbytes and tensor.nbytes + offset * tensor.itemsize)
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = offset + sum((size - 1) * stride for size, stride in steps)
     return int(last + 1) * tensor.itemsize
