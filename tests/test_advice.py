@@ -72,6 +72,8 @@ FORGOTTEN = {
     "its logarithm in fp32": lambda: Parameter(torch.tensor(1 / 0.07).log()),
     "clamped in the model": lambda: Parameter(torch.tensor(9.0)).clamp(max=math.log(100)),
     "typed": lambda: 2.6592,
+    "typed as the FAQ prints it": lambda: 2.659,
+    "SigLIP's, typed": lambda: 2.303,
     "shape (1,)": lambda: Parameter(torch.tensor([2.6592])),
     "SigLIP": lambda: Parameter(torch.tensor(math.log(10.0))),
     "fp64": lambda: torch.tensor(math.log(1 / 0.05), dtype=torch.float64),

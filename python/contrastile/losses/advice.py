@@ -20,9 +20,10 @@ from ..problem import values
 from ..problem.advice import advise, wanted
 
 # Scales of which somebody forgot the exponential: logarithms of 1 / temperature as they start or
-# are clamped, two of them as they are typed. Compared to a few roundings of fp32: no scale that is
-# learned as it is passes through one of them by chance.
-LOGARITHMS = (*(math.log(1 / t) for t in (0.01, 0.02, 0.05, 0.07, 0.1)), 2.6592, 2.6593)
+# are clamped, and as they are typed. Compared to a few roundings of fp32: no scale that is learned
+# as it is passes through one of them by chance.
+TYPED = (2.303, 2.3026, 2.659, 2.6592, 2.6593, 4.605, 4.6052)
+LOGARITHMS = (*(math.log(1 / t) for t in (0.01, 0.02, 0.05, 0.07, 0.1)), *TYPED)
 ROUNDINGS = 4e-7
 # Two rows whose lengths multiply to LONG were not normalised; a scale from SHARP on was meant for
 # such that are, whose scores reach 200 at temperature 0.005.
