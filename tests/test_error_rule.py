@@ -217,11 +217,17 @@ def test_parameters_of_low_precision(loss: str, backend: str) -> None:
     assert_rule(loss, make, backend)
 
 
-@pytest.mark.parametrize("loss", ["info_nce", "clip_loss"])
-def test_a_bias_of_all_scores(loss: str, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "kind"), [("info_nce", "number"), ("info_nce", "one a key"), ("clip_loss", "number")]
+)
+def test_a_bias_of_all_scores(loss: str, kind: str, backend: str) -> None:
     """It cancels; in the scores it would round all of them the same way (10 times the error)."""
 
     def make(seed: int) -> Arguments:
-        return {**draw(loss, "random", 14.3, torch.float32, seed), "logit_bias": -30.0}
+        arguments = draw(loss, "random", 14.3, torch.float32, seed)
+        if kind == "number":
+            return {**arguments, "logit_bias": -30.0}
+        bias = 2.0 * torch.randn(len(arguments["key"]), generator=generator(seed)) - 30.0
+        return {**arguments, "logit_bias": bias.requires_grad_()}
 
     assert_rule(loss, make, backend)

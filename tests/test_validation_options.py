@@ -123,6 +123,8 @@ def test_info_nce_positives() -> None:
             positives=torch.tensor(bad),
         )
     rejected("info_nce", "positives must be integers", positives=torch.ones(ROWS))
+    # 2^64 - 1 would become -1, none.
+    rejected("info_nce", "positives must fit int64", positives=torch.ones(ROWS, dtype=torch.uint64))
     length = "positives must have shape (6,), got (5,)"
     rejected("info_nce", length, positives=torch.arange(5))
 

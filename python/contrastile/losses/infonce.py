@@ -104,7 +104,7 @@ def info_nce(
     columns = own.columns
     groups = _groups(query_ids, key_ids, query, key, opts.ignore_label)
     scale = opts.scale(n)
-    bias, shared = _biases(opts, key)
+    bias, shared = _biases(opts, key, negatives is not None)
     weights = opts.row_weights(n)
     own_key = key is query
     query = opts.embeddings(query)
@@ -225,14 +225,20 @@ def _groups(
     return Groups.of(query_ids, key_ids, ignore_label)
 
 
-def _biases(opts: Options, key: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The bias of each key, or one number that all scores share, negatives' too, and that cancels.
+def _biases(opts: Options, key: Tensor, negatives: bool) -> tuple[Tensor | None, Tensor | None]:
+    """The bias of each key, less the number that all scores share; and that number, which cancels.
 
     Left in the scores it would round all of them the same way, which no mean over rows heals.
+    Further negatives share one number with the keys, but no vector's mean.
     """
     bias = opts.bias(key, per_key=True)
-    per_key = isinstance(opts.logit_bias, Tensor) and opts.logit_bias.numel() != 1
-    return (bias, None) if per_key else (None, bias)
+    if bias is None or not isinstance(opts.logit_bias, Tensor) or opts.logit_bias.numel() == 1:
+        return None, bias
+    if negatives:
+        return bias, None
+    wide = widen(bias)
+    shared = wide.detach().mean()
+    return wide - shared, shared.expand(len(key))
 
 
 def _included(

@@ -107,6 +107,11 @@ def check_integers(caller: str, name: str, value: object, length: int) -> Tensor
             f"{caller}: {name} must be integers, got {tensor.dtype}; "
             "encode labels as int64, one number a class"
         )
+    if tensor.dtype == torch.uint64:
+        raise InputError(
+            f"{caller}: {name} must fit int64, got {tensor.dtype}, whose largest numbers do not; "
+            f"pass {name}.to(torch.int64) if none is that large"
+        )
     return tensor.to(torch.int64).contiguous().resolve_neg()
 
 
