@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import contrastile.functional as losses
 import pytest
 import torch
 from contrastile.engine.functions import ReduceScores
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, Index, Phi, Term
 from dense import PHI, DenseChannel, DenseTerm, compare, everything, inputs, named, reduced
-from helpers import generator
+from helpers import generator, overlapping_pairs
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
@@ -221,3 +222,26 @@ def test_sizes(rows: int, engine: dict[str, Any]) -> None:
         ),
         arguments,
     )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("rows", [5, 300])
+def test_a_product_that_is_not_symmetric_to_the_last_bit(
+    rows: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A BLAS of many threads gives such; one half of a block on the diagonal decides."""
+    multiply = torch.mm
+
+    def uneven(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        multiply(a, b, out=out)
+        return out.sub_(out.tril(-1) * 1e-3) if len(out) == out.shape[1] else out
+
+    z0, z1 = (t.float() for t in overlapping_pairs(rows, rows, 16, generator(0)))
+    found = []
+    for product in (multiply, uneven):
+        monkeypatch.setattr(torch, "mm", product)
+        leaves = [z0.clone().requires_grad_(), z1.clone().requires_grad_()]
+        loss = losses.nt_xent(*leaves, logit_scale=100.0, backend=backend)
+        loss.backward()
+        found.append((loss.detach(), *(leaf.grad for leaf in leaves)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

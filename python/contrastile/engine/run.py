@@ -13,6 +13,7 @@ from .blocks import Block, Keeping, Tile, keep_scores, strips, within_workspace
 from .gaps import score_sums
 from .operands import Operand
 from .positives import dots
+from .products import make_symmetric
 from .vectors import WHOLE, Counts, ScaledScores, Vectors, make_counts, make_vectors, part
 
 
@@ -131,7 +132,10 @@ class Run:
 
     def dot_products(self, block: Block, out: Tensor) -> Tensor:
         """<q_i, k_j> of the block, accumulated and stored in the compute dtype."""
-        return torch.mm(self.query.rows(block.rows), self.key.rows(block.cols).t(), out=out)
+        torch.mm(self.query.rows(block.rows), self.key.rows(block.cols).t(), out=out)
+        if self.problem.triangle and not block.mirrored:
+            make_symmetric(out)
+        return out
 
     @property
     def takes_positives(self) -> bool:
