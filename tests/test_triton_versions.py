@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -50,3 +52,23 @@ def test_missing(installed: Any) -> None:
     with pytest.raises(contrastile.InputError, match="a GPU build of torch brings its own") as said:
         contrastile.clip_loss(x, x, temperature=0.5, backend="triton")
     assert "pip install 'contrastile[triton]'" in str(said.value)
+
+
+def test_the_interpreter_as_triton_has_it_is_not_trusted_with_bf16() -> None:
+    """It multiplies their bits as integers; the tests bring a corrected one."""
+    program = """
+import torch
+from contrastile import clip_loss
+x = torch.eye(4)
+print(float(clip_loss(x, x, temperature=0.5, backend="triton")))
+clip_loss(x.bfloat16(), x.bfloat16(), temperature=0.5, backend="triton")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("0.340")
+    assert "interpreter multiplies bf16 wrongly" in done.stderr.splitlines()[-1]

@@ -28,6 +28,13 @@ def interpreting() -> bool:
     return bool(knobs.runtime.interpret)
 
 
+def interprets_bf16() -> bool:
+    """Whether the interpreter multiplies bf16: Triton's own multiplies their bits, as integers."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    return not InterpreterBuilder.create_dot.__module__.startswith("triton.")
+
+
 @cache
 def installed_triton() -> str | None:
     """Its version, whatever the name of the package that it came in; None if there is none."""
@@ -66,9 +73,13 @@ class TritonBackend:
         return why_unavailable()
 
     def supports(self, problem: Problem) -> str | None:
-        if problem.device.type == "cuda" or (problem.device.type == "cpu" and interpreting()):
+        if problem.device.type == "cuda":
             return None
-        return f"the embeddings are on {problem.device}, not on a GPU"
+        if problem.device.type != "cpu" or not interpreting():
+            return f"the embeddings are on {problem.device}, not on a GPU"
+        if self.operand_dtype(problem) == torch.bfloat16 and not interprets_bf16():
+            return "Triton's interpreter multiplies bf16 wrongly; take float32 or float16 there"
+        return None
 
     def operand_dtype(self, problem: Problem) -> torch.dtype:
         return operand_dtype(problem)
