@@ -85,7 +85,10 @@ def test_error_rule(loss: str, dtype: torch.dtype, scale: float) -> None:
     choice = default_choice(
         loss, shape=(77, 48), scale="logit_scale tensor", value=scale, crowded=True
     )
-    make = lambda seed: narrowed(arguments_for(loss, choice, seed), dtype)  # noqa: E731
+
+    def make(seed: int) -> Arguments:
+        return narrowed(arguments_for(loss, choice, seed), dtype)
+
     assert_rule(loss, make, "cuda", count=2)
 
 
@@ -101,7 +104,9 @@ CROSSES = [
 @pytest.mark.parametrize(("loss", "seed", "choice"), CROSSES)
 def test_options_crossed(loss: str, seed: int, choice: Choice) -> None:
     # Which rows are empty changes from seed to seed, and with it the size of the errors.
-    make = lambda _: narrowed(arguments_for(loss, choice, seed), torch.bfloat16)  # noqa: E731
+    def make(_: int) -> Arguments:
+        return narrowed(arguments_for(loss, choice, seed), torch.bfloat16)
+
     assert_rule(loss, make, "cuda", count=1)
 
 

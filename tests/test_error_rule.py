@@ -7,7 +7,7 @@ near rivals, and pairs that have converged, where losses are differences of near
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import contrastile.functional as losses
@@ -132,7 +132,7 @@ def references(loss: str, make: Draw, count: int = DRAWS) -> References:
 
 @cache
 def setting(loss: str, regime: str, scale: float, dtype: torch.dtype) -> References:
-    return references(loss, lambda seed: draw(loss, regime, scale, dtype, seed))
+    return references(loss, partial(draw, loss, regime, scale, dtype))
 
 
 def verdicts(
@@ -171,7 +171,7 @@ def test_error_rule(loss: str, regime: str, dtype: torch.dtype, backend: str) ->
     every: dict[str, list[list[Verdict]]] = {}
     for scale in SCALES[regime]:
         known = setting(loss, regime, scale, dtype)
-        make = lambda seed, scale=scale: draw(loss, regime, scale, dtype, seed)  # noqa: E731
+        make = partial(draw, loss, regime, scale, dtype)
         for name, own in verdicts(loss, make, known, backend, DRAWS, unknown(scale)).items():
             every.setdefault(name, []).append(own)
             for verdict in own:
@@ -198,12 +198,12 @@ def test_never_negative(loss: str, variant: str, dtype: torch.dtype, backend: st
 @pytest.mark.parametrize("loss", ["supcon_loss", "multi_positive_nce"])
 def test_the_other_variant(loss: str, backend: str) -> None:
     """Variant "in" where positives agree: the plain formula is a difference there."""
+
+    def make(scale: float, seed: int) -> Arguments:
+        return {**draw(loss, "converged", scale, torch.float32, seed), "variant": "in"}
+
     for scale in SCALES["converged"]:
-        make: Draw = lambda seed, scale=scale: {  # noqa: E731
-            **draw(loss, "converged", scale, torch.float32, seed),
-            "variant": "in",
-        }
-        assert_rule(loss, make, backend)
+        assert_rule(loss, partial(make, scale), backend)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -92,7 +92,10 @@ def test_error_rule(
     choice = default_choice(
         loss, shape=(77, 48), scale="logit_scale tensor", value=scale, crowded=True
     )
-    make = lambda seed: narrowed(arguments_for(loss, choice, seed), dtype)  # noqa: E731
+
+    def make(seed: int) -> Arguments:
+        return narrowed(arguments_for(loss, choice, seed), dtype)
+
     assert_rule(loss, make, "triton", count=2)
 
 
