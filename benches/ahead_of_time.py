@@ -127,6 +127,7 @@ def recording(arch: str) -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
         mock.patch.object(JITFunction, "run", compile_only),
         mock.patch.object(Device, "of", staticmethod(lambda _: device)),
         mock.patch.object(triton_backend, "interpreting", lambda: True),
+        mock.patch.object(triton_backend, "interprets_bf16", lambda: True),
     ):
         yield found
 
