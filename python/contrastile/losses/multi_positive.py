@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from ..ops import log_sum_exp, merge_log_sum_exp
 from ..problem import Channel, Equal
-from ..problem.checks import check_choice, check_embedding, check_integers, check_same_size
+from ..problem.checks import check_embedding, check_integers, check_same_size
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
@@ -76,8 +76,6 @@ def multi_positive_nce(
     check_embedding(NAME, "query", query, SEVERAL)
     check_embedding(NAME, "key", key, SEVERAL)
     check_same_size(NAME, query=query, key=key)
-    check_choice(NAME, "variant", variant, ("out", "in"))
-    check_choice(NAME, "direction", direction, ("both", "rows", "columns"))
     n, m = len(query), len(key)
     query_ids = check_integers(NAME, "query_ids", query_ids, n)
     key_ids = check_integers(NAME, "key_ids", key_ids, m)

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from ..ops import log_sum_exp, merge_log_sum_exp
 from ..problem import Channel, Equal, Index
-from ..problem.checks import check_choice, check_embedding, check_integers
+from ..problem.checks import check_embedding, check_integers
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
@@ -56,7 +56,6 @@ def supcon_loss(
     """
     opts = Options(NAME, **options)
     check_embedding(NAME, "z", z, SEVERAL)
-    check_choice(NAME, "variant", variant, ("out", "in"))
     n, device = len(z), z.device
     labels = check_integers(NAME, "labels", labels, n)
     scale, weights = opts.scalar_scale(n), opts.row_weights(n)

@@ -68,7 +68,7 @@ def log_sum_exp(
             difference of the stats tells as exactly. That channel then has the factor 1 and no
             log-weights, and the scores no bias.
         col_counts: [M], likewise for columns.
-        backend: "auto", "cpu", "triton" or "reference".
+        backend: "auto", "cpu", "triton", "cuda" or "reference".
         workspace: bytes that S may take at any time; default 256 MiB,
             on a GPU a 64th of its memory if that is more.
         expected: for one direction, what the upstream gradients of a strip's stats will be, up to
