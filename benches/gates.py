@@ -79,15 +79,10 @@ def _duplicated_powers(kernel: Compiled) -> Iterator[str]:
     constants = kernel.constants
     # Specialised, groups of so many warps share a tile, and each has its instructions.
     tile = constants["ROWS"] * constants["COLS"] // (32 * constants["num_warps"])
-    allowed = tile * reductions(kernel) * (2 if constants.get("GENERAL") else 1)
+    allowed = tile * len(constants["FORMS"]) * (2 if constants.get("GENERAL") else 1)
     found = kernel.instructions["MUFU.EX2"]
     if found > allowed:
         yield f"computes {found} powers a thread, {allowed} are needed"
-
-
-def reductions(kernel: Compiled) -> int:
-    """Channels or terms of a kernel: what the first start in its code leaves room for."""
-    return int(kernel.constants["CODE"][0])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -121,3 +121,22 @@ def test_a_broken_rule_is_reported(tmp_path: Path) -> None:
 def test_interpreted_kernels_are_refused() -> None:
     done = gates(TRITON_INTERPRET="1")
     assert done.returncode == 2 and "TRITON_INTERPRET" in done.stderr
+
+
+def test_a_compiled_kernel_is_kept_by_the_source_of_its_functions() -> None:
+    """Triton finds what it has compiled by a form's text; it knows of no function in it."""
+    program = """
+from contrastile.backends.triton.encode import form, maps, predicates
+pairs = ((0, 0), (3,))
+text = repr(form(None, True, pairs, (pairs,)))
+functions = maps.lasting_power, maps.power, predicates.index, predicates.negation
+print([text.count(function.cache_key) for function in functions])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[1, 1, 2, 2]\n", done.stderr[-2000:]

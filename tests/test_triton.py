@@ -17,12 +17,14 @@ import pytest
 import torch
 from cases import LOSSES, Choice, arguments_for, covering_choices, default_choice
 from contrastile.backends.triton import context, launch
-from contrastile.backends.triton.encode import Slots, prefix
+from contrastile.backends.triton.encode import Slots, form, predicate
 from contrastile.backends.triton.launch import INTERPRETED, Launch
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, Index, Overlap, Phi, Term
 from contrastile.problem.pairs import Op
 from contrastile.problem.problem import default_workspace
+from contrastile.triton_kernels import predicates
+from contrastile.triton_kernels.predicates import Predicate
 from helpers import (
     Arguments,
     assert_results_close,
@@ -193,15 +195,29 @@ def test_half_precision_weights_at_any_size_of_upstream(
         assert torch.allclose(mine.double() / upstream, right / upstream, rtol=1e-2)
 
 
-def test_predicates_in_prefix_order() -> None:
+def described(predicate: Predicate) -> tuple[object, ...]:
+    """A predicate's function and operands, all the way down."""
+    operands = (o if isinstance(o, int) else described(o) for o in predicate.operands)
+    return predicate.holds, *operands
+
+
+def test_predicates_are_records_of_device_functions() -> None:
     ids, masks, index = torch.arange(4), torch.arange(4), torch.arange(4)
     slots = Slots()
-    pairs = (~Equal(ids, ids) & Overlap(masks, ids)) | Index(index)
-    left = [int(Op.AND), 6, int(Op.NOT), int(Op.EQUAL), 0, 0, int(Op.OVERLAP), 1, 0]
-    assert prefix(pairs, slots) == [int(Op.OR), 2 + len(left), *left, int(Op.INDEX), 2]
-    assert [slot is t for slot, t in zip(slots.tensors, (ids, masks, index), strict=True)] == [
-        True
-    ] * 3
+    program = slots.program((~Equal(ids, ids) & Overlap(masks, ids)) | Index(index))
+    left = predicates.negation, (predicates.equal, 0, 0)
+    both = predicates.conjunction, left, (predicates.overlap, 1, 0)
+    assert described(predicate(program)) == (predicates.disjunction, both, (predicates.index, 2))
+    assert all(
+        slot is tensor for slot, tensor in zip(slots.tensors, (ids, masks, index), strict=True)
+    )
+
+
+def test_equal_reductions_are_one_record() -> None:
+    """By its identity a compiled kernel is found."""
+    pairs = ((int(Op.INDEX), 0), (int(Op.NOT),))
+    assert form(None, False, pairs, ()) is form(None, False, tuple(pairs), ())
+    assert form(None, False, pairs, ()) is not form(None, True, pairs, ())
 
 
 @pytest.fixture

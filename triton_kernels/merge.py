@@ -5,7 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .exponents import FLOOR
 from .shift import REACH, SMALLEST
 
 # Not compiled anew for a length that 16 divides, or another.
@@ -66,26 +65,24 @@ def certify(
     m,
     spans,
     flag,
-    CODE: tl.constexpr,
+    EMPTY: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Set the flag if the fixed shift of any channel cost precision; ready the general form's
-    totals (0) and shifts (-inf) in case.
+    totals (0) and shifts (-inf) in case. EMPTY: see :func:`_certify`, of each channel.
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if ROWS:
         for r in tl.static_range(len(row_totals)):
             _certify(
-                row_totals[r], row_general[r], row_tops[r], i, n, m, spans + r, flag,
-                CODE[CODE[r] + FLOOR],
+                row_totals[r], row_general[r], row_tops[r], i, n, m, spans + r, flag, EMPTY[r],
             )  # fmt: skip
     if COLS:
         for r in tl.static_range(len(col_totals)):
             _certify(
-                col_totals[r], col_general[r], col_tops[r], i, m, n, spans + r, flag,
-                CODE[CODE[r] + FLOOR],
+                col_totals[r], col_general[r], col_tops[r], i, m, n, spans + r, flag, EMPTY[r],
             )  # fmt: skip
 
 
@@ -94,7 +91,8 @@ def _certify(
     totals, general, tops, i, length, terms, span_place, flag, EMPTY: tl.constexpr
 ):  # fmt: skip
     """Powers below 2^-126 may be flushed: of a sum of at least ``terms`` 2^-102 they are 2^-24.
-    EMPTY: a sum that is 0 is one of no pair, see FLOOR; else one of which all may have vanished.
+    EMPTY: a sum that is 0 is one of no pair, as no power is less than the smallest normal number;
+    else all of its powers may have vanished.
     """
     inside = i < length
     span = tl.load(span_place)

@@ -1,68 +1,78 @@
-"""Predicates on pairs, as device functions composed at compile time.
+"""Predicates on pairs: device functions that are composed when Triton compiles.
 
-A compiled problem is one flat tuple of integers, CODE, known at compile time: Triton indexes tuples
-of numbers but not tuples of tuples. A predicate stands in it in prefix order:
-
-    INDEX, slot               data[slot][i] == j
-    EQUAL, slot, slot         data[slot][i] == data[slot][j]
-    OVERLAP, slot, slot       data[slot][i] & data[slot][j] != 0
-    NOT, predicate
-    AND or OR, distance to the right operand, left operand, right operand
+A :class:`Predicate` is known at compile time: a function below and what it is applied to, numbers
+of vectors in a place's ``data`` or other predicates. A new kind is one function here and one entry
+in the encoder's table.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import triton
 import triton.language as tl
 
-INDEX = tl.constexpr(0)
-EQUAL = tl.constexpr(1)
-OVERLAP = tl.constexpr(2)
-NOT = tl.constexpr(3)
-AND = tl.constexpr(4)
-OR = tl.constexpr(5)
+from .place import of_cols, of_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Predicate:
+    """Which pairs of a tile ``holds(self, place)`` is true of."""
+
+    holds: Any
+    operands: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        """Triton keeps compiled kernels by this text: it differs where a function's source does."""
+        return f"Predicate({self.holds.cache_key}, {self.operands})"
 
 
 @triton.jit
-def kept(CODE: tl.constexpr, AT: tl.constexpr, data, rows, cols, row_end, col_end):
-    """The predicate at CODE[AT] on a tile, true or false for each pair."""
-    OP: tl.constexpr = CODE[AT]
-    if OP == INDEX:
-        pairs = _index(data[CODE[AT + 1]], rows, cols, row_end)
-    elif OP == EQUAL:
-        pairs = _equal(data[CODE[AT + 1]], data[CODE[AT + 2]], rows, cols, row_end, col_end)
-    elif OP == OVERLAP:
-        pairs = _overlap(data[CODE[AT + 1]], data[CODE[AT + 2]], rows, cols, row_end, col_end)
-    elif OP == NOT:
-        pairs = kept(CODE, AT + 1, data, rows, cols, row_end, col_end) == 0
-    else:
-        RIGHT: tl.constexpr = AT + CODE[AT + 1]
-        left = kept(CODE, AT + 2, data, rows, cols, row_end, col_end)
-        right = kept(CODE, RIGHT, data, rows, cols, row_end, col_end)
-        if OP == AND:
-            pairs = left & right
-        else:
-            tl.static_assert(OP == OR)
-            pairs = left | right
-    return pairs
+def kept(PREDICATE: tl.constexpr, place):
+    """The predicate on a tile, true or false for each pair."""
+    return PREDICATE.holds(PREDICATE, place)
 
 
 @triton.jit
-def _index(columns, rows, cols, row_end):
+def index(OWN: tl.constexpr, place):
+    """data[slot][i] == j"""
     # Compared as 32-bit numbers, as there are no more columns: one instruction a score, not two.
-    wanted = tl.load(columns + rows, mask=rows < row_end, other=-1).to(tl.int32)
-    return wanted[:, None] == cols[None, :]
+    return of_rows(place.data[OWN.operands[0]], place).to(tl.int32) == place.cols[None, :]
 
 
 @triton.jit
-def _equal(row_ids, col_ids, rows, cols, row_end, col_end):
-    own = tl.load(row_ids + rows, mask=rows < row_end, other=0)
-    other = tl.load(col_ids + cols, mask=cols < col_end, other=0)
-    return own[:, None] == other[None, :]
+def equal(OWN: tl.constexpr, place):
+    """data[slot][i] == data[slot][j]"""
+    row_ids, col_ids = place.data[OWN.operands[0]], place.data[OWN.operands[1]]
+    return of_rows(row_ids, place) == of_cols(col_ids, place)
 
 
 @triton.jit
-def _overlap(row_masks, col_masks, rows, cols, row_end, col_end):
-    own = tl.load(row_masks + rows, mask=rows < row_end, other=0)
-    other = tl.load(col_masks + cols, mask=cols < col_end, other=0)
-    return (own[:, None] & other[None, :]) != 0
+def overlap(OWN: tl.constexpr, place):
+    """data[slot][i] & data[slot][j] != 0"""
+    row_masks, col_masks = place.data[OWN.operands[0]], place.data[OWN.operands[1]]
+    return (of_rows(row_masks, place) & of_cols(col_masks, place)) != 0
+
+
+@triton.jit
+def negation(OWN: tl.constexpr, place):
+    """Where the operand does not hold."""
+    OPERAND: tl.constexpr = OWN.operands[0]
+    return kept(OPERAND, place) == 0
+
+
+@triton.jit
+def conjunction(OWN: tl.constexpr, place):
+    """Where both operands hold."""
+    LEFT: tl.constexpr = OWN.operands[0]
+    RIGHT: tl.constexpr = OWN.operands[1]
+    return kept(LEFT, place) & kept(RIGHT, place)
+
+
+@triton.jit
+def disjunction(OWN: tl.constexpr, place):
+    """Where either operand holds."""
+    LEFT: tl.constexpr = OWN.operands[0]
+    RIGHT: tl.constexpr = OWN.operands[1]
+    return kept(LEFT, place) | kept(RIGHT, place)

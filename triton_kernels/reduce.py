@@ -5,17 +5,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .exponents import affine, included
-from .pairs import store_term
-from .softmax import store_sums, store_tops_and_sums
+from .place import of_cols, of_rows, place_of
+from .reductions import argument, included
+from .sums import store_sums, store_tops_and_sums
 from .tiles import (
     BOUNDS,
     device_descriptor,
     dot_products,
-    inside_block,
     keep_dots,
-    place,
     side_of_diagonal,
+    tile_at,
 )
 
 
@@ -31,7 +30,7 @@ def reduce(
     row_end,
     first_col,
     col_end,
-    reductions,
+    vectors,
     data,
     flag,
     shifts,
@@ -47,7 +46,7 @@ def reduce(
     col_scores,
     kept,
     kept_stride,
-    CODE: tl.constexpr,
+    FORMS: tl.constexpr,
     D: tl.constexpr,
     CHANNELS: tl.constexpr,
     KEEP: tl.constexpr,
@@ -98,7 +97,7 @@ def reduce(
         flatten=FLATTEN,
         warp_specialize=SPECIALIZE,
     ):
-        tile_row, tile_col = place(visit, row_tiles, col_tiles, GROUP)
+        tile_row, tile_col = tile_at(visit, row_tiles, col_tiles, GROUP)
         row = first_row + tile_row * ROWS
         col = first_col + tile_col * COLS
         side = side_of_diagonal(tile_row * ROWS, tile_col * COLS, ROWS, COLS) if DIAGONAL else 1
@@ -107,123 +106,88 @@ def reduce(
                 query, key, query_stride, query_step, key_stride, key_step,
                 row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
             )  # fmt: skip
-            rows = row + tl.arange(0, ROWS)
-            cols = col + tl.arange(0, COLS)
+            place = place_of(row, col, row_end, col_end, data, EVEN, ROWS, COLS)
             own_rows = tile_row * ROWS + tl.arange(0, ROWS)
             own_cols = tile_col * COLS + tl.arange(0, COLS)
             # On the diagonal the columns' sums are the rows' sums of the mirrored tiles.
-            mirrored = (cols < col_end) & (side > 0)
-            inside = inside_block(rows, cols, row_end, col_end, EVEN)
+            mirrored = (place.cols < col_end) & (side > 0)
             if KEEP:
-                keep_dots(kept, kept_stride, dots, own_rows, own_cols, inside)
-            for r in tl.static_range(len(reductions)):
+                keep_dots(kept, kept_stride, dots, own_rows, own_cols, place.inside)
+            for r in tl.static_range(len(vectors)):
                 row_place = (r * col_tiles + tile_col).to(tl.int64) * height + own_rows
                 col_place = (r * row_tiles + tile_row).to(tl.int64) * width + own_cols
                 if GENERAL:
                     store_tops_and_sums(
-                        dots, inside, reductions[r], data, CODE, CODE[r],
-                        rows, cols, row_end, col_end, mirrored,
+                        dots, place, vectors[r], mirrored,
                         row_tops + row_place, row_sums + row_place,
-                        col_tops + col_place, col_sums + col_place, SUMS_ROWS, SUMS_COLS,
-                    )  # fmt: skip
-                elif CHANNELS:
-                    store_sums(
-                        dots, inside, reductions[r], data, tl.load(shifts + r), CODE, CODE[r],
-                        rows, cols, row_end, col_end, mirrored,
-                        row_sums + row_place, col_sums + col_place, SUMS_ROWS, SUMS_COLS,
+                        col_tops + col_place, col_sums + col_place, FORMS, r, SUMS_ROWS, SUMS_COLS,
                     )  # fmt: skip
                 else:
-                    store_term(
-                        dots, inside, reductions[r], data, CODE, CODE[r],
-                        rows, cols, row_end, col_end, mirrored,
-                        row_sums + row_place, col_sums + col_place, SUMS_ROWS, SUMS_COLS,
+                    shift = tl.load(shifts + r) if CHANNELS else 0.0
+                    store_sums(
+                        dots, place, vectors[r], shift, mirrored,
+                        row_sums + row_place, col_sums + col_place, FORMS, r, SUMS_ROWS, SUMS_COLS,
                     )  # fmt: skip
+            row_place = tile_col.to(tl.int64) * height + own_rows
+            col_place = tile_row.to(tl.int64) * width + own_cols
             if COUNTS_ROWS or COUNTS_COLS:
                 count_above(
-                    dots, inside, reductions[0], data, CODE, rows, cols, row_end, col_end,
-                    thresholds, row_counts, col_counts, own_rows, own_cols, tile_row, tile_col,
-                    height, width, mirrored, COUNTS_ROWS, COUNTS_COLS,
+                    dots, place, vectors[0], thresholds, mirrored,
+                    row_counts + row_place, col_counts + col_place, FORMS, COUNTS_ROWS, COUNTS_COLS,
                 )  # fmt: skip
             if SCORES:
                 sum_scores(
-                    dots, inside, data, CODE, CODE[len(reductions) - 1],
-                    rows, cols, row_end, col_end, row_factors,
-                    row_scores + tile_col.to(tl.int64) * height + own_rows,
-                    col_scores + tile_row.to(tl.int64) * width + own_cols,
-                    mirrored, SUMS_ROWS, SUMS_COLS, SCORES,
+                    dots, place, row_factors, mirrored, row_scores + row_place,
+                    col_scores + col_place, FORMS, SUMS_ROWS, SUMS_COLS, SCORES,
                 )  # fmt: skip
 
 
 @triton.jit
 def count_above(
     dots,
-    inside,
+    place,
     vectors,
-    data,
-    CODE: tl.constexpr,
-    rows,
-    cols,
-    row_end,
-    col_end,
     thresholds,
+    mirrored,
     row_counts,
     col_counts,
-    own_rows,
-    own_cols,
-    tile_row,
-    tile_col,
-    height,
-    width,
-    mirrored,
+    FORMS: tl.constexpr,
     COUNTS_ROWS: tl.constexpr,
     COUNTS_COLS: tl.constexpr,
 ):
     """How many kept pairs of the first reduction lie above the thresholds of rows and columns."""
-    AT: tl.constexpr = CODE[0]
-    mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
-    y = affine(dots, vectors, data, 0.0, CODE, AT, rows, cols, row_end, col_end)
-    in_rows = rows < row_end
-    in_cols = cols < col_end
+    FORM: tl.constexpr = FORMS[0]
+    mask = included(place, FORM)
+    y = argument(dots, vectors, 0.0, place, FORM)
     if COUNTS_ROWS:
-        limit = tl.load(thresholds[0] + rows, mask=in_rows, other=0.0)
-        above = tl.where(mask & (y > limit[:, None]), 1, 0)
-        at = tile_col.to(tl.int64) * height + own_rows
-        tl.store(row_counts + at, tl.sum(above, 1), mask=in_rows)
+        above = tl.where(mask & (y > of_rows(thresholds[0], place)), 1, 0)
+        tl.store(row_counts, tl.sum(above, 1), mask=place.rows < place.row_end)
     if COUNTS_COLS:
-        limit = tl.load(thresholds[1] + cols, mask=in_cols, other=0.0)
-        above = tl.where(mask & (y > limit[None, :]), 1, 0)
-        at = tile_row.to(tl.int64) * width + own_cols
-        tl.store(col_counts + at, tl.sum(above, 0), mask=mirrored)
+        above = tl.where(mask & (y > of_cols(thresholds[1], place)), 1, 0)
+        tl.store(col_counts, tl.sum(above, 0), mask=mirrored)
 
 
 @triton.jit
 def sum_scores(
     dots,
-    inside,
-    data,
-    CODE: tl.constexpr,
-    AT: tl.constexpr,
-    rows,
-    cols,
-    row_end,
-    col_end,
+    place,
     row_factors,
+    mirrored,
     row_scores,
     col_scores,
-    mirrored,
+    FORMS: tl.constexpr,
     SUMS_ROWS: tl.constexpr,
     SUMS_COLS: tl.constexpr,
     SCORES: tl.constexpr,
 ):
-    """Sums of kept dot products, as they are or times a factor of the row, in fp64: they are
-    compared with a log-sum-exp that they nearly equal.
+    """Sums of dot products that the last reduction keeps, as they are or times a factor of the
+    row, in fp64: they are compared with a log-sum-exp that they nearly equal.
     """
-    mask = included(inside, data, CODE, AT, rows, cols, row_end, col_end)
-    value = tl.where(mask, dots, 0.0).to(tl.float64)
+    FORM: tl.constexpr = FORMS[len(FORMS) - 1]
+    value = tl.where(included(place, FORM), dots, 0.0).to(tl.float64)
     if SCORES == 2:
-        factor = tl.load(row_factors + rows, mask=rows < row_end, other=0.0)
-        value = value * factor.to(tl.float64)[:, None]
+        value = value * of_rows(row_factors, place).to(tl.float64)
     if SUMS_ROWS:
-        tl.store(row_scores, tl.sum(value, 1), mask=rows < row_end)
+        tl.store(row_scores, tl.sum(value, 1), mask=place.rows < place.row_end)
     if SUMS_COLS:
         tl.store(col_scores, tl.sum(value, 0), mask=mirrored)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .exponents import CLASSES, COL_OFFSET, PER_ROW, ROW_OFFSET
-
 # 2^REACH times 2^27 terms is within fp32.
 REACH = tl.constexpr(100.0)
 COARSE = tl.constexpr(2.0**22)
@@ -21,14 +19,14 @@ SMALLEST = tl.constexpr(2.0**-102)
 
 
 @triton.jit
-def _largest(vector, count, WANTED: tl.constexpr, BLOCK: tl.constexpr):
-    """Largest entry, NaN if any is; 0 if there is no vector."""
+def _largest(vectors, count, BLOCK: tl.constexpr):
+    """Largest entry of the one vector, NaN if any is; 0 if there is none."""
     best = tl.full([BLOCK], float("-inf"), tl.float64)
     spoilt = tl.zeros([BLOCK], tl.float64)
-    if WANTED:
+    if len(vectors) == 1:
         for start in range(0, count, BLOCK):
             i = start + tl.arange(0, BLOCK)
-            value = tl.load(vector + i, mask=i < count, other=float("-inf")).to(tl.float64)
+            value = tl.load(vectors[0] + i, mask=i < count, other=float("-inf")).to(tl.float64)
             best = tl.maximum(best, value)
             spoilt += tl.where(value == value, 0.0, value)
         result = tl.max(best, 0) + tl.sum(spoilt, 0)
@@ -38,13 +36,13 @@ def _largest(vector, count, WANTED: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _smallest(vector, count, WANTED: tl.constexpr, BLOCK: tl.constexpr):
-    """Smallest entry; 0 if there is no vector."""
+def _smallest(vectors, count, BLOCK: tl.constexpr):
+    """Smallest entry of the one vector; 0 if there is none."""
     best = tl.full([BLOCK], float("inf"), tl.float64)
-    if WANTED:
+    if len(vectors) == 1:
         for start in range(0, count, BLOCK):
             i = start + tl.arange(0, BLOCK)
-            value = tl.load(vector + i, mask=i < count, other=float("inf")).to(tl.float64)
+            value = tl.load(vectors[0] + i, mask=i < count, other=float("inf")).to(tl.float64)
             best = tl.minimum(best, value)
         result = tl.min(best, 0)
     else:
@@ -58,55 +56,44 @@ def choose_shifts(
     parts,
     n,
     m,
-    channels,
+    vectors,
     class_range,
     shifts,
     spans,
     flag,
-    CODE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """shifts[c], and spans[c] = high - low in bits, of every channel; one program.
 
     ``norms`` [2, parts]: the largest squared norms of some queries and of some keys.
     """
-    product = _largest(norms, parts, True, BLOCK)
-    product *= _largest(norms + parts, parts, True, BLOCK)
+    product = _largest((norms,), parts, BLOCK) * _largest((norms + parts,), parts, BLOCK)
     # The slack covers the rounding of the dot products.
     longest = tl.sqrt(product) * 1.001
-    for c in tl.static_range(len(channels)):
-        _choose(longest, n, m, channels[c], class_range, shifts, spans, c, CODE, CODE[c], BLOCK)
+    for c in tl.static_range(len(vectors)):
+        _choose(longest, n, m, vectors[c], class_range + 2 * c, shifts + c, spans + c, BLOCK)
     tl.store(flag, 0)
 
 
 @triton.jit
-def _choose(
-    longest,
-    n,
-    m,
-    own,
-    class_range,
-    shifts,
-    spans,
-    c: tl.constexpr,
-    CODE: tl.constexpr,
-    AT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    rows = n if CODE[AT + PER_ROW] else 1
-    top = _largest(own[0], rows, True, BLOCK)
-    reach = longest * tl.maximum(top, -_smallest(own[0], rows, True, BLOCK)) + 0.0 * top
-    high = reach + _largest(own[2], n, CODE[AT + ROW_OFFSET], BLOCK)
-    high += _largest(own[3], m, CODE[AT + COL_OFFSET], BLOCK)
-    low = _smallest(own[2], n, CODE[AT + ROW_OFFSET], BLOCK) - reach
-    low += _smallest(own[3], m, CODE[AT + COL_OFFSET], BLOCK)
-    if CODE[AT + CLASSES]:
-        low += tl.load(class_range + 2 * c)
-        high += tl.load(class_range + 2 * c + 1)
+def _choose(longest, n, m, own, class_range, shift_place, span_place, BLOCK: tl.constexpr):
+    if len(own.row_scale) == 2:
+        scales, count = (own.row_scale[0],), n
+    else:
+        scales, count = (own.scale[0],), 1
+    top = _largest(scales, count, BLOCK)
+    reach = longest * tl.maximum(top, -_smallest(scales, count, BLOCK)) + 0.0 * top
+    high = reach + _largest(own.row_offset, n, BLOCK)
+    high += _largest(own.col_offset, m, BLOCK)
+    low = _smallest(own.row_offset, n, BLOCK) - reach
+    low += _smallest(own.col_offset, m, BLOCK)
+    if len(own.weights) > 0:
+        low += tl.load(class_range)
+        high += tl.load(class_range + 1)
     span = high - low
     # Rounded to fp32, a shift beyond would be off by whole bits.
     span = tl.where(tl.maximum(high, -low) < COARSE, span, float("inf"))
     middle = tl.minimum(tl.maximum(high * 0.5, high - REACH), low + REACH)
     shift = tl.where(span <= 2 * REACH, middle, high - REACH)
-    tl.store(shifts + c, shift.to(shifts.dtype.element_ty))
-    tl.store(spans + c, span)
+    tl.store(shift_place, shift.to(shift_place.dtype.element_ty))
+    tl.store(span_place, span)

@@ -10,14 +10,14 @@ BOUNDS = ["first_row", "row_end", "first_col", "col_end"]
 
 
 @triton.jit
-def place(tile, row_tiles, col_tiles, GROUP: tl.constexpr):
-    """(tile row, tile column) of the ``tile``-th visit: GROUP tile rows at a time, so that the
+def tile_at(visit, row_tiles, col_tiles, GROUP: tl.constexpr):
+    """(tile row, tile column) of a visit, counted from 0: GROUP tile rows at a time, so that the
     programs that run together share their keys and queries in the L2 cache.
     """
     in_group = GROUP * col_tiles
-    first = (tile // in_group) * GROUP
+    first = (visit // in_group) * GROUP
     height = tl.minimum(row_tiles - first, GROUP)
-    return first + tile % height, (tile % in_group) // height
+    return first + visit % height, (visit % in_group) // height
 
 
 @triton.jit
@@ -73,16 +73,6 @@ def slab(x, stride, step, rows, wanted, depth, D: tl.constexpr, DEPTH: tl.conste
     inside = wanted[:, None] & (features < D)[None, :]
     places = x + rows[:, None] * stride + features[None, :] * step
     return tl.load(places, mask=inside, other=0.0)
-
-
-@triton.jit
-def inside_block(rows, cols, row_end, col_end, EVEN: tl.constexpr):
-    """Which pairs of a tile there are. EVEN: all, as tiles divide the block; no score pays then."""
-    if EVEN:
-        inside = tl.full([rows.shape[0], cols.shape[0]], 1, tl.int1)
-    else:
-        inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
-    return inside
 
 
 @triton.jit

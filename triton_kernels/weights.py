@@ -5,17 +5,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .exponents import included
-from .pairs import term_weights
-from .softmax import channel_weights, side_factors
+from .place import place_of
+from .reductions import included
+from .tile_weights import side_factors, tile_weights
 from .tiles import (
     BOUNDS,
     device_descriptor,
     dot_products,
-    inside_block,
     kept_dots,
-    place,
     side_of_diagonal,
+    tile_at,
 )
 
 # Of the finite numbers of either dtype.
@@ -35,8 +34,8 @@ def weigh(
     row_end,
     first_col,
     col_end,
-    reductions,
-    gradients,
+    vectors,
+    factors,
     lines,
     data,
     flag,
@@ -47,12 +46,10 @@ def weigh(
     row_products,
     kept,
     kept_stride,
-    CODE: tl.constexpr,
+    FORMS: tl.constexpr,
     D: tl.constexpr,
     CHANNELS: tl.constexpr,
     KEPT: tl.constexpr,
-    SIDES: tl.constexpr,
-    LINES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
@@ -74,7 +71,7 @@ def weigh(
     are descriptors, of one of the PARTS of a tile, or pointers to it.
 
     The unit, a power of two that fits G into half precision, is in the coefficients already.
-    LINES: what kept pairs of the last channel get beside its powers, ``lines`` of rows and columns.
+    ``lines``: what kept pairs of the last channel get beside its powers, of rows and of columns.
     KEPT: the dot products are read from ``kept``, where ``reduce`` left them. PRODUCTS: also
     row_products[part, i], the sums of unit G_ij <q_i, k_j> over each of the PARTS of a tile. Of a
     DIAGONAL block the tiles above the diagonal are written to their mirror images too.
@@ -99,16 +96,15 @@ def weigh(
         flatten=FLATTEN,
         warp_specialize=SPECIALIZE,
     ):
-        tile_row, tile_col = place(visit, row_tiles, col_tiles, GROUP)
+        tile_row, tile_col = tile_at(visit, row_tiles, col_tiles, GROUP)
         row = first_row + tile_row * ROWS
         col = first_col + tile_col * COLS
         side = side_of_diagonal(tile_row * ROWS, tile_col * COLS, ROWS, COLS) if DIAGONAL else 1
         if side >= 0:
             if KEPT:
-                rows = row + tl.arange(0, ROWS)
-                cols = col + tl.arange(0, COLS)
-                inside = inside_block(rows, cols, row_end, col_end, EVEN)
-                dots = kept_dots(kept, kept_stride, rows - first_row, cols - first_col, inside)
+                place = place_of(row, col, row_end, col_end, data, EVEN, ROWS, COLS)
+                own_rows, own_cols = place.rows - first_row, place.cols - first_col
+                dots = kept_dots(kept, kept_stride, own_rows, own_cols, place.inside)
             else:
                 dots = dot_products(
                     query, key, query_stride, query_step, key_stride, key_step,
@@ -116,8 +112,8 @@ def weigh(
                 )  # fmt: skip
             write_parts(
                 dots, row, col, tile_col, side, first_row, row_end, first_col, col_end,
-                reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
-                CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
+                vectors, factors, lines, data, shifts, out, mirror, out_stride, row_products,
+                FORMS, CHANNELS, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
                 ROWS, COLS, PARTS,
             )  # fmt: skip
 
@@ -133,8 +129,8 @@ def write_parts(
     row_end,
     first_col,
     col_end,
-    reductions,
-    gradients,
+    vectors,
+    factors,
     lines,
     data,
     shifts,
@@ -142,10 +138,8 @@ def write_parts(
     mirror,
     out_stride,
     row_products,
-    CODE: tl.constexpr,
+    FORMS: tl.constexpr,
     CHANNELS: tl.constexpr,
-    SIDES: tl.constexpr,
-    LINES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
@@ -162,22 +156,22 @@ def write_parts(
     if PARTS == 1:
         write_weights(
             dots, row, col, part, side, first_row, row_end, first_col, col_end,
-            reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
+            vectors, factors, lines, data, shifts, out, mirror, out_stride, row_products,
+            FORMS, CHANNELS, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
             ROWS, COLS,
         )  # fmt: skip
     else:
         left, right = tl.split(tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1]))
         write_parts(
             left, row, col, 2 * part, side, first_row, row_end, first_col, col_end,
-            reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
+            vectors, factors, lines, data, shifts, out, mirror, out_stride, row_products,
+            FORMS, CHANNELS, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
             ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
         write_parts(
             right, row, col + COLS // 2, 2 * part + 1, side, first_row, row_end, first_col, col_end,
-            reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
+            vectors, factors, lines, data, shifts, out, mirror, out_stride, row_products,
+            FORMS, CHANNELS, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
             ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
 
@@ -193,8 +187,8 @@ def write_weights(
     row_end,
     first_col,
     col_end,
-    reductions,
-    gradients,
+    vectors,
+    factors,
     lines,
     data,
     shifts,
@@ -202,10 +196,8 @@ def write_weights(
     mirror,
     out_stride,
     row_products,
-    CODE: tl.constexpr,
+    FORMS: tl.constexpr,
     CHANNELS: tl.constexpr,
-    SIDES: tl.constexpr,
-    LINES: tl.constexpr,
     PRODUCTS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
@@ -216,53 +208,39 @@ def write_weights(
     COLS: tl.constexpr,
 ):
     """From the dot products of a tile at (row, col) to its weights in memory."""
-    rows = row + tl.arange(0, ROWS)
-    cols = col + tl.arange(0, COLS)
-    inside = inside_block(rows, cols, row_end, col_end, EVEN)
-    if CHANNELS:
-        g = channel_weights(
-            dots, inside, reductions, gradients, data, shifts, CODE,
-            rows, cols, row_end, col_end, SIDES, GENERAL,
-        )  # fmt: skip
-        if LINES[0] or LINES[1]:
-            # The same for all kept pairs of a row, or of a column: what Jensen's gap adds.
-            kept = included(
-                inside, data, CODE, CODE[len(reductions) - 1], rows, cols, row_end, col_end
-            )
-            line = side_factors(
-                lines[0], lines[1], rows, cols, row_end, col_end, LINES[0], LINES[1]
-            )
-            g += tl.where(kept, line, 0.0)
-    else:
-        g = term_weights(
-            dots, inside, reductions, gradients, data, CODE, rows, cols, row_end, col_end, SIDES
-        )
+    place = place_of(row, col, row_end, col_end, data, EVEN, ROWS, COLS)
+    g = tile_weights(dots, place, vectors, factors, shifts, FORMS, CHANNELS, GENERAL)
+    if len(lines.rows) + len(lines.cols) > 0:
+        # The same for all kept pairs of a row, or of a column: what Jensen's gap adds.
+        LAST: tl.constexpr = FORMS[len(FORMS) - 1]
+        kept = included(place, LAST)
+        g += tl.where(kept, side_factors(lines, place), 0.0)
     if PRODUCTS:
         # 0 times a dot product that is no number stays 0. Clamped by two instructions; whether G is
         # 0 took five, and registers for the answers.
         product = g * _finite(dots)
         # In the square on the diagonal each pair stands twice, and one with itself once.
         total = tl.sum(product, 1) * tl.where(side == 0, 0.5, 1.0)
-        at = tl.cast(part, tl.int64) * (row_end - first_row) + (rows - first_row)
-        tl.store(row_products + at, total, mask=rows < row_end)
+        at = tl.cast(part, tl.int64) * (row_end - first_row) + (place.rows - first_row)
+        tl.store(row_products + at, total, mask=place.rows < row_end)
     weights = g.to(OUT)
     if DESCRIPTORS:
         out.store([row - first_row, col - first_col], weights)
     else:
-        own_rows = (rows - first_row).to(tl.int64)
-        own_cols = (cols - first_col).to(tl.int64)
+        own_rows = (place.rows - first_row).to(tl.int64)
+        own_cols = (place.cols - first_col).to(tl.int64)
         places = out + own_rows[:, None] * out_stride + own_cols[None, :]
-        tl.store(places, weights, mask=inside)
+        tl.store(places, weights, mask=place.inside)
     if DIAGONAL:  # noqa: SIM102
         # Unlike DIAGONAL, known on the device only.
         if side > 0:
             if DESCRIPTORS:
                 mirror.store([col - first_col, row - first_row], weights.T)
             else:
-                own_rows = (rows - first_row).to(tl.int64)
-                own_cols = (cols - first_col).to(tl.int64)
+                own_rows = (place.rows - first_row).to(tl.int64)
+                own_cols = (place.cols - first_col).to(tl.int64)
                 places = mirror + own_cols[None, :] * out_stride + own_rows[:, None]
-                tl.store(places, weights, mask=inside)
+                tl.store(places, weights, mask=place.inside)
 
 
 @triton.jit

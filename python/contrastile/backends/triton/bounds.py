@@ -64,6 +64,5 @@ def _prepare(context: Context, carry: Carry) -> None:
         carry.shifts,
         carry.spans,
         carry.flag,
-        CODE=carry.encoded.code,
         BLOCK=SWEEP,
     )

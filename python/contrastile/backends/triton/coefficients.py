@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...engine.vectors import ChannelVectors
 from ...triton_kernels import upstream
+from ...triton_kernels.tile_weights import Factors
 from .context import LINE, SWEEP, Context, first, programs
 
 # Up to so many, one program finds the largest in less time than another launch takes the host.
@@ -17,16 +18,13 @@ DIRECT = 8 * SWEEP
 
 @dataclass(frozen=True, eq=False)
 class Coefficients:
-    """What the weights need of each reduction: vectors of rows and of columns, and which there are.
+    """What the weights need of each reduction, and of the last channel beside its powers.
 
     ``unit`` is None where G has the range of the compute dtype.
     """
 
-    vectors: tuple[tuple[Tensor, ...], ...]
-    sides: tuple[int, ...]
-    # Of the last channel, beside its powers: of rows and of columns, and which there are.
-    lines: tuple[Tensor, Tensor]
-    lined: tuple[int, int]
+    factors: tuple[Factors, ...]
+    lines: Factors
     unit: Tensor | None
 
 
@@ -91,13 +89,7 @@ def form_coefficients(context: Context) -> Coefficients:
         SWEEP=SWEEP,
     )
     of_rows, of_cols = lines[0], lines[0] if problem.triangle else lines[1]
-    return Coefficients(
-        _arguments(context, own),
-        _sides(context),
-        (_out(of_rows, carry.shifts), _out(of_cols, carry.shifts)),
-        (int(of_rows is not None), int(of_cols is not None)),
-        unit,
-    )
+    return Coefficients(_factors(context, own), _of_sides(of_rows, of_cols), unit)
 
 
 def _needs_unit(context: Context) -> bool:
@@ -150,23 +142,8 @@ def _line_entry(line: Tensor | None, of_columns: bool) -> Entry | None:
     return Entry(line, of_columns, -1, line, line, torch.empty_like(line))
 
 
-def _out(entry: Entry | None, absent: Tensor) -> Tensor:
-    return absent if entry is None else entry.out
-
-
-def _sides(context: Context) -> tuple[int, ...]:
-    """Of each reduction, whether G has a part from its rows, and from its columns."""
-    triangle = context.problem.triangle
-    return tuple(
-        int(grad is not None)
-        for own in context.run.vectors
-        for grad in (own.upstream.rows, own.upstream.rows if triangle else own.upstream.cols)
-    )
-
-
-def _arguments(context: Context, entries: list[Entry]) -> tuple[tuple[Tensor, ...], ...]:
-    """Of a channel the shifts and coefficients of rows and of columns; of a term the latter."""
-    absent = context.carry.shifts
+def _factors(context: Context, entries: list[Entry]) -> tuple[Factors, ...]:
+    """Of each reduction; in the self mode columns have the factors of rows."""
     found = []
     todo = iter(entries)
     for own in context.run.vectors:
@@ -174,12 +151,11 @@ def _arguments(context: Context, entries: list[Entry]) -> tuple[tuple[Tensor, ..
             next(todo) if grad is not None else None
             for grad in (own.upstream.rows, own.upstream.cols)
         )
-        if context.problem.triangle:
-            cols = rows
-        made: list[Tensor] = []
-        for entry in (rows, cols):
-            if isinstance(own, ChannelVectors):
-                made.append(absent if entry is None else entry.tops)
-            made.append(absent if entry is None else entry.out)
-        found.append(tuple(made))
+        found.append(_of_sides(rows, rows if context.problem.triangle else cols))
     return tuple(found)
+
+
+def _of_sides(rows: Entry | None, cols: Entry | None) -> Factors:
+    """Coefficients and shifts; an empty tuple for what is absent."""
+    vectors = [() if entry is None else (entry.out, entry.tops) for entry in (rows, cols)]
+    return Factors(*(own[k : k + 1] for own in vectors for k in (0, 1)))

@@ -125,7 +125,7 @@ class Context:
     def constants(self, launch: Launch) -> dict[str, Any]:
         """Compile-time arguments that all kernels over tiles share."""
         return {
-            "CODE": self.carry.encoded.code,
+            "FORMS": self.carry.encoded.forms,
             "D": self.problem.d,
             "PRECISION": self.precision,
             "ACC": self.acc,

@@ -1,35 +1,65 @@
-"""A problem's reductions as the kernels take them: one tuple of integers, and tuples of tensors."""
+"""A problem's reductions as the kernels take them: records of device functions, and of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from ...engine.row_steps import LOG2E
-from ...engine.vectors import ChannelVectors, Vectors, rounded
-from ...problem import Channel, Problem, Term
+from ...engine.vectors import ChannelVectors, rounded
+from ...engine.vectors import Vectors as EngineVectors
+from ...problem import Channel, Phi, Problem, Term
 from ...problem.pairs import Op, Pairs
-from ...triton_kernels.exponents import HEADER, PAIRS
+from ...triton_kernels import maps, predicates
+from ...triton_kernels.predicates import Predicate
+from ...triton_kernels.reductions import Form, Vectors
 from ..labels import may_keep_none
+
+# A predicate in postfix order: opcodes, those of leaves with the places of their tensors.
+Program = tuple[tuple[int, ...], ...]
+
+PREDICATES = {
+    Op.INDEX: predicates.index,
+    Op.EQUAL: predicates.equal,
+    Op.OVERLAP: predicates.overlap,
+    Op.NOT: predicates.negation,
+    Op.AND: predicates.conjunction,
+    Op.OR: predicates.disjunction,
+}
+OPERANDS = {Op.NOT: 1, Op.AND: 2, Op.OR: 2}
+# What is summed, and its slope.
+TERMS = {
+    Phi.SOFTPLUS: (maps.softplus, maps.sigmoid),
+    Phi.RELU: (maps.relu, maps.step),
+    Phi.IDENTITY: (maps.identity, maps.one),
+    Phi.SQUARE: (maps.square, maps.double),
+}
+POWER = (maps.power, maps.power)
+LASTING_POWER = (maps.lasting_power, maps.power)
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """``code`` (see contrastile.triton_kernels.predicates and .exponents) and what it refers to."""
+    """What kernels are compiled for, the numbers that they read, and the tensors that predicates
+    refer to by their place.
+    """
 
-    code: tuple[int, ...]
+    forms: tuple[Form, ...]
+    vectors: tuple[Vectors, ...]
     data: tuple[Tensor, ...]
-    vectors: tuple[tuple[Tensor, ...], ...]
+    # Of each reduction, whether rows without any pair are nothing unusual.
+    may_keep_none: tuple[bool, ...]
     # Smallest and largest sum of class weights of each channel, one after the other, fp64; None
     # where there are no classes.
     class_range: Tensor | None
 
 
 class Slots:
-    """The tensors that predicates read, each once."""
+    """The tensors that predicates read, each once: what two predicates load, they load together."""
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
@@ -42,80 +72,91 @@ class Slots:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 
+    def program(self, pairs: Pairs) -> Program:
+        """A predicate's postfix program, with places for tensors."""
+        return tuple(
+            (int(op), *(self.of(t) for t in tensors if t is not None))
+            for op, *tensors in pairs.program()
+        )
 
-def encode(problem: Problem, vectors: Sequence[Vectors]) -> Encoded:
+
+def encode(problem: Problem, vectors: Sequence[EngineVectors]) -> Encoded:
     """The arguments of every kernel of a run."""
     slots = Slots()
-    code = [0] * len(vectors)
-    ranges = []
-    for position, own in enumerate(vectors):
-        reduction = own.reduction
-        code[position] = len(code)
-        classes = reduction.class_log_weights if isinstance(reduction, Channel) else ()
-        header = len(code)
-        code += [
-            int(_per_row(own)),
-            int(own.row_offset is not None),
-            int(own.col_offset is not None),
-            0,
-            int(reduction.phi) if isinstance(reduction, Term) else 0,
-            len(classes),
-            int(may_keep_none(reduction.pairs)),
-            *([0] * len(classes)),
-        ]
-        if reduction.pairs is not None:
-            code[header + PAIRS.value] = len(code)
-            code += prefix(reduction.pairs, slots)
-        for place, (pairs, _) in enumerate(classes):
-            code[header + HEADER.value + place] = len(code)
-            code += prefix(pairs, slots)
-        bits = [weight * LOG2E for _, weight in classes]
-        ranges.append((sum(min(w, 0.0) for w in bits), sum(max(w, 0.0) for w in bits)))
-    data = tuple(slots.tensors) or (_any_index(problem),)
-    ends = [end for pair in ranges for end in pair]
-    weighted = any(
-        isinstance(own.reduction, Channel) and own.reduction.class_log_weights for own in vectors
+    return Encoded(
+        tuple(_form_of(own.reduction, slots) for own in vectors),
+        tuple(_vectors(problem, own) for own in vectors),
+        tuple(slots.tensors),
+        tuple(may_keep_none(own.reduction.pairs) for own in vectors),
+        _class_range(problem, vectors),
     )
-    class_range = _vector(ends, torch.float64, problem) if weighted else None
-    return Encoded(tuple(code), data, tuple(_tensors(problem, own) for own in vectors), class_range)
 
 
-def prefix(pairs: Pairs, slots: Slots) -> list[int]:
-    """A predicate in prefix order, from its postfix program."""
-    stack: list[list[int]] = []
-    for op, *tensors in pairs.program():
-        if op is Op.NOT:
-            stack.append([int(op), *stack.pop()])
-        elif op in (Op.AND, Op.OR):
-            right, left = stack.pop(), stack.pop()
-            stack.append([int(op), 2 + len(left), *left, *right])
-        else:
-            stack.append([int(op), *(slots.of(t) for t in tensors if t is not None)])
-    (program,) = stack
-    return program
+def _form_of(reduction: Channel | Term, slots: Slots) -> Form:
+    phi = reduction.phi if isinstance(reduction, Term) else None
+    classes = () if isinstance(reduction, Term) else reduction.class_log_weights
+    pairs = None if reduction.pairs is None else slots.program(reduction.pairs)
+    members = tuple(slots.program(each) for each, _ in classes)
+    return form(phi, may_keep_none(reduction.pairs), pairs, members)
 
 
-def _per_row(own: Vectors) -> bool:
-    coef = own.coef_hi if isinstance(own, ChannelVectors) else own.coef
-    return isinstance(coef, Tensor) and coef.dim() > 0
+@cache
+def form(
+    phi: Phi | None, may_be_empty: bool, pairs: Program | None, classes: tuple[Program, ...]
+) -> Form:
+    """The one record of such a reduction: Triton finds a compiled kernel by its identity."""
+    lasting = LASTING_POWER if may_be_empty else POWER
+    function, slope = lasting if phi is None else TERMS[phi]
+    kept = None if pairs is None else predicate(pairs)
+    return Form(function, slope, kept, tuple(predicate(each) for each in classes))
 
 
-def _tensors(problem: Problem, own: Vectors) -> tuple[Tensor, ...]:
-    """Coefficient (high, low), row offset, column offset, class weights; any for what is absent."""
+def predicate(program: Program) -> Predicate:
+    """A record of device functions, from a postfix program."""
+    stack: list[Predicate] = []
+    for code, *places in program:
+        op = Op(code)
+        count = OPERANDS.get(op, 0)
+        operands = (*stack[len(stack) - count :], *places)
+        del stack[len(stack) - count :]
+        stack.append(Predicate(PREDICATES[op], operands))
+    (whole,) = stack
+    return whole
+
+
+def _vectors(problem: Problem, own: EngineVectors) -> Vectors:
     if isinstance(own, ChannelVectors):
         high, low = _tensor(problem, own.coef_hi), _tensor(problem, own.coef_lo)
-        classes = own.reduction.class_log_weights
     else:
         high = _tensor(problem, own.coef)
-        low, classes = torch.zeros_like(high), ()
-    weights = high
-    if classes:
-        bits = [weight * LOG2E for _, weight in classes]
-        weights = _vector(bits, problem.dtype, problem)
-    absent = high
-    row = absent if own.row_offset is None else own.row_offset.contiguous()
-    col = absent if own.col_offset is None else own.col_offset.contiguous()
-    return high, low, row, col, weights
+        low = torch.zeros_like(high)
+    per_row = high.dim() > 0
+    bits = _bits(own)
+    return Vectors(
+        scale=() if per_row else (high, low),
+        row_scale=(high, low) if per_row else (),
+        row_offset=_one(own.row_offset),
+        col_offset=_one(own.col_offset),
+        weights=(_filled(bits, problem.dtype, problem),) if bits else (),
+    )
+
+
+def _one(vector: Tensor | None) -> tuple[Tensor, ...]:
+    return () if vector is None else (vector.contiguous(),)
+
+
+def _bits(own: EngineVectors) -> list[float]:
+    """The log-weights of a channel's classes, in bits."""
+    classes = own.reduction.class_log_weights if isinstance(own.reduction, Channel) else ()
+    return [weight * LOG2E for _, weight in classes]
+
+
+def _class_range(problem: Problem, vectors: Sequence[EngineVectors]) -> Tensor | None:
+    all_bits = [_bits(own) for own in vectors]
+    if not any(all_bits):
+        return None
+    ends = [sum(bound(w, 0.0) for w in bits) for bits in all_bits for bound in (min, max)]
+    return _filled(ends, torch.float64, problem)
 
 
 def _tensor(problem: Problem, value: float | Tensor) -> Tensor:
@@ -126,14 +167,10 @@ def _tensor(problem: Problem, value: float | Tensor) -> Tensor:
     return torch.full((), value, dtype=problem.dtype, device=problem.device)
 
 
-def _vector(values: list[float], dtype: torch.dtype, problem: Problem) -> Tensor:
+def _filled(values: list[float], dtype: torch.dtype, problem: Problem) -> Tensor:
     """Filled on the device: a copy from the host would wait, and cannot be captured in a graph."""
     vector = torch.zeros(len(values), dtype=dtype, device=problem.device)
     for place, value in enumerate(values):
         if value:
             vector[place].fill_(value)
     return vector
-
-
-def _any_index(problem: Problem) -> Tensor:
-    return torch.zeros(1, dtype=torch.int64, device=problem.device)

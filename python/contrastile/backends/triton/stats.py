@@ -101,7 +101,7 @@ def certify(context: Context) -> None:
         problem.m,
         carry.spans,
         carry.flag,
-        CODE=carry.encoded.code,
+        EMPTY=carry.encoded.may_keep_none,
         ROWS=carry.rows is not None,
         COLS=_own_columns(context) is not None,
         BLOCK=LINE,

@@ -1,0 +1,82 @@
+"""What is summed of an argument, and its slope: functions of a pair sum, powers of a channel."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Exponents of the smallest normal numbers, fp32 and fp64.
+LOWEST = tl.constexpr(-126.0)
+LOWEST_DOUBLE = tl.constexpr(-1022.0)
+
+
+@triton.jit
+def power(y):
+    """2^y. As a slope too: of a logarithm of its sum, in the units of y."""
+    return tl.exp2(y)
+
+
+@triton.jit
+def lasting_power(y):
+    """2^y, but no less than the smallest normal number: only a sum of no pair is 0."""
+    LEAST: tl.constexpr = LOWEST_DOUBLE if y.dtype == tl.float64 else LOWEST
+    return tl.exp2(tl.maximum(y, LEAST, propagate_nan=tl.PropagateNan.ALL))
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + e^x)"""
+    # log1p of the smaller power: right where 1 + e^x would swallow it.
+    small = tl.exp(-tl.abs(x))
+    y = tl.maximum(x, 0.0) + _log1p(small)
+    # A maximum drops NaN.
+    return tl.where(x == x, y, x)
+
+
+@triton.jit
+def _log1p(x):
+    """log(1 + x) of x in [0, 1]: the error of rounding 1 + x is divided out."""
+    total = 1.0 + x
+    return tl.where(total == 1.0, x, tl.log(total) * (x / (total - 1.0)))
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + e^-x)"""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def relu(x):
+    """max(x, 0), NaN of NaN"""
+    return tl.where(x > 0, x, tl.where(x == x, 0.0, x))
+
+
+@triton.jit
+def step(x):
+    """1 above 0, else 0"""
+    return tl.where(x > 0, 1.0, 0.0)
+
+
+@triton.jit
+def identity(x):
+    """x"""
+    return x
+
+
+@triton.jit
+def one(x):
+    """1"""
+    return tl.full(x.shape, 1.0, x.dtype)
+
+
+@triton.jit
+def square(x):
+    """x^2"""
+    return x * x
+
+
+@triton.jit
+def double(x):
+    """2 x"""
+    return 2.0 * x
