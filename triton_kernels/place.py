@@ -8,6 +8,15 @@ import triton
 import triton.language as tl
 
 
+class Block(NamedTuple):
+    """Where a block of S begins and ends."""
+
+    first_row: Any
+    row_end: Any
+    first_col: Any
+    col_end: Any
+
+
 class Place(NamedTuple):
     """Rows and columns of a tile, counted in S, where those of the block end, the pairs that there
     are, and the vectors that predicates read.
@@ -22,9 +31,7 @@ class Place(NamedTuple):
 
 
 @triton.jit
-def place_of(
-    row, col, row_end, col_end, data, EVEN: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
-):
+def place_of(row, col, block, data, EVEN: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
     """The tile whose first score is (row, col). EVEN: tiles divide the block, so all its pairs are
     there; no score pays then.
     """
@@ -33,8 +40,19 @@ def place_of(
     if EVEN:
         inside = tl.full([ROWS, COLS], 1, tl.int1)
     else:
-        inside = (rows < row_end)[:, None] & (cols < col_end)[None, :]
-    return Place(rows, cols, row_end, col_end, inside, data)
+        inside = (rows < block.row_end)[:, None] & (cols < block.col_end)[None, :]
+    return Place(rows, cols, block.row_end, block.col_end, inside, data)
+
+
+@triton.jit
+def store_sums(
+    value, place, mirrored, row_sums, col_sums, IN_ROWS: tl.constexpr, IN_COLS: tl.constexpr
+):
+    """Sums of a tile's values over its columns, and over its rows where they are ``mirrored``."""
+    if IN_ROWS:
+        tl.store(row_sums, tl.sum(value, 1), mask=place.rows < place.row_end)
+    if IN_COLS:
+        tl.store(col_sums, tl.sum(value, 0), mask=mirrored)
 
 
 @triton.jit

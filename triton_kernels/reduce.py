@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .place import of_cols, of_rows, place_of
+from .place import Block, of_cols, of_rows, place_of, store_sums
 from .reductions import argument, included
-from .sums import store_sums, store_tops_and_sums
+from .sums import store_map_sums, store_tops_and_sums
 from .tiles import (
     BOUNDS,
     device_descriptor,
@@ -86,6 +86,7 @@ def reduce(
     if SPECIALIZE:
         query = device_descriptor(query, row_end, D, query_stride, ROWS, DEPTH)
         key = device_descriptor(key, col_end, D, key_stride, COLS, DEPTH)
+    block = Block(first_row, row_end, first_col, col_end)
     visits = row_tiles * col_tiles
     if FLAGGED:
         # No early return: warp specialisation takes no branches around its loop.
@@ -106,7 +107,7 @@ def reduce(
                 query, key, query_stride, query_step, key_stride, key_step,
                 row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
             )  # fmt: skip
-            place = place_of(row, col, row_end, col_end, data, EVEN, ROWS, COLS)
+            place = place_of(row, col, block, data, EVEN, ROWS, COLS)
             own_rows = tile_row * ROWS + tl.arange(0, ROWS)
             own_cols = tile_col * COLS + tl.arange(0, COLS)
             # On the diagonal the columns' sums are the rows' sums of the mirrored tiles.
@@ -124,7 +125,7 @@ def reduce(
                     )  # fmt: skip
                 else:
                     shift = tl.load(shifts + r) if CHANNELS else 0.0
-                    store_sums(
+                    store_map_sums(
                         dots, place, vectors[r], shift, mirrored,
                         row_sums + row_place, col_sums + col_place, FORMS, r, SUMS_ROWS, SUMS_COLS,
                     )  # fmt: skip
@@ -187,7 +188,4 @@ def sum_scores(
     value = tl.where(included(place, FORM), dots, 0.0).to(tl.float64)
     if SCORES == 2:
         value = value * of_rows(row_factors, place).to(tl.float64)
-    if SUMS_ROWS:
-        tl.store(row_scores, tl.sum(value, 1), mask=place.rows < place.row_end)
-    if SUMS_COLS:
-        tl.store(col_scores, tl.sum(value, 0), mask=mirrored)
+    store_sums(value, place, mirrored, row_scores, col_scores, SUMS_ROWS, SUMS_COLS)

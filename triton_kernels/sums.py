@@ -8,11 +8,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .place import store_sums
 from .reductions import argument, included
 
 
 @triton.jit
-def store_sums(
+def store_map_sums(
     dots,
     place,
     vectors,
@@ -30,10 +31,7 @@ def store_sums(
     mask = included(place, FORM)
     x = argument(dots, vectors, shift, place, FORM)
     value = tl.where(mask, FORM.map(x), 0.0)
-    if SUMS_ROWS:
-        tl.store(row_sums, tl.sum(value, 1), mask=place.rows < place.row_end)
-    if SUMS_COLS:
-        tl.store(col_sums, tl.sum(value, 0), mask=mirrored)
+    store_sums(value, place, mirrored, row_sums, col_sums, SUMS_ROWS, SUMS_COLS)
 
 
 @triton.jit

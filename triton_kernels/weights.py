@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from .place import place_of
+from .place import Block, place_of
 from .reductions import included
 from .tile_weights import side_factors, tile_weights
 from .tiles import (
@@ -20,6 +22,25 @@ from .tiles import (
 # Of the finite numbers of either dtype.
 LARGEST = tl.constexpr(3.4028234663852886e38)
 LARGEST_DOUBLE = tl.constexpr(1.7976931348623157e308)
+
+
+class Numbers(NamedTuple):
+    """What a tile's weights are made of: a kernel's arguments of these names."""
+
+    vectors: Any
+    factors: Any
+    lines: Any
+    shifts: Any
+    data: Any
+
+
+class Strip(NamedTuple):
+    """Where they go: the strip, its mirror image, their stride, and the sums of products."""
+
+    out: Any
+    mirror: Any
+    stride: Any
+    products: Any
 
 
 @triton.jit(do_not_specialize=BOUNDS)
@@ -85,6 +106,9 @@ def weigh(
         out = device_descriptor(out, height, width, out_stride, ROWS, COLS // PARTS)
         if DIAGONAL:
             mirror = device_descriptor(mirror, height, width, out_stride, COLS // PARTS, ROWS)
+    block = Block(first_row, row_end, first_col, col_end)
+    numbers = Numbers(vectors, factors, lines, shifts, data)
+    strip = Strip(out, mirror, out_stride, row_products)
     visits = row_tiles * col_tiles
     if FLAGGED:
         # No early return: warp specialisation takes no branches around its loop.
@@ -102,7 +126,7 @@ def weigh(
         side = side_of_diagonal(tile_row * ROWS, tile_col * COLS, ROWS, COLS) if DIAGONAL else 1
         if side >= 0:
             if KEPT:
-                place = place_of(row, col, row_end, col_end, data, EVEN, ROWS, COLS)
+                place = place_of(row, col, block, data, EVEN, ROWS, COLS)
                 own_rows, own_cols = place.rows - first_row, place.cols - first_col
                 dots = kept_dots(kept, kept_stride, own_rows, own_cols, place.inside)
             else:
@@ -111,10 +135,8 @@ def weigh(
                     row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
                 )  # fmt: skip
             write_parts(
-                dots, row, col, tile_col, side, first_row, row_end, first_col, col_end,
-                vectors, factors, lines, data, shifts, out, mirror, out_stride, row_products,
-                FORMS, CHANNELS, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
-                ROWS, COLS, PARTS,
+                dots, row, col, tile_col, side, block, numbers, strip, FORMS, CHANNELS, PRODUCTS,
+                DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS, PARTS,
             )  # fmt: skip
 
 
@@ -125,19 +147,9 @@ def write_parts(
     col,
     part,
     side,
-    first_row,
-    row_end,
-    first_col,
-    col_end,
-    vectors,
-    factors,
-    lines,
-    data,
-    shifts,
-    out,
-    mirror,
-    out_stride,
-    row_products,
+    block,
+    numbers,
+    strip,
     FORMS: tl.constexpr,
     CHANNELS: tl.constexpr,
     PRODUCTS: tl.constexpr,
@@ -155,24 +167,18 @@ def write_parts(
     """
     if PARTS == 1:
         write_weights(
-            dots, row, col, part, side, first_row, row_end, first_col, col_end,
-            vectors, factors, lines, data, shifts, out, mirror, out_stride, row_products,
-            FORMS, CHANNELS, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
-            ROWS, COLS,
+            dots, row, col, part, side, block, numbers, strip, FORMS, CHANNELS, PRODUCTS,
+            DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS,
         )  # fmt: skip
     else:
         left, right = tl.split(tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1]))
         write_parts(
-            left, row, col, 2 * part, side, first_row, row_end, first_col, col_end,
-            vectors, factors, lines, data, shifts, out, mirror, out_stride, row_products,
-            FORMS, CHANNELS, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
-            ROWS, COLS // 2, PARTS // 2,
+            left, row, col, 2 * part, side, block, numbers, strip, FORMS, CHANNELS, PRODUCTS,
+            DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
         write_parts(
-            right, row, col + COLS // 2, 2 * part + 1, side, first_row, row_end, first_col, col_end,
-            vectors, factors, lines, data, shifts, out, mirror, out_stride, row_products,
-            FORMS, CHANNELS, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
-            ROWS, COLS // 2, PARTS // 2,
+            right, row, col + COLS // 2, 2 * part + 1, side, block, numbers, strip, FORMS, CHANNELS,
+            PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
 
 
@@ -183,19 +189,9 @@ def write_weights(
     col,
     part,
     side,
-    first_row,
-    row_end,
-    first_col,
-    col_end,
-    vectors,
-    factors,
-    lines,
-    data,
-    shifts,
-    out,
-    mirror,
-    out_stride,
-    row_products,
+    block,
+    numbers,
+    strip,
     FORMS: tl.constexpr,
     CHANNELS: tl.constexpr,
     PRODUCTS: tl.constexpr,
@@ -208,38 +204,38 @@ def write_weights(
     COLS: tl.constexpr,
 ):
     """From the dot products of a tile at (row, col) to its weights in memory."""
-    place = place_of(row, col, row_end, col_end, data, EVEN, ROWS, COLS)
-    g = tile_weights(dots, place, vectors, factors, shifts, FORMS, CHANNELS, GENERAL)
+    place = place_of(row, col, block, numbers.data, EVEN, ROWS, COLS)
+    g = tile_weights(
+        dots, place, numbers.vectors, numbers.factors, numbers.shifts, FORMS, CHANNELS, GENERAL
+    )
+    lines = numbers.lines
     if len(lines.rows) + len(lines.cols) > 0:
         # The same for all kept pairs of a row, or of a column: what Jensen's gap adds.
         LAST: tl.constexpr = FORMS[len(FORMS) - 1]
-        kept = included(place, LAST)
-        g += tl.where(kept, side_factors(lines, place), 0.0)
+        g += tl.where(included(place, LAST), side_factors(lines, place), 0.0)
+    own_rows, own_cols = place.rows - block.first_row, place.cols - block.first_col
     if PRODUCTS:
         # 0 times a dot product that is no number stays 0. Clamped by two instructions; whether G is
         # 0 took five, and registers for the answers.
         product = g * _finite(dots)
         # In the square on the diagonal each pair stands twice, and one with itself once.
         total = tl.sum(product, 1) * tl.where(side == 0, 0.5, 1.0)
-        at = tl.cast(part, tl.int64) * (row_end - first_row) + (place.rows - first_row)
-        tl.store(row_products + at, total, mask=place.rows < row_end)
+        at = tl.cast(part, tl.int64) * (block.row_end - block.first_row) + own_rows
+        tl.store(strip.products + at, total, mask=place.rows < block.row_end)
     weights = g.to(OUT)
+    down, across = own_rows.to(tl.int64), own_cols.to(tl.int64)
     if DESCRIPTORS:
-        out.store([row - first_row, col - first_col], weights)
+        strip.out.store([row - block.first_row, col - block.first_col], weights)
     else:
-        own_rows = (place.rows - first_row).to(tl.int64)
-        own_cols = (place.cols - first_col).to(tl.int64)
-        places = out + own_rows[:, None] * out_stride + own_cols[None, :]
+        places = strip.out + down[:, None] * strip.stride + across[None, :]
         tl.store(places, weights, mask=place.inside)
     if DIAGONAL:  # noqa: SIM102
         # Unlike DIAGONAL, known on the device only.
         if side > 0:
             if DESCRIPTORS:
-                mirror.store([col - first_col, row - first_row], weights.T)
+                strip.mirror.store([col - block.first_col, row - block.first_row], weights.T)
             else:
-                own_rows = (place.rows - first_row).to(tl.int64)
-                own_cols = (place.cols - first_col).to(tl.int64)
-                places = mirror + own_cols[None, :] * out_stride + own_rows[:, None]
+                places = strip.mirror + across[None, :] * strip.stride + down[:, None]
                 tl.store(places, weights, mask=place.inside)
 
 
