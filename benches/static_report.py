@@ -137,7 +137,7 @@ def _purpose_of_reduce(constants: Mapping[str, Any]) -> Purpose:
         return Purpose.REDUCE_AND_KEEP
     if not constants["CHANNELS"]:
         return Purpose.REDUCE_TERMS
-    return Purpose.REDUCE if constants["SUMS_COLS"] else Purpose.REDUCE_ROWS
+    return Purpose.REDUCE if constants["cols"].sums else Purpose.REDUCE_ROWS
 
 
 def _purpose_of_weigh(constants: Mapping[str, Any]) -> Purpose:

@@ -45,17 +45,6 @@ def place_of(row, col, block, data, EVEN: tl.constexpr, ROWS: tl.constexpr, COLS
 
 
 @triton.jit
-def store_sums(
-    value, place, mirrored, row_sums, col_sums, IN_ROWS: tl.constexpr, IN_COLS: tl.constexpr
-):
-    """Sums of a tile's values over its columns, and over its rows where they are ``mirrored``."""
-    if IN_ROWS:
-        tl.store(row_sums, tl.sum(value, 1), mask=place.rows < place.row_end)
-    if IN_COLS:
-        tl.store(col_sums, tl.sum(value, 0), mask=mirrored)
-
-
-@triton.jit
 def of_rows(vector, place):
     """A vector's entries of the tile's rows, as a column; 0 beyond the end."""
     return tl.load(vector + place.rows, mask=place.rows < place.row_end, other=0)[:, None]

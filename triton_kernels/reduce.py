@@ -5,9 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .place import Block, of_cols, of_rows, place_of, store_sums
-from .reductions import argument, included
-from .sums import store_map_sums, store_tops_and_sums
+from .place import Block, place_of
+from .sums import Entries, count_above, store_map_sums, store_tops_and_sums, sum_scores
 from .tiles import (
     BOUNDS,
     device_descriptor,
@@ -34,27 +33,15 @@ def reduce(
     data,
     flag,
     shifts,
-    row_sums,
-    col_sums,
-    row_tops,
-    col_tops,
-    thresholds,
-    row_counts,
-    col_counts,
-    row_factors,
-    row_scores,
-    col_scores,
     kept,
     kept_stride,
+    rows,
+    cols,
+    score_factors,
     FORMS: tl.constexpr,
     D: tl.constexpr,
     CHANNELS: tl.constexpr,
     KEEP: tl.constexpr,
-    SUMS_ROWS: tl.constexpr,
-    SUMS_COLS: tl.constexpr,
-    COUNTS_ROWS: tl.constexpr,
-    COUNTS_COLS: tl.constexpr,
-    SCORES: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -69,15 +56,15 @@ def reduce(
     FLATTEN: tl.constexpr,
     SPECIALIZE: tl.constexpr,
 ):
-    """row_sums[r, tile column, i] and col_sums[r, tile row, j]: sums over a tile of a pair sum's
-    phi, or of a channel's 2^(y - shift).
+    """rows.sums[r, tile column, i] and cols.sums[r, tile row, j]: sums over a tile of a reduction's
+    map, or of a channel's powers above the tile's largest exponents, their ``tops``, in the general
+    form. Elsewhere a channel's arguments are above its own shift, ``shifts[r]``.
 
-    Shifts are the channel's own, ``shifts[r]``, or in the general form the tile's largest
-    exponents, ``row_tops`` and ``col_tops``. FLAGGED: both forms are launched, the flag says which
-    one works. COUNTS: of the first reduction's arguments above a threshold. SCORES: sums of the
-    dot products that the last reduction keeps, times ``row_factors`` where SCORES is 2. KEEP: dot
-    products stay in ``kept``. Of a DIAGONAL block the tiles below the diagonal write nothing, those
-    on it no columns.
+    FLAGGED: both forms are launched, the flag says which one works. Beside the sums, as wanted:
+    ``counts``, of the first reduction; ``scores``, sums of the dot products that the last one
+    keeps, times ``score_factors`` of the rows if there are any. KEEP: dot products stay in
+    ``kept``. Of a DIAGONAL block the tiles below the diagonal write nothing, those on it no
+    columns.
     """
     height = row_end - first_row
     width = col_end - first_col
@@ -115,77 +102,22 @@ def reduce(
             if KEEP:
                 keep_dots(kept, kept_stride, dots, own_rows, own_cols, place.inside)
             for r in tl.static_range(len(vectors)):
-                row_place = (r * col_tiles + tile_col).to(tl.int64) * height + own_rows
-                col_place = (r * row_tiles + tile_row).to(tl.int64) * width + own_cols
+                at = Entries(
+                    (r * col_tiles + tile_col).to(tl.int64) * height + own_rows,
+                    (r * row_tiles + tile_row).to(tl.int64) * width + own_cols,
+                    mirrored,
+                )
                 if GENERAL:
-                    store_tops_and_sums(
-                        dots, place, vectors[r], mirrored,
-                        row_tops + row_place, row_sums + row_place,
-                        col_tops + col_place, col_sums + col_place, FORMS, r, SUMS_ROWS, SUMS_COLS,
-                    )  # fmt: skip
+                    store_tops_and_sums(dots, vectors[r], place, at, rows, cols, FORMS, r)
                 else:
                     shift = tl.load(shifts + r) if CHANNELS else 0.0
-                    store_map_sums(
-                        dots, place, vectors[r], shift, mirrored,
-                        row_sums + row_place, col_sums + col_place, FORMS, r, SUMS_ROWS, SUMS_COLS,
-                    )  # fmt: skip
-            row_place = tile_col.to(tl.int64) * height + own_rows
-            col_place = tile_row.to(tl.int64) * width + own_cols
-            if COUNTS_ROWS or COUNTS_COLS:
-                count_above(
-                    dots, place, vectors[0], thresholds, mirrored,
-                    row_counts + row_place, col_counts + col_place, FORMS, COUNTS_ROWS, COUNTS_COLS,
-                )  # fmt: skip
-            if SCORES:
-                sum_scores(
-                    dots, place, row_factors, mirrored, row_scores + row_place,
-                    col_scores + col_place, FORMS, SUMS_ROWS, SUMS_COLS, SCORES,
-                )  # fmt: skip
-
-
-@triton.jit
-def count_above(
-    dots,
-    place,
-    vectors,
-    thresholds,
-    mirrored,
-    row_counts,
-    col_counts,
-    FORMS: tl.constexpr,
-    COUNTS_ROWS: tl.constexpr,
-    COUNTS_COLS: tl.constexpr,
-):
-    """How many kept pairs of the first reduction lie above the thresholds of rows and columns."""
-    FORM: tl.constexpr = FORMS[0]
-    mask = included(place, FORM)
-    y = argument(dots, vectors, 0.0, place, FORM)
-    if COUNTS_ROWS:
-        above = tl.where(mask & (y > of_rows(thresholds[0], place)), 1, 0)
-        tl.store(row_counts, tl.sum(above, 1), mask=place.rows < place.row_end)
-    if COUNTS_COLS:
-        above = tl.where(mask & (y > of_cols(thresholds[1], place)), 1, 0)
-        tl.store(col_counts, tl.sum(above, 0), mask=mirrored)
-
-
-@triton.jit
-def sum_scores(
-    dots,
-    place,
-    row_factors,
-    mirrored,
-    row_scores,
-    col_scores,
-    FORMS: tl.constexpr,
-    SUMS_ROWS: tl.constexpr,
-    SUMS_COLS: tl.constexpr,
-    SCORES: tl.constexpr,
-):
-    """Sums of dot products that the last reduction keeps, as they are or times a factor of the
-    row, in fp64: they are compared with a log-sum-exp that they nearly equal.
-    """
-    FORM: tl.constexpr = FORMS[len(FORMS) - 1]
-    value = tl.where(included(place, FORM), dots, 0.0).to(tl.float64)
-    if SCORES == 2:
-        value = value * of_rows(row_factors, place).to(tl.float64)
-    store_sums(value, place, mirrored, row_scores, col_scores, SUMS_ROWS, SUMS_COLS)
+                    store_map_sums(dots, vectors[r], shift, place, at, rows, cols, FORMS, r)
+            first = Entries(
+                tile_col.to(tl.int64) * height + own_rows,
+                tile_row.to(tl.int64) * width + own_cols,
+                mirrored,
+            )
+            if len(rows.counts) + len(cols.counts) > 0:
+                count_above(dots, vectors[0], place, first, rows, cols, FORMS)
+            if len(rows.scores) + len(cols.scores) > 0:
+                sum_scores(dots, score_factors, place, first, rows, cols, FORMS)

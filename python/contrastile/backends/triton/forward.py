@@ -7,9 +7,12 @@ from torch import Tensor
 
 from ...engine.blocks import Block
 from ...triton_kernels.reduce import reduce
-from .context import Context, first, kept_dots
+from ...triton_kernels.sums import Outputs
+from .context import Context, kept_dots
 from .launch import Launch, Purpose
 from .stats import Partials, add, merge_blocks, merge_only_block
+
+NONE = Outputs((), (), (), (), ())
 
 
 def reduce_block(context: Context, block: Block, general: bool) -> None:
@@ -83,15 +86,6 @@ def _launch(
 ) -> None:
     run, carry = context.run, context.carry
     factors = None if run.score_sums is None else run.score_sums.coef
-    scores = 0
-    if run.score_sums is not None and _is_first(context, general):
-        scores = 2 if isinstance(factors, Tensor) else 1
-    thresholds = run.counts.thresholds
-
-    def both(name: str) -> tuple[Tensor, Tensor]:
-        of_rows, of_cols = (None if p is None else getattr(p, name) for p in (rows, cols))
-        return first(of_rows, carry.flag), first(of_cols, carry.flag)
-
     context.over_tiles(
         reduce,
         launch,
@@ -100,20 +94,23 @@ def _launch(
         carry.encoded.data,
         carry.flag,
         carry.shifts,
-        *both("sums"),
-        *both("tops"),
-        (first(thresholds.rows, carry.flag), first(thresholds.cols, carry.flag)),
-        *both("counts"),
-        factors if isinstance(factors, Tensor) else carry.flag,
-        *both("scores"),
         *kept_dots(block, carry.flag),
+        score_factors=(factors,) if isinstance(factors, Tensor) else (),
+        rows=_outputs(rows, run.counts.thresholds.rows),
+        cols=_outputs(cols, run.counts.thresholds.cols),
         CHANNELS=bool(context.channels),
         KEEP=block.kept is not None and _is_first(context, general),
-        SUMS_ROWS=rows is not None,
-        SUMS_COLS=cols is not None,
-        COUNTS_ROWS=rows is not None and rows.counts is not None,
-        COUNTS_COLS=cols is not None and cols.counts is not None,
-        SCORES=scores,
         DIAGONAL=context.is_diagonal(block),
         GENERAL=general,
     )
+
+
+def _outputs(part: Partials | None, threshold: Tensor | None) -> Outputs:
+    """The vectors that a kernel writes of a side."""
+    if part is None:
+        return NONE
+    counted = () if part.counts is None else (threshold,)
+    tops, counts, scores = (
+        () if own is None else (own,) for own in (part.tops, part.counts, part.scores)
+    )
+    return Outputs((part.sums,), tops, counted, counts, scores)
