@@ -213,20 +213,22 @@ def write_weights(
         # The same for all kept pairs of a row, or of a column: what Jensen's gap adds.
         LAST: tl.constexpr = FORMS[len(FORMS) - 1]
         g += tl.where(included(place, LAST), side_factors(lines, place), 0.0)
-    own_rows, own_cols = place.rows - block.first_row, place.cols - block.first_col
     if PRODUCTS:
         # 0 times a dot product that is no number stays 0. Clamped by two instructions; whether G is
         # 0 took five, and registers for the answers.
         product = g * _finite(dots)
         # In the square on the diagonal each pair stands twice, and one with itself once.
         total = tl.sum(product, 1) * tl.where(side == 0, 0.5, 1.0)
-        at = tl.cast(part, tl.int64) * (block.row_end - block.first_row) + own_rows
+        at = tl.cast(part, tl.int64) * (block.row_end - block.first_row)
+        at += place.rows - block.first_row
         tl.store(strip.products + at, total, mask=place.rows < block.row_end)
     weights = g.to(OUT)
-    down, across = own_rows.to(tl.int64), own_cols.to(tl.int64)
     if DESCRIPTORS:
         strip.out.store([row - block.first_row, col - block.first_col], weights)
     else:
+        # Not before: what would be held until here spills, on sm_80.
+        down = (place.rows - block.first_row).to(tl.int64)
+        across = (place.cols - block.first_col).to(tl.int64)
         places = strip.out + down[:, None] * strip.stride + across[None, :]
         tl.store(places, weights, mask=place.inside)
     if DIAGONAL:  # noqa: SIM102
@@ -235,6 +237,8 @@ def write_weights(
             if DESCRIPTORS:
                 strip.mirror.store([col - block.first_col, row - block.first_row], weights.T)
             else:
+                down = (place.rows - block.first_row).to(tl.int64)
+                across = (place.cols - block.first_col).to(tl.int64)
                 places = strip.mirror + across[None, :] * strip.stride + down[:, None]
                 tl.store(places, weights, mask=place.inside)
 
