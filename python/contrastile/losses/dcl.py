@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
-from .rows import reduce_rows
+from .rows import Stats, finish, reduce_rows
 from .views import TwoViews
 
 
@@ -49,11 +49,7 @@ def dcl_loss(
     tensor(-0.2082)
     """
     opts = Options("dcl_loss", **options)
-    views = TwoViews.of(opts, z0, z1, ids, margin)
-    losses = views.negatives - views.positive
-    return reduce_rows(
-        opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives), views.bias
-    )
+    return _decoupled(opts, TwoViews.of(opts, z0, z1, ids, margin), None)
 
 
 @loss_function
@@ -104,12 +100,30 @@ def dclw_loss(
         first, second = widen(views.z[:n]), widen(views.z[n:])
         likeness = (first * second).sum(1) / sigma
         omega = (2.0 - n * likeness.softmax(0)).repeat(2)
-    losses = views.negatives - omega * views.positive
-    if views.bias is not None:
-        losses = losses + (1.0 - omega) * views.bias.to(omega.dtype)
-    return reduce_rows(
-        opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives)
-    )
+    return _decoupled(opts, views, omega)
+
+
+def _decoupled(opts: Options, views: TwoViews, omega: Tensor | None) -> LossOutput:
+    """The loss with the weights of the positives, if they have any."""
+    # A bias cancels, unless positives are weighted.
+    weighted_bias = None if omega is None else views.bias
+    row_loss = None
+    if views.margin == 0.0 and weighted_bias is None:
+        row_loss = opts.row_loss("decoupled", views.weights, omega=omega)
+    scores = views.scores(row_loss)
+
+    def seen() -> Stats:
+        return scores.stats(scores.negatives)
+
+    if scores.found.loss is not None:
+        return finish(opts, scores.found.loss, scores.valid, seen, views.bias)
+    positive = scores.positive if omega is None else omega * scores.positive
+    losses = scores.negatives - positive
+    cancelled = views.bias
+    if omega is not None and weighted_bias is not None:
+        losses = losses + (1.0 - omega) * weighted_bias.to(omega.dtype)
+        cancelled = None
+    return reduce_rows(opts, losses, scores.valid, views.weights, seen, cancelled)
 
 
 def dcl_loss_reference(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..engine.one_pass import Expected
 from ..ops import gather_dot, log_sum_exp, merge_log_sum_exp
-from ..problem import Channel, Equal, Index, InputError, Pairs
+from ..problem import Channel, Equal, Index, InputError, Not, Pairs
 from ..problem.checks import (
     SEVERAL,
     check_embedding,
@@ -22,6 +21,7 @@ from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
     Stats,
+    finish,
     make_stats,
     reduce_rows,
     shift_of,
@@ -110,9 +110,13 @@ def info_nce(
     query = opts.embeddings(query)
     key = query if own_key else opts.embeddings(key)
 
-    kept: Pairs = ~own
+    kept: Pairs = Not(own)
     if groups is not None:
-        kept &= ~Equal(groups.query, groups.key)
+        kept = kept & Not(Equal(groups.query, groups.key))
+    plain = margin == 0.0 and label_smoothing == 0.0 and negatives is None
+    row_loss = None
+    if plain:
+        row_loss = opts.row_loss("softmax", weights, some_without=positives is not None)
     stats = log_sum_exp(
         query,
         key,
@@ -121,11 +125,9 @@ def info_nce(
         channels=[Channel(kept)],
         positives=own,
         ranks=opts.return_stats,
-        expected=None if negatives is not None else _expect(columns, scale, margin, weights),
+        row_loss=row_loss,
         **opts.engine,
     )
-    assert stats.positive is not None
-    lse, rank = stats.rows[0], stats.row_rank
     if negatives is not None:
         negatives = opts.embeddings(negatives)
         extra = log_sum_exp(
@@ -133,28 +135,35 @@ def info_nce(
             negatives,
             scale=scale,
             ranks=opts.return_stats,
-            row_thresholds=stats.positive.detach(),
+            row_thresholds=stats.scores_of_positives.detach(),
             **opts.engine,
         )
-        lse = merge_log_sum_exp(lse, extra.rows[0])
-        rank = None if rank is None or extra.row_rank is None else rank + extra.row_rank
-    positive = with_margin(stats.positive, scale, margin)
-    losses = softmax_loss(lse, positive)
-    if label_smoothing:
-        total, included = _included(query, key, negatives, columns, groups, scale, bias)
-        total = total - stats.positive
-        losses = losses + smoothing_term(positive, total, included, label_smoothing)
+        rank = extra.row_rank
+        stats = stats._replace(
+            rows=(merge_log_sum_exp(stats.rows[0], extra.rows[0]),),
+            row_rank=stats.row_rank if rank is None else stats.row_rank + rank,
+        )
 
     def valid() -> Tensor:
-        return (columns >= 0) & ~torch.isneginf(lse)
+        return (columns >= 0) & ~torch.isneginf(stats.rows[0])
 
     def seen() -> Stats:
-        assert stats.positive is not None
+        (lse,), score = stats.rows, stats.scores_of_positives
         shift, has = shift_of(shared, lse), columns >= 0
-        denominator = torch.where(has, torch.logaddexp(lse, positive), lse) + shift
-        score = torch.where(has, stats.positive + shift, 0.0)
-        return make_stats(denominator, score, rank, valid())
+        whole = torch.logaddexp(lse, with_margin(score, scale, margin))
+        denominator = torch.where(has, whole, lse) + shift
+        return make_stats(
+            denominator, torch.where(has, score + shift, 0.0), stats.row_rank, valid()
+        )
 
+    if stats.loss is not None:
+        return finish(opts, stats.loss, valid, seen, shared)
+    score = stats.scores_of_positives
+    positive = with_margin(score, scale, margin)
+    losses = softmax_loss(stats.rows[0], positive)
+    if label_smoothing:
+        total, included = _included(query, key, negatives, columns, groups, scale, bias)
+        losses = losses + smoothing_term(positive, total - score, included, label_smoothing)
     tell = positives is not None or label_smoothing or wants_valid(opts)
     return reduce_rows(opts, losses, valid if tell else None, weights, seen, shared)
 
@@ -173,26 +182,6 @@ class InfoNCE(Loss):
     """Module twin of :func:`~contrastile.functional.info_nce`; takes its options."""
 
     function = staticmethod(info_nce)
-
-
-def _expect(
-    columns: Tensor, scale: float | Tensor, margin: float, weights: Tensor | None
-) -> Expected:
-    """dL_i/dlse_i = w_i sigmoid(lse_i - p_i): the probability that is not the positive's."""
-    fixed = scale.detach() if isinstance(scale, Tensor) else scale
-    per_row = isinstance(fixed, Tensor) and fixed.numel() != 1
-
-    def expected(
-        rows: slice, stats: tuple[Tensor, ...], positive: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        assert positive is not None
-        own = fixed[rows] if isinstance(fixed, Tensor) and per_row else fixed
-        upstream = torch.sigmoid(stats[0] - with_margin(positive, own, margin))
-        if weights is not None:
-            upstream = upstream * weights[rows].detach()
-        return (torch.where(columns[rows] >= 0, upstream, 0.0),)
-
-    return expected
 
 
 def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Tensor) -> Index:

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..ops import log_sum_exp, merge_log_sum_exp
-from ..problem import Channel, Equal
+from ..problem import Channel, Equal, Not
 from ..problem.checks import check_embedding, check_integers, check_same_size
 from .ids import Groups
 from .module import Loss
@@ -95,7 +95,7 @@ def multi_positive_nce(
         query,
         key,
         scale=scale,
-        channels=[Channel(~same), Channel(same)],
+        channels=[Channel(Not(same)), Channel(same)],
         rows=rows,
         columns=columns,
         ranks=opts.return_stats,

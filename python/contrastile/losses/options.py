@@ -24,6 +24,7 @@ from ..problem.checks import (
     shape,
 )
 from ..problem.problem import check_workspace
+from ..problem.row_loss import RowLoss
 from ..problem.scores import LARGEST_SCALE, check_scale
 from ..problem.storage import check_storage
 from .advice import advise_on
@@ -202,6 +203,17 @@ class Options:
     def embeddings(self, x: Tensor) -> Tensor:
         """``x``, of unit length if asked for."""
         return unit_length(x) if self.normalize else x
+
+    def row_loss(self, rule: str, weights: Tensor | None, **more: Any) -> RowLoss:
+        """The loss of a row, summed over rows as these options say."""
+        return RowLoss(
+            rule,
+            reduction=self.reduction,
+            weights=weights,
+            skip=self.empty == "skip",
+            shows=self.return_stats or self.empty == "error",
+            **more,
+        )
 
     @property
     def engine(self) -> dict[str, Any]:

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..engine.rules import softmax_loss
 from ..problem.checks import InputError
+from ..problem.plain import may_be_read
 from .options import LossOutput, Options
-
-# softplus(x) - x = log(1 + e^-x) is less than half an ulp of x from here on, in fp64 too.
-EXACT_FROM = 40.0
-
 
 @dataclass(frozen=True, eq=False)
 class Stats:
@@ -47,11 +44,6 @@ def make_stats(
     assert rank is not None
     hits = ((rank == 0) & valid).sum() / valid.sum().clamp(min=1)
     return Stats(None if lse is None else lse.detach(), positive.detach(), rank, hits, columns)
-
-
-def softmax_loss(negatives: Tensor, positive: Tensor) -> Tensor:
-    """logaddexp(positive, negatives) - positive, right where the two nearly cancel."""
-    return F.softplus(negatives - positive, threshold=EXACT_FROM)
 
 
 def poison(loss: Tensor, score: Tensor) -> Tensor:
@@ -129,12 +121,7 @@ def reduce_rows(
     count: int | Tensor = max(len(losses), 1)
     if valid is not None:
         kept = valid()
-        if options.empty == "error" and not bool(kept.all()):
-            first = int((~kept).nonzero()[0])
-            raise InputError(
-                f"{options.caller}: {int((~kept).sum())} of {len(kept)} rows have no positive or "
-                f"no negative, the first is row {first}; empty='zero' or 'skip' allows them"
-            )
+        _check_full(options, kept)
         losses = torch.where(kept, losses, 0.0)
         if options.empty == "skip":
             count = kept.sum().clamp(min=1)
@@ -147,6 +134,32 @@ def reduce_rows(
     elif options.reduction == "mean":
         losses = losses.sum() / count
     return (losses, stats()) if stats is not None and options.return_stats else losses
+
+
+def finish(
+    options: Options,
+    loss: Tensor,
+    valid: Callable[[], Tensor],
+    stats: Callable[[], Stats],
+    cancelled: Tensor | None = None,
+) -> LossOutput:
+    """A loss that was summed over rows in the pass over the scores; see :func:`reduce_rows`."""
+    if options.empty == "error":
+        _check_full(options, valid())
+    if cancelled is not None:
+        loss = loss + 0.0 * cancelled[:1].sum().to(loss.dtype)
+    return (loss, stats()) if options.return_stats else loss
+
+
+def _check_full(options: Options, kept: Tensor) -> None:
+    """No row is empty, if that is an error. In a trace nobody knows: the loss of one is NaN."""
+    if options.empty != "error" or not may_be_read(kept) or bool(kept.all()):
+        return
+    first = int((~kept).nonzero()[0])
+    raise InputError(
+        f"{options.caller}: {int((~kept).sum())} of {len(kept)} rows have no positive or "
+        f"no negative, the first is row {first}; empty='zero' or 'skip' allows them"
+    )
 
 
 def wants_valid(options: Options) -> bool:

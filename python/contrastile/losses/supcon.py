@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..ops import log_sum_exp, merge_log_sum_exp
-from ..problem import Channel, Equal, Index
+from ..problem import Channel, Equal, Index, Not
 from ..problem.checks import check_embedding, check_integers
 from .ids import Groups
 from .module import Loss
@@ -63,7 +63,7 @@ def supcon_loss(
     groups = Groups.within(labels, opts.ignore_label)
     count = groups.counts() - 1
 
-    others = ~Index.diagonal(n, device=device)
+    others = Not(Index.diagonal(n, device=device))
     same = Equal(groups.query, groups.key)
     wide = widen(z)
     own = (wide * wide).sum(1)
@@ -71,7 +71,7 @@ def supcon_loss(
     stats = log_sum_exp(
         z,
         scale=scale,
-        channels=[Channel(others & ~same), Channel(others & same)],
+        channels=[Channel(others & Not(same)), Channel(others & same)],
         ranks=opts.return_stats,
         row_thresholds=mean_positive.detach(),
         row_counts=count if asks_for_gap(variant, z) else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..engine.functions import GatherDot
+from ..engine.gather import GatherDot
 from ..problem import Scores
 from ..problem.checks import (
     InputError,
@@ -15,7 +15,8 @@ from ..problem.checks import (
     check_tensor,
     shape,
 )
-from ..problem.storage import check_storage, gated
+from ..problem.plain import is_traced, may_be_read
+from ..problem.storage import gated
 
 NAME = "gather_dot"
 
@@ -75,14 +76,19 @@ def gather_dot(
     check_tensor(caller, "columns", columns)
     starts = check_integers(caller, "row_starts", row_starts, n + 1)
     lengths = starts.diff()
+    if may_be_read(starts):
+        _check_starts(caller, starts, lengths, columns)
+    columns = check_index(caller, "columns", columns, len(columns), len(key))
+    rows = torch.arange(n, device=device).repeat_interleave(lengths, output_size=len(columns))
+    return _scores(given, _apply(caller, query, key, rows, columns), rows, columns)
+
+
+def _check_starts(caller: str, starts: Tensor, lengths: Tensor, columns: Tensor) -> None:
     if int(starts[0]) != 0 or bool((lengths < 0).any()) or int(starts[-1]) != len(columns):
         raise InputError(
             f"{caller}: row_starts must rise from 0 to len(columns) = {len(columns)}, "
             f"got {shape(starts)} from {int(starts[0])} to {int(starts[-1])}"
         )
-    columns = check_index(caller, "columns", columns, len(columns), len(key))
-    rows = torch.arange(n, device=device).repeat_interleave(lengths)
-    return _scores(given, _apply(caller, query, key, rows, columns), rows, columns)
 
 
 def _scores(given: Scores, dots: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
@@ -104,16 +110,8 @@ def _scores(given: Scores, dots: Tensor, rows: Tensor | None, columns: Tensor) -
 
 
 def _apply(caller: str, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
-    if torch.compiler.is_dynamo_compiling():
-        opaque = torch.compiler.disable(_checked)
-        return opaque(caller, query, key, rows, columns)
+    if is_traced():
+        traced: Tensor = torch.ops.contrastile.gather(query, key, rows, columns)
+        return traced
     result: Tensor = GatherDot.apply(caller, query, key, rows, columns)
     return result
-
-
-def _checked(
-    caller: str, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor
-) -> Tensor:
-    """Out of torch.compile's sight tensors are real for the first time."""
-    check_storage(caller, {"query": query, "key": key, "rows": rows, "columns": columns})
-    return _apply(caller, query, key, rows, columns)

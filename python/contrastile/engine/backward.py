@@ -1,0 +1,96 @@
+"""The backward pass: from the gradients of stats or of the loss to those of embeddings and scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..problem.spec import NONE, Sizes, Spec
+from .forward import Mode, Residual, plans_of
+from .gaps import with_gaps
+from .gradients import Gradients, Needs, Values
+from .job import Backend, Job
+from .plan import Plan, keeping_scores
+from .rules import scaled
+from .state import Upstream
+
+
+def backward(
+    backend: Backend,
+    spec: Spec,
+    sizes: Sizes,
+    tensors: Sequence[Tensor],
+    residual: Residual,
+    needs: Needs,
+    mode: Mode,
+    upstream: Sequence[Tensor | None],
+) -> Values:
+    """Gradients of the embeddings, the scale and the biases, where ``needs`` asks for them.
+
+    ``upstream`` are the gradients of the differentiable outputs, in their order.
+    """
+    if residual.ready is not None:
+        return residual.ready.times(upstream[0], spec, sizes, tensors)
+    state = residual.state
+    assert state is not None
+    plan = _plan(backend, spec, sizes, mode)
+    job = Job.of(spec, sizes, plan, tensors, backend, state.kept)
+    given = _upstream(job, residual, upstream)
+    if not (job.plan.strips and given.of_stats):
+        gradients = Gradients(job, needs)
+        if given.positive is not None:
+            gradients.add_positives(given.positive, state.positive)
+        gradients.finish(None)
+        return gradients.values(tensors)
+    weigher = backend.weigher(job, state, given, needs.scale)
+    gradients = Gradients(job, needs, overwrite=plan.single, unit=weigher.unit)
+    for strip in plan.strips:
+        gradients.add_strip(weigher, strip)
+    gradients.finish(weigher.products())
+    return gradients.values(tensors)
+
+
+def _plan(backend: Backend, spec: Spec, sizes: Sizes, mode: Mode) -> Plan:
+    """The plan of the forward pass."""
+    plans = plans_of(backend, spec, sizes)
+    plan = plans.keeping if mode.kept else plans.plain
+    if plan.kept == mode.kept:
+        return plan
+    keeping = backend.keeping(spec, sizes)
+    return keeping_scores(spec, sizes, plans.plain, keeping, most=mode.kept)
+
+
+def _upstream(job: Job, residual: Residual, upstream: Sequence[Tensor | None]) -> Upstream:
+    """The gradients of the stats, as kernels take them."""
+    spec = job.spec
+    if residual.slopes is not None:
+        (grad,) = upstream
+        assert grad is not None
+        return _plain(job, scaled(residual.slopes, grad))
+    given = list(upstream)
+    given.reverse()
+    count = len(spec.stats)
+    rows = tuple([given.pop() for _ in range(count)]) if spec.rows else (None,) * count
+    cols = tuple([given.pop() for _ in range(count)]) if spec.columns else (None,) * count
+    positive = None if spec.positives == NONE else given.pop()
+    of_rows = None if spec.row_counts == NONE else given.pop()
+    of_cols = None if spec.col_counts == NONE else given.pop()
+    found = Upstream(rows, cols, positive)
+    return _plain(job, with_gaps(job, found, (of_rows, of_cols)) if spec.gaps else found)
+
+
+def _plain(job: Job, upstream: Upstream) -> Upstream:
+    """As compiled code reads them: contiguous, of the compute dtype, their numbers in memory."""
+    count, dtype = len(job.spec.stats), job.sizes.dtype
+
+    def plain(vector: Tensor | None) -> Tensor | None:
+        return None if vector is None else vector.to(dtype).contiguous().resolve_neg()
+
+    rows, cols = ([plain(vector) for vector in vectors] for vectors in upstream[:2])
+    absent: list[Tensor | None] = [None] * count
+    return Upstream(
+        tuple(rows or absent),
+        tuple(cols or absent),
+        *(plain(vector) for vector in upstream[2:]),
+    )

@@ -1,0 +1,197 @@
+"""The forward pass: from a lowered problem and its tensors to stats, and what the backward needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..problem.spec import NONE, Sizes, Spec
+from .gaps import gaps
+from .gradients import Gradients, Needs, Ready
+from .job import Backend, Job
+from .memory import empty_scores
+from .one_pass import gradients_at_once, is_one_way, strip_height
+from .plan import Plan, all_fit, keeping_scores, plan_of, strips_of
+from .positives import positive_scores
+from .rules import Seen, Slopes, loss_of, slopes_of
+from .state import Reduced, State, Vectors
+
+
+class Mode(NamedTuple):
+    """What is decided before the forward pass, so that a trace can decide it too.
+
+    Attributes:
+        kept: how many dot products are kept for the backward pass.
+        at_once: whether gradients are made in the forward pass.
+    """
+
+    kept: int
+    at_once: bool
+
+
+class Residual(NamedTuple):
+    """What the backward pass needs besides the tensors of the problem."""
+
+    state: State | None = None
+    # Of a row loss: gradients of the stats for a gradient of 1.
+    slopes: Slopes | None = None
+    # Gradients for a gradient of 1, made in the forward pass.
+    ready: Ready | None = None
+
+
+class Outcome(NamedTuple):
+    """What one call of the engine comes to.
+
+    Attributes:
+        loss: of a row loss.
+        rows: the stat of each row, one vector a reduction.
+        cols: the stat of each column.
+        positive: scores of the positives.
+        gaps: of rows and of columns.
+        counts: of rows and of columns.
+        residual: for the backward pass.
+    """
+
+    loss: Tensor | None
+    rows: Vectors
+    cols: Vectors
+    positive: Tensor | None
+    gaps: tuple[Tensor | None, Tensor | None]
+    counts: tuple[Tensor | None, Tensor | None]
+    residual: Residual
+
+    def outputs(self, spec: Spec) -> tuple[list[Tensor], list[Tensor]]:
+        """What leaves: differentiable, then not."""
+        stats = [*self.rows, *self.cols, self.positive, *self.gaps]
+        if spec.rule is None:
+            return _there(stats), _there(self.counts)
+        return _there([self.loss]), _there([*stats, *self.counts] if spec.rule.shows else [])
+
+
+def _there(tensors: Sequence[Tensor | None]) -> list[Tensor]:
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+class Plans(NamedTuple):
+    """The plans of a problem: as it is, with dot products kept, in strips of one direction."""
+
+    plain: Plan
+    keeping: Plan
+    strips: Plan | None
+
+
+@lru_cache(maxsize=512)
+def plans_of(backend: Backend, spec: Spec, sizes: Sizes) -> Plans:
+    """The plans of ``backend``."""
+    plain = plan_of(spec, sizes, backend.tile(spec, sizes))
+    keeping = keeping_scores(spec, sizes, plain, backend.keeping(spec, sizes))
+    strips = None
+    height = strip_height(spec, sizes, plain)
+    if height and backend.settles_strips and not all_fit(spec, sizes, plain):
+        strips = strips_of(sizes, height, plain.strips[0][0].shape[1])
+    return Plans(plain, keeping, strips)
+
+
+def mode_of(backend: Backend, spec: Spec, sizes: Sizes, needs: Needs) -> Mode:
+    """How a call is best computed."""
+    if not needs.any:
+        return Mode(0, False)
+    plans = plans_of(backend, spec, sizes)
+    if plans.strips is not None or weighs_at_once(backend, spec):
+        return Mode(0, True)
+    return Mode(plans.keeping.kept, False)
+
+
+def weighs_at_once(backend: Backend, spec: Spec) -> bool:
+    """Whether sums and weights come out of one look at the scores, whatever the sizes."""
+    return backend.weighs_at_once and is_one_way(spec) and not spec.log_sums
+
+
+def forward(
+    backend: Backend,
+    spec: Spec,
+    sizes: Sizes,
+    tensors: Sequence[Tensor],
+    needs: Needs,
+    mode: Mode,
+) -> Outcome:
+    """Stats or the loss, and what the backward pass needs."""
+    plans = plans_of(backend, spec, sizes)
+    if mode.at_once and plans.plain.strips:
+        plan = plans.plain if plans.strips is None else plans.strips
+        job = Job.of(spec, sizes, plan, tensors, backend, empty_scores(sizes, plan.kept))
+        return _outcome(job, *gradients_at_once(job, backend, needs))
+    plan = plans.keeping if mode.kept else plans.plain
+    if plan.kept != mode.kept:
+        keeping = backend.keeping(spec, sizes)
+        plan = keeping_scores(spec, sizes, plans.plain, keeping, most=mode.kept)
+    job = Job.of(spec, sizes, plan, tensors, backend, empty_scores(sizes, mode.kept))
+    reduced = _reduce(job, backend) if plan.strips else _nothing(job, backend)
+    if job.kept is not None:
+        reduced = reduced._replace(state=reduced.state._replace(kept=job.kept))
+    outcome = _outcome(job, reduced, None)
+    return outcome if needs.any else outcome._replace(residual=Residual())
+
+
+def _reduce(job: Job, backend: Backend) -> Reduced:
+    reducer = backend.reducer(job)
+    for strip in job.plan.strips:
+        for block in strip:
+            reducer.reduce(block)
+    return reducer.settle()
+
+
+def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
+    spec, state = job.spec, reduced.state
+    positive = positive_scores(job, state.positive)
+    of_gaps = gaps(job, reduced) if spec.gaps else (None, None)
+    counts = reduced.row_count, reduced.col_count
+    loss, slopes = None, None
+    if spec.rule is not None:
+        assert positive is not None
+        seen = Seen.of(job, (reduced.rows, reduced.cols), positive)
+        weights = job.tensor(spec.rule.weights)
+        loss = loss_of(spec.rule, seen, weights)
+        if ready is None:
+            slopes = slopes_of(spec.rule, seen, weights, job.sizes.n)
+    if ready is None:
+        residual = Residual(state, slopes)
+    else:
+        residual = Residual(ready=ready.ready())
+    return Outcome(loss, reduced.rows, reduced.cols, positive, of_gaps, counts, residual)
+
+
+def _nothing(job: Job, backend: Backend) -> Reduced:
+    """The stats of no pairs at all: without rows, or without columns."""
+    spec, sizes = job.spec, job.sizes
+    device, dtype, double = sizes.device, sizes.dtype, torch.float64
+
+    def of_sides(value: float, dtype: torch.dtype, count: int) -> tuple[Vectors, Vectors]:
+        sides = (spec.rows, sizes.n), (spec.columns, sizes.m)
+        rows, cols = (
+            tuple([torch.full((length,), value, dtype=dtype, device=device) for _ in range(count)])
+            if wanted
+            else ()
+            for wanted, length in sides
+        )
+        return rows, cols
+
+    stats, sums = len(spec.stats), len(spec.stats) if spec.log_sums else 0
+    empty = -torch.inf if spec.log_sums else 0.0
+    tops = of_sides(0.0, dtype, sums if backend.has_forms else 0)
+    shifts = torch.zeros(stats, dtype=dtype if backend.has_forms else double, device=device)
+    flag = torch.zeros(1, dtype=torch.int32, device=device) if backend.has_forms else None
+    positive = None if spec.positives == NONE else job.scores_of_none()
+    state = State(*of_sides(-torch.inf, double, sums), *tops, shifts, flag, positive)
+    counts = of_sides(0, torch.int64, int(spec.ranks))
+    scores = of_sides(0.0, double, int(spec.gaps))
+    return Reduced(
+        *of_sides(empty, dtype, stats),
+        *((counts[side] or (None,))[0] for side in (0, 1)),
+        *((scores[side] or (None,))[0] for side in (0, 1)),
+        state,
+    )
