@@ -3,17 +3,11 @@
 
 #include <pybind11/pybind11.h>
 
-#include <cstdint>
+#include "address.h"
 
 namespace contrastile {
 
-using Address = uintptr_t;
-
-template <class P>
-P* pointer(Address address) {
-  return reinterpret_cast<P*>(address);
-}
-
-void bind_row_steps(pybind11::module_& m);
+// Programs, and the sums and weights of one call.
+void bind_passes(pybind11::module_& m);
 
 }  // namespace contrastile

@@ -1,0 +1,15 @@
+// Memory as Python names it.
+#pragma once
+
+#include <cstdint>
+
+namespace contrastile {
+
+using Address = uintptr_t;
+
+template <class P>
+P* pointer(Address address) {
+  return reinterpret_cast<P*>(address);
+}
+
+}  // namespace contrastile
