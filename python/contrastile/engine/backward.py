@@ -65,7 +65,7 @@ def _upstream(job: Job, residual: Residual, upstream: Sequence[Tensor | None]) -
     """The gradients of the stats, as kernels take them."""
     spec = job.spec
     if residual.slopes is not None:
-        (grad,) = upstream
+        grad = upstream[0]
         assert grad is not None
         return _plain(job, scaled(residual.slopes, grad))
     given = list(upstream)

@@ -10,14 +10,17 @@ BAND = 128
 
 
 def add_product(out: Tensor, a: Tensor, b: Tensor, keep: float, factor: float) -> None:
-    """out = keep out + factor a b, accumulated in out's dtype."""
+    """out = keep out + factor a b, accumulated in out's dtype.
+
+    By the function that counts of floating point operations know, not by the method in place.
+    """
     if a.dtype == out.dtype:
-        out.addmm_(a, b, beta=keep, alpha=factor)
+        torch.addmm(out, a, b, beta=keep, alpha=factor, out=out)
     elif out.is_cuda:
         torch.addmm(out, a, b, out_dtype=out.dtype, beta=keep, alpha=factor, out=out)
     else:
         # torch.mm on the CPU rounds its products to the factors' dtype.
-        out.addmm_(a.to(out.dtype), b.to(out.dtype), beta=keep, alpha=factor)
+        torch.addmm(out, a.to(out.dtype), b.to(out.dtype), beta=keep, alpha=factor, out=out)
 
 
 def make_symmetric(square: Tensor) -> None:

@@ -17,6 +17,7 @@ from ..problem.checks import (
 )
 from ..problem.plain import is_traced, may_be_read
 from ..problem.storage import gated
+from . import gather_library
 
 NAME = "gather_dot"
 
@@ -111,7 +112,6 @@ def _scores(given: Scores, dots: Tensor, rows: Tensor | None, columns: Tensor) -
 
 def _apply(caller: str, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
     if is_traced():
-        traced: Tensor = torch.ops.contrastile.gather(query, key, rows, columns)
-        return traced
+        return gather_library.gather(query, key, rows, columns)
     result: Tensor = GatherDot.apply(caller, query, key, rows, columns)
     return result

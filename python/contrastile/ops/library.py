@@ -7,6 +7,7 @@ engine.node 31 (2 cores). Both call the same two functions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ from ..engine.forward import Mode, Residual, forward
 from ..engine.gradients import Needs, Values
 from ..engine.job import Backend
 from ..engine.node import in_slots, needs_of
-from ..problem.spec import Sizes, Spec, parse
+from ..problem.spec import QUERY, Sizes, Spec, parse
 from . import shapes
 from .refusals import no_batch, no_second_derivative
+from .transforms import is_differentiating
+
+GIVEN = "+"
 
 
 def is_watched(sizes: Sizes) -> bool:
@@ -36,21 +40,20 @@ def reduce(
     grad = torch.is_grad_enabled()
     needs = needs_of(spec, [grad and tensor.requires_grad for tensor in tensors])
     mode = shapes.mode_of(backend, spec, sizes, needs)
-    found = torch.ops.contrastile.reduce(
-        list(tensors), spec.text(), list(needs), mode.kept, mode.at_once
-    )
-    outputs: Sequence[Tensor] = found[: shapes.count_of_outputs(spec)]
-    return outputs
+    call = spec.text(), _letters(needs), mode.kept, mode.at_once
+    if is_differentiating():
+        found = Transformed.apply(call, *tensors)
+    else:
+        found = torch.ops.contrastile.reduce(list(tensors), *call)
+    return found[: shapes.count_of_outputs(spec)]  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("contrastile::reduce", mutates_args=())
-def _reduce(
-    tensors: list[Tensor], spec: str, needs: list[bool], kept: int, at_once: bool
-) -> list[Tensor]:
+def _reduce(tensors: list[Tensor], spec: str, needs: str, kept: int, at_once: bool) -> list[Tensor]:
     """The outputs, differentiable ones first, then what the backward pass needs."""
-    lowered = parse(spec)
+    lowered, wanted = parse(spec), _needs(needs)
     backend, sizes = named(lowered.caller, lowered.backend), Sizes.of(lowered, tensors)
-    outcome = forward(backend, lowered, sizes, tensors, Needs(*needs), Mode(kept, at_once))
+    outcome = forward(backend, lowered, sizes, tensors, wanted, Mode(kept, at_once))
     outputs, others = outcome.outputs(lowered)
     residual = _complete(outcome.residual, backend, sizes)
     return _apart([*outputs, *others, *flatten(residual)[0]])
@@ -58,48 +61,84 @@ def _reduce(
 
 @_reduce.register_fake
 def _reduce_like(
-    tensors: list[Tensor], spec: str, needs: list[bool], kept: int, at_once: bool
+    tensors: list[Tensor], spec: str, needs: str, kept: int, at_once: bool
 ) -> list[Tensor]:
-    lowered = parse(spec)
-    backend, mode = named(lowered.caller, lowered.backend), Mode(kept, at_once)
-    outcome = shapes.outcome_like(backend, lowered, tensors, Needs(*needs), mode)
+    lowered, mode = parse(spec), Mode(kept, at_once)
+    backend = named(lowered.caller, lowered.backend)
+    outcome = shapes.outcome_like(backend, lowered, tensors, _needs(needs), mode)
     outputs, others = outcome.outputs(lowered)
     return [*outputs, *others, *flatten(outcome.residual)[0]]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    tensors, spec, needs, kept, at_once = inputs
-    ctx.call, ctx.count = (spec, needs, kept, at_once), len(tensors)
-    residual = output[shapes.count_of_outputs(parse(spec)) :]
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    tensors, *call = inputs
+    ctx.call, ctx.count = call, len(tensors)
+    residual = output[shapes.count_of_outputs(parse(call[0])) :]
     ctx.save_for_backward(*tensors, *residual)
     ctx.set_materialize_grads(False)
 
 
-def _reduce_backward(ctx: Any, upstream: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    spec, needs, kept, at_once = ctx.call
-    lowered = parse(spec)
+def _gradients(ctx: Any, upstream: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The gradient of each tensor, by the op."""
+    spec, needs = parse(ctx.call[0]), _needs(ctx.call[1])
     saved, count = ctx.saved_tensors, ctx.count
-    grads = upstream[: shapes.count_of_gradients(lowered)]
-    given = [grad is not None for grad in grads]
-    if not any(given):
-        return None, None, None, None, None
-    found = torch.ops.contrastile.weigh(
-        list(saved[:count]),
-        list(saved[count:]),
-        [grad for grad in grads if grad is not None],
-        given,
-        spec,
-        needs,
-        kept,
-        at_once,
-    )
+    grads = upstream[: shapes.count_of_gradients(spec)]
+    given = [grad for grad in grads if grad is not None]
+    if not given:
+        return [None] * count
+    call = _letters([grad is not None for grad in grads]), *ctx.call
+    sets = list(saved[:count]), list(saved[count:]), given
+    if is_differentiating():
+        found = TransformedBackward.apply(call, [len(own) for own in sets], *chain(*sets))
+    else:
+        found = torch.ops.contrastile.weigh(*sets, *call)
     there = iter(found)
-    values = Values(*[next(there) if need else None for need in needs])
-    return in_slots(lowered, values, count), None, None, None, None
+    return in_slots(spec, Values(*[next(there) if need else None for need in needs]), count)
+
+
+def _reduce_backward(ctx: Any, upstream: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    return _gradients(ctx, upstream), None, None, None, None
 
 
 _reduce.register_autograd(_reduce_backward, setup_context=_save)
 _reduce.register_vmap(no_batch)
+
+
+class Transformed(torch.autograd.Function):
+    """The op inside torch.func.grad and vjp, which want a Function of this form in its place."""
+
+    @staticmethod
+    def forward(call: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.ops.contrastile.reduce(list(tensors), *call))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        call, *tensors = inputs
+        _save(ctx, (tensors, *call), output)
+        integers = [tensor for tensor in output if not tensor.is_floating_point()]
+        ctx.mark_non_differentiable(*integers)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, *_gradients(ctx, upstream)
+
+
+class TransformedBackward(torch.autograd.Function):
+    """The op of the backward pass inside torch.func.grad and vjp."""
+
+    @staticmethod
+    def forward(call: tuple[Any, ...], lengths: list[int], *tensors: Tensor) -> tuple[Tensor, ...]:
+        sets = iter(tensors)
+        own = [list(islice(sets, length)) for length in lengths]
+        return tuple(torch.ops.contrastile.weigh(*own, *call))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is kept for a backward pass that there is not."""
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+        return no_second_derivative(ctx, *upstream)
 
 
 @torch.library.custom_op("contrastile::weigh", mutates_args=())
@@ -107,18 +146,18 @@ def _weigh(
     tensors: list[Tensor],
     residual: list[Tensor],
     upstream: list[Tensor],
-    given: list[bool],
+    given: str,
     spec: str,
-    needs: list[bool],
+    needs: str,
     kept: int,
     at_once: bool,
 ) -> list[Tensor]:
     """The gradients that are needed, of query, key, scale, biases."""
-    lowered, mode, wanted = parse(spec), Mode(kept, at_once), Needs(*needs)
+    lowered, mode, wanted = parse(spec), Mode(kept, at_once), _needs(needs)
     backend, sizes = named(lowered.caller, lowered.backend), Sizes.of(lowered, tensors)
     form = flatten(shapes.residual_form_of(backend, lowered, tensors, wanted, mode))[1]
     there = iter(upstream)
-    grads = [next(there) if is_there else None for is_there in given]
+    grads = [next(there) if letter == GIVEN else None for letter in given]
     found = unflatten(residual, form)
     values = backward(backend, lowered, sizes, tensors, found, wanted, mode, grads)
     pairs = zip(wanted, values, strict=True)
@@ -130,24 +169,32 @@ def _weigh_like(
     tensors: list[Tensor],
     residual: list[Tensor],
     upstream: list[Tensor],
-    given: list[bool],
+    given: str,
     spec: str,
-    needs: list[bool],
+    needs: str,
     kept: int,
     at_once: bool,
 ) -> list[Tensor]:
     lowered = parse(spec)
-    slots = in_slots(lowered, Values(*needs), len(tensors))
-    order = 0, lowered.key, lowered.scale_slot, lowered.row_bias, lowered.col_bias
+    slots = QUERY, lowered.key, lowered.scale_slot, lowered.row_bias, lowered.col_bias
     return [
         torch.empty_like(tensors[slot], memory_format=torch.contiguous_format)
-        for slot, need in zip(order, needs, strict=True)
-        if need and slots[slot]
+        for slot, need in zip(slots, _needs(needs), strict=True)
+        if need
     ]
 
 
 _weigh.register_autograd(no_second_derivative)
 _weigh.register_vmap(no_batch)
+
+
+def _letters(switches: Sequence[bool]) -> str:
+    """Switches as one word: torch.jit.trace knows no lists of them."""
+    return "".join([GIVEN if switch else "-" for switch in switches])
+
+
+def _needs(letters: str) -> Needs:
+    return Needs(*[letter == GIVEN for letter in letters])
 
 
 def _complete(residual: Residual, backend: Backend, sizes: Sizes) -> Residual:
@@ -174,67 +221,3 @@ def _apart(tensors: list[Tensor]) -> list[Tensor]:
         seen.add(place)
         apart.append(tensor if own else tensor.clone(memory_format=torch.contiguous_format))
     return apart
-
-
-@torch.library.custom_op("contrastile::gather", mutates_args=())
-def _gather(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
-    """<q_rows[e], k_columns[e]>."""
-    return gathered(query, key, rows, columns)
-
-
-@_gather.register_fake
-def _gather_like(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
-    double = torch.float64 in (query.dtype, key.dtype)
-    return columns.new_empty(columns.shape, dtype=torch.float64 if double else torch.float32)
-
-
-def _save_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _gather_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, rows, columns = ctx.saved_tensors
-    wanted = list(ctx.needs_input_grad[:2])
-    if not any(wanted):
-        return None, None, None, None
-    found = iter(
-        torch.ops.contrastile.gather_gradients(query, key, rows, columns, upstream, wanted)
-    )
-    grads = [next(found) if own else None for own in wanted]
-    return (*grads, None, None)
-
-
-_gather.register_autograd(_gather_backward, setup_context=_save_gather)
-_gather.register_vmap(no_batch)
-
-
-@torch.library.custom_op("contrastile::gather_gradients", mutates_args=())
-def _gather_gradients(
-    query: Tensor,
-    key: Tensor,
-    rows: Tensor | None,
-    columns: Tensor,
-    upstream: Tensor,
-    wanted: list[bool],
-) -> list[Tensor]:
-    """The gradients that are wanted, of query and of key."""
-    both = (wanted[0], wanted[1])
-    found = gathered_gradients(query, key, rows, columns, upstream, both)
-    return _apart([grad for grad in found if grad is not None])
-
-
-@_gather_gradients.register_fake
-def _gather_gradients_like(
-    query: Tensor,
-    key: Tensor,
-    rows: Tensor | None,
-    columns: Tensor,
-    upstream: Tensor,
-    wanted: list[bool],
-) -> list[Tensor]:
-    pairs = zip((query, key), wanted, strict=True)
-    return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x, own in pairs if own]
-
-
-_gather_gradients.register_autograd(no_second_derivative)
-_gather_gradients.register_vmap(no_batch)

@@ -17,8 +17,8 @@ def no_second_derivative(ctx: Any, *upstream: Any) -> Any:
 
 def no_batch(info: Any, in_dims: Any, *args: Any) -> Any:
     """A batch of calls, of vmap."""
-    texts = [argument for argument in args if isinstance(argument, str)]
-    caller = parse(texts[0]).caller if texts else "gather_dot"
+    specs = [text for text in args if isinstance(text, str) and text.startswith("(")]
+    caller = parse(specs[0]).caller if specs else "gather_dot"
     raise RuntimeError(
         f"{caller}: vmap does not reach into its compiled code; take a loop over the batch"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -211,9 +210,11 @@ def check_workspace(caller: str, workspace: object) -> int | None:
     return int(check_number(caller, "workspace (bytes)", workspace, 1, 2**62))
 
 
-@cache
 def default_workspace(device: torch.device) -> int:
-    """256 MiB; on a GPU a share of its memory, if that is more."""
+    """256 MiB; on a GPU a share of its memory, if that is more.
+
+    Not cached: torch.compile warns about caches, and torch knows the properties of its devices.
+    """
     if device.type != "cuda":
         return DEFAULT_WORKSPACE
     return max(DEFAULT_WORKSPACE, torch.cuda.get_device_properties(device).total_memory // SHARE)
