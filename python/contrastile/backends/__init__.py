@@ -8,10 +8,10 @@ from ..problem.spec import Sizes, Spec
 from .cpu import CpuBackend
 #from .cuda import CudaBackend
 from .reference import ReferenceBackend
-#from .triton import TritonBackend
+from .triton import TritonBackend
 
 # Nobody has measured CUDA's kernels beside Triton's yet: they come after them.
-BACKENDS: tuple[Backend, ...] = (CpuBackend(), ReferenceBackend())
+BACKENDS: tuple[Backend, ...] = (CpuBackend(), TritonBackend(), ReferenceBackend())
 
 # The reference materialises S: "auto" never takes it, whoever wants it names it.
 AUTO: tuple[Backend, ...] = BACKENDS[:-1]

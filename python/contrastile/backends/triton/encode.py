@@ -1,139 +1,148 @@
-"""A problem's reductions as the kernels take them: one tuple of integers, and tuples of tensors."""
+"""Stats as the kernels take them: one tuple of integers, and tuples of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...engine.arguments import Argument, rounded
+from ...engine.job import Job
 from ...engine.row_steps import LOG2E
-from ...engine.vectors import ChannelVectors, Vectors, rounded
-from ...problem import Channel, Problem, Term
-from ...problem.pairs import Op, Pairs
+from ...problem.pairs import Op
+from ...problem.spec import NONE, Program, Spec, Stat
 from ...triton_kernels.exponents import HEADER, PAIRS
-from ..labels import may_keep_none
+
+Vectors = tuple[tuple[Tensor, ...], ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """``code`` (see contrastile.triton_kernels.predicates and .exponents) and what it refers to."""
+class Code(NamedTuple):
+    """``numbers`` (see contrastile.triton_kernels.predicates and .exponents), and the slots of the
+    tensors that they refer to.
+    """
 
-    code: tuple[int, ...]
-    data: tuple[Tensor, ...]
-    vectors: tuple[tuple[Tensor, ...], ...]
-    # Smallest and largest sum of class weights of each channel, one after the other, fp64; None
-    # where there are no classes.
-    class_range: Tensor | None
+    numbers: tuple[int, ...]
+    slots: tuple[int, ...]
 
 
-class Slots:
-    """The tensors that predicates read, each once."""
-
-    def __init__(self) -> None:
-        self.tensors: list[Tensor] = []
-
-    def of(self, tensor: Tensor) -> int:
-        """The place of ``tensor``."""
-        for place, known in enumerate(self.tensors):
-            if known is tensor:
-                return place
-        self.tensors.append(tensor)
-        return len(self.tensors) - 1
+def code_of(spec: Spec, per_row: bool) -> Code:
+    """Of a problem; ``per_row``: each row has a scale of its own."""
+    return _code(spec.stats, spec.row_bias != NONE, spec.col_bias != NONE, per_row)
 
 
-def encode(problem: Problem, vectors: Sequence[Vectors]) -> Encoded:
-    """The arguments of every kernel of a run."""
-    slots = Slots()
-    code = [0] * len(vectors)
-    ranges = []
-    for position, own in enumerate(vectors):
-        reduction = own.reduction
-        code[position] = len(code)
-        classes = reduction.class_log_weights if isinstance(reduction, Channel) else ()
-        header = len(code)
+@lru_cache(maxsize=512)
+def _code(stats: tuple[Stat, ...], row_bias: bool, col_bias: bool, per_row: bool) -> Code:
+    slots: list[int] = []
+    code = [0] * len(stats)
+    for place, stat in enumerate(stats):
+        header = code[place] = len(code)
         code += [
-            int(_per_row(own)),
-            int(own.row_offset is not None),
-            int(own.col_offset is not None),
+            int(per_row),
+            int(row_bias or stat.row_offset != NONE),
+            int(col_bias or stat.col_offset != NONE),
             0,
-            int(reduction.phi) if isinstance(reduction, Term) else 0,
-            len(classes),
-            int(may_keep_none(reduction.pairs)),
-            *([0] * len(classes)),
+            stat.phi or 0,
+            len(stat.classes),
+            int(stat.phi is None and stat.may_keep_none),
+            *([0] * len(stat.classes)),
         ]
-        if reduction.pairs is not None:
+        pairs = pairs_of(stat, slots)
+        if pairs:
             code[header + PAIRS.value] = len(code)
-            code += prefix(reduction.pairs, slots)
-        for place, (pairs, _) in enumerate(classes):
-            code[header + HEADER.value + place] = len(code)
-            code += prefix(pairs, slots)
-        bits = [weight * LOG2E for _, weight in classes]
-        ranges.append((sum(min(w, 0.0) for w in bits), sum(max(w, 0.0) for w in bits)))
-    data = tuple(slots.tensors) or (_any_index(problem),)
-    ends = [end for pair in ranges for end in pair]
-    weighted = any(
-        isinstance(own.reduction, Channel) and own.reduction.class_log_weights for own in vectors
-    )
-    class_range = _vector(ends, torch.float64, problem) if weighted else None
-    return Encoded(tuple(code), data, tuple(_tensors(problem, own) for own in vectors), class_range)
+            code += pairs
+        for number, (program, _) in enumerate(stat.classes):
+            code[header + HEADER.value + number] = len(code)
+            code += prefix(program, slots)
+    return Code(tuple(code), tuple(slots))
 
 
-def prefix(pairs: Pairs, slots: Slots) -> list[int]:
-    """A predicate in prefix order, from its postfix program."""
+def pairs_of(stat: Stat, slots: list[int]) -> list[int]:
+    """The predicate of the pairs that a stat keeps, in prefix order; nothing keeps all."""
+    parts = [[int(Op.NOT), int(Op.INDEX), _place(slot, slots)] for slot in stat.holes]
+    if stat.program:
+        parts.append(prefix(stat.program, slots))
+    if not parts:
+        return []
+    left, *others = parts
+    for right in others:
+        left = [int(Op.AND), 2 + len(left), *left, *right]
+    return left
+
+
+def prefix(program: Program, slots: list[int]) -> list[int]:
+    """A predicate in prefix order, from its postfix program; ``slots`` are those met so far."""
     stack: list[list[int]] = []
-    for op, *tensors in pairs.program():
-        if op is Op.NOT:
-            stack.append([int(op), *stack.pop()])
+    for op, *own in program:
+        if op == Op.NOT:
+            stack.append([op, *stack.pop()])
         elif op in (Op.AND, Op.OR):
             right, left = stack.pop(), stack.pop()
-            stack.append([int(op), 2 + len(left), *left, *right])
+            stack.append([op, 2 + len(left), *left, *right])
         else:
-            stack.append([int(op), *(slots.of(t) for t in tensors if t is not None)])
-    (program,) = stack
-    return program
+            stack.append([op, *(_place(slot, slots) for slot in own if slot != NONE)])
+    (found,) = stack
+    return found
 
 
-def _per_row(own: Vectors) -> bool:
-    coef = own.coef_hi if isinstance(own, ChannelVectors) else own.coef
-    return isinstance(coef, Tensor) and coef.dim() > 0
+def _place(slot: int, slots: list[int]) -> int:
+    """Where the kernels find the tensor of a slot."""
+    if slot not in slots:
+        slots.append(slot)
+    return slots.index(slot)
 
 
-def _tensors(problem: Problem, own: Vectors) -> tuple[Tensor, ...]:
-    """Coefficient (high, low), row offset, column offset, class weights; any for what is absent."""
-    if isinstance(own, ChannelVectors):
-        high, low = _tensor(problem, own.coef_hi), _tensor(problem, own.coef_lo)
-        classes = own.reduction.class_log_weights
-    else:
-        high = _tensor(problem, own.coef)
-        low, classes = torch.zeros_like(high), ()
+def vectors_of(job: Job) -> Vectors:
+    """Of each stat the coefficient (high, low), row offset, column offset, class weights; any for
+    what is absent.
+    """
+    pairs = zip(job.spec.stats, job.arguments, strict=True)
+    return tuple([_vectors(job, stat, argument) for stat, argument in pairs])
+
+
+def _vectors(job: Job, stat: Stat, argument: Argument) -> tuple[Tensor, ...]:
+    high = _tensor(job, argument.high)
+    is_none = not isinstance(argument.low, Tensor) and argument.low == 0.0
+    low = torch.zeros_like(high) if is_none else _tensor(job, argument.low)
     weights = high
-    if classes:
-        bits = [weight * LOG2E for _, weight in classes]
-        weights = _vector(bits, problem.dtype, problem)
-    absent = high
-    row = absent if own.row_offset is None else own.row_offset.contiguous()
-    col = absent if own.col_offset is None else own.col_offset.contiguous()
+    if stat.classes:
+        bits = [weight * LOG2E for _, weight in stat.classes]
+        weights = _filled(job, bits, job.sizes.dtype)
+    row, col = (
+        high if offset is None else offset.contiguous()
+        for offset in (argument.row_offset, argument.col_offset)
+    )
     return high, low, row, col, weights
 
 
-def _tensor(problem: Problem, value: float | Tensor) -> Tensor:
+def class_range(job: Job) -> Tensor | None:
+    """The smallest and the largest sum of class weights of each stat, one after the other, fp64;
+    None where there are no classes.
+    """
+    if not any(stat.classes for stat in job.spec.stats):
+        return None
+    ends = []
+    for stat in job.spec.stats:
+        bits = [weight * LOG2E for _, weight in stat.classes]
+        ends += [sum(min(w, 0.0) for w in bits), sum(max(w, 0.0) for w in bits)]
+    return _filled(job, ends, torch.float64)
+
+
+def _tensor(job: Job, value: float | Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.contiguous()
-    if problem.dtype == torch.float32:
+    sizes = job.sizes
+    if sizes.dtype == torch.float32:
         value = rounded(value)
-    return torch.full((), value, dtype=problem.dtype, device=problem.device)
+    return torch.full((), value, dtype=sizes.dtype, device=sizes.device)
 
 
-def _vector(values: list[float], dtype: torch.dtype, problem: Problem) -> Tensor:
-    """Filled on the device: a copy from the host would wait, and cannot be captured in a graph."""
-    vector = torch.zeros(len(values), dtype=dtype, device=problem.device)
+def _filled(job: Job, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """On the device: a copy from the host would wait, and cannot be captured in a graph."""
+    vector = torch.zeros(len(values), dtype=dtype, device=job.sizes.device)
     for place, value in enumerate(values):
         if value:
             vector[place].fill_(value)
     return vector
-
-
-def _any_index(problem: Problem) -> Tensor:
-    return torch.zeros(1, dtype=torch.int64, device=problem.device)

@@ -62,7 +62,7 @@ class Launch:
     specialize: bool = False
 
     def constants(self) -> dict[str, int | bool]:
-        """The kernel's compile-time arguments and the compiler's options."""
+        """The kernel's compile-time arguments."""
         return {
             "ROWS": self.rows,
             "COLS": self.cols,
@@ -71,9 +71,11 @@ class Launch:
             "DESCRIPTORS": self.descriptors,
             "FLATTEN": self.flatten,
             "SPECIALIZE": self.specialize,
-            "num_warps": self.warps,
-            "num_stages": self.stages,
         }
+
+    def options(self) -> dict[str, int]:
+        """The compiler's options."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
 
     def programs(self, row_count: int, col_count: int, device: Device) -> int:
         """A persistent grid: no more programs than run at once, no more than tiles."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..engine.blocks import Tile
-from ..engine.run import Run
-from ..problem import Phi, Problem, Term
+from ...engine.job import Job
+from ...engine.plan import Tile
+from ...problem.channels import Phi
+from ...problem.spec import Sizes, Spec
 
 # Output tile of the GEMMs that take a strip, as cuBLAS picks it for large problems.
 GEMM_TILE = 128 * 256
@@ -17,15 +18,15 @@ PARTIALS = 8 / 128
 PADDING = 16
 
 
-def operand_dtype(problem: Problem) -> torch.dtype:
+def operand_dtype(spec: Spec, sizes: Sizes) -> torch.dtype:
     """What embeddings and G are multiplied in: the embeddings' half precision, if they have it."""
-    half = problem.embedding_dtype in (torch.float16, torch.bfloat16)
-    return problem.embedding_dtype if half and not _unbounded(problem) else problem.dtype
+    half = sizes.embedding_dtype in (torch.float16, torch.bfloat16)
+    return sizes.embedding_dtype if half and not _unbounded(spec) else sizes.dtype
 
 
-def _unbounded(problem: Problem) -> bool:
+def _unbounded(spec: Spec) -> bool:
     """Whether G may be any multiple of the upstream gradient, too much for half precision."""
-    return any(isinstance(r, Term) and r.phi is Phi.SQUARE for r in problem.reductions)
+    return any(stat.phi == Phi.SQUARE for stat in spec.stats)
 
 
 def padded(width: int) -> int:
@@ -36,15 +37,13 @@ def padded(width: int) -> int:
 class StripMemory:
     """Memory that one strip after the other is written to."""
 
-    def __init__(self, run: Run) -> None:
-        shapes = [block.shape for strip in run.plan for block in strip]
-        largest = max(rows * padded(cols) for rows, cols in shapes)
-        self.memory = torch.empty(largest, dtype=run.operand_dtype, device=run.problem.device)
+    def __init__(self, job: Job) -> None:
+        largest = max(rows * padded(cols) for rows, cols in job.plan.shapes())
+        self.memory = torch.empty(largest, dtype=job.operand_dtype, device=job.sizes.device)
 
     def strip(self, height: int, width: int) -> Tensor:
         """Of a block's shape; valid until the next."""
-        stride = padded(width)
-        return self.memory[: height * stride].view(height, stride)[:, :width]
+        return self.memory.as_strided((height, width), (padded(width), 1))
 
 
 def wave(processors: int, size: int) -> int:
@@ -64,7 +63,7 @@ def strip_rows(workspace: int, m: int, size: int, itemsize: int, processors: int
     return max(room // step * step if room >= step else room, 1)
 
 
-def strip_tile(problem: Problem, dtype: torch.dtype, processors: int) -> Tile:
+def strip_tile(spec: Spec, sizes: Sizes, dtype: torch.dtype, processors: int) -> Tile:
     """All columns, and that many rows."""
-    rows = strip_rows(problem.workspace, problem.m, problem.d, dtype.itemsize, processors)
-    return Tile(rows, max(problem.m, 1), dtype.itemsize + PARTIALS)
+    rows = strip_rows(spec.workspace, sizes.m, sizes.d, dtype.itemsize, processors)
+    return Tile(rows, max(sizes.m, 1), dtype.itemsize + PARTIALS)
