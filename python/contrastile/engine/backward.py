@@ -10,7 +10,7 @@ from ..problem.spec import NONE, Sizes, Spec
 from .forward import Mode, Residual, plans_of
 from .gaps import with_gaps
 from .gradients import Gradients, Needs, Values
-from .job import Backend, Job
+from .job import Backend, Job, Numbers, job_of
 from .plan import Plan, keeping_scores
 from .rules import scaled
 from .state import Upstream
@@ -25,6 +25,7 @@ def backward(
     needs: Needs,
     mode: Mode,
     upstream: Sequence[Tensor | None],
+    numbers: Numbers | None = None,
 ) -> Values:
     """Gradients of the embeddings, the scale and the biases, where ``needs`` asks for them.
 
@@ -35,8 +36,8 @@ def backward(
     state = residual.state
     assert state is not None
     plan = _plan(backend, spec, sizes, mode)
-    job = Job.of(spec, sizes, plan, tensors, backend, state.kept)
-    given = _upstream(job, residual, upstream)
+    job = job_of(backend, spec, sizes, plan, tensors, numbers, state.kept)
+    given = _upstream(job, backend, residual, upstream)
     if not (job.plan.strips and given.of_stats):
         gradients = Gradients(job, needs)
         if given.positive is not None:
@@ -61,12 +62,17 @@ def _plan(backend: Backend, spec: Spec, sizes: Sizes, mode: Mode) -> Plan:
     return keeping_scores(spec, sizes, plans.plain, keeping, most=mode.kept)
 
 
-def _upstream(job: Job, residual: Residual, upstream: Sequence[Tensor | None]) -> Upstream:
+def _upstream(
+    job: Job, backend: Backend, residual: Residual, upstream: Sequence[Tensor | None]
+) -> Upstream:
     """The gradients of the stats, as kernels take them."""
     spec = job.spec
     if residual.slopes is not None:
         grad = upstream[0]
         assert grad is not None
+        if backend.reads_scale and grad.dim() == 0 and float(grad) == 1.0:
+            # As it is when backward() is called on the loss itself.
+            return _plain(job, Upstream(*residual.slopes))
         return _plain(job, scaled(residual.slopes, grad))
     given = list(upstream)
     given.reverse()
@@ -85,7 +91,11 @@ def _plain(job: Job, upstream: Upstream) -> Upstream:
     count, dtype = len(job.spec.stats), job.sizes.dtype
 
     def plain(vector: Tensor | None) -> Tensor | None:
-        return None if vector is None else vector.to(dtype).contiguous().resolve_neg()
+        if vector is None or (
+            vector.dtype == dtype and vector.is_contiguous() and not vector.is_neg()
+        ):
+            return vector
+        return vector.to(dtype).contiguous().resolve_neg()
 
     rows, cols = ([plain(vector) for vector in vectors] for vectors in upstream[:2])
     absent: list[Tensor | None] = [None] * count

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..problem.spec import NONE, Sizes, Spec
 from .gaps import gaps
 from .gradients import Gradients, Needs, Ready
-from .job import Backend, Job
+from .job import Backend, Job, Numbers, job_of
 from .memory import empty_scores
 from .one_pass import gradients_at_once, is_one_way, strip_height
 from .plan import Plan, all_fit, keeping_scores, plan_of, strips_of
@@ -118,18 +118,21 @@ def forward(
     tensors: Sequence[Tensor],
     needs: Needs,
     mode: Mode,
+    numbers: Numbers | None = None,
 ) -> Outcome:
     """Stats or the loss, and what the backward pass needs."""
     plans = plans_of(backend, spec, sizes)
     if mode.at_once and plans.plain.strips:
         plan = plans.plain if plans.strips is None else plans.strips
-        job = Job.of(spec, sizes, plan, tensors, backend, empty_scores(sizes, plan.kept))
+        room = empty_scores(sizes, plan.kept)
+        job = job_of(backend, spec, sizes, plan, tensors, numbers, room)
         return _outcome(job, *gradients_at_once(job, backend, needs))
     plan = plans.keeping if mode.kept else plans.plain
     if plan.kept != mode.kept:
         keeping = backend.keeping(spec, sizes)
         plan = keeping_scores(spec, sizes, plans.plain, keeping, most=mode.kept)
-    job = Job.of(spec, sizes, plan, tensors, backend, empty_scores(sizes, mode.kept))
+    room = empty_scores(sizes, mode.kept)
+    job = job_of(backend, spec, sizes, plan, tensors, numbers, room)
     reduced = _reduce(job, backend) if plan.strips else _nothing(job, backend)
     if job.kept is not None:
         reduced = reduced._replace(state=reduced.state._replace(kept=job.kept))
@@ -147,7 +150,7 @@ def _reduce(job: Job, backend: Backend) -> Reduced:
 
 def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
     spec, state = job.spec, reduced.state
-    positive = positive_scores(job, state.positive)
+    positive = positive_scores(job, state.positive, finite=reduced.finite)
     of_gaps = gaps(job, reduced) if spec.gaps else (None, None)
     counts = reduced.row_count, reduced.col_count
     loss, slopes = None, None

@@ -111,7 +111,8 @@ class Gradients:
         else:
             wanted = needs.query if self_mode else needs.key
             self.key = self._columns() if wanted else None
-        self.products = self._vector(sizes.n) if needs.scale else None
+        # The weigher's sums, or those of the positives alone.
+        self.products: Tensor | None = None
         self.row_bias = self._vector(sizes.n) if needs.row_bias else None
         self.col_bias = self._vector(sizes.m) if needs.col_bias else None
 
@@ -127,8 +128,8 @@ class Gradients:
         columns = job.positives
         assert columns is not None and dots is not None
         weight = safe_upstream(upstream, columns)
-        if self.products is not None:
-            self.products += weight.double() * dots
+        if self._needs.scale:
+            self.products = weight.double() * dots
         if self.row_bias is not None:
             self.row_bias += weight
         if self.col_bias is not None and len(self.col_bias):
@@ -141,6 +142,8 @@ class Gradients:
         """What is left to do once all blocks are in; ``products`` are the weigher's."""
         if products is not None:
             self.products = products
+        elif self.products is None and self._needs.scale:
+            self.products = self._vector(self._job.sizes.n)
         if self._unit is not None:
             for part in (self.row_bias, self.col_bias):
                 if part is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +17,22 @@ from .spans import WHOLE
 from .state import Reduced, State, Upstream
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
+class Numbers(NamedTuple):
+    """What is formed of scale and biases once for both passes."""
+
+    scores: Affine
+    arguments: tuple[Argument, ...]
+
+    @staticmethod
+    def of(
+        spec: Spec, sizes: Sizes, tensors: Sequence[Tensor], backend: Backend
+    ) -> Numbers:
+        """As ``backend`` reads them."""
+        scores = Affine.of(spec, tensors, backend.reads_scale)
+        return Numbers(scores, arguments_of(spec, sizes, tensors, scores))
+
+
+class Job(NamedTuple):
     """A lowered problem with its tensors, its plan of blocks, and memory for the kept ones."""
 
     spec: Spec
@@ -31,31 +44,6 @@ class Job:
     query: Operand
     key: Operand
     kept: Tensor | None = None
-
-    @staticmethod
-    def of(
-        spec: Spec,
-        sizes: Sizes,
-        plan: Plan,
-        tensors: Sequence[Tensor],
-        backend: Backend,
-        kept: Tensor | None = None,
-    ) -> Job:
-        """The job of ``backend``; ``kept``: the dot products that the plan keeps, or room for them."""
-        scores = Affine.of(spec, tensors, backend.reads_scale)
-        dtype = backend.operand_dtype(spec, sizes)
-        query = tensors[QUERY]
-        return Job(
-            spec,
-            sizes,
-            plan,
-            tensors,
-            scores,
-            arguments_of(spec, sizes, tensors, scores),
-            Operand(query, dtype),
-            Operand(query if spec.key == NONE else tensors[spec.key], dtype, at_once=True),
-            kept,
-        )
 
     def tensor(self, slot: int) -> Tensor | None:
         """The tensor in a slot; None in none."""
@@ -80,6 +68,8 @@ class Job:
         if block.kept_at is None or self.kept is None:
             return None
         rows, cols = block.shape
+        if self.plan.single:
+            return self.kept.view(rows, cols)
         return self.kept[block.kept_at : block.kept_at + rows * cols].view(rows, cols)
 
     def dot_products(self, block: Block, out: Tensor) -> Tensor:
@@ -129,6 +119,23 @@ class ReducingWeigher(Weigher, Protocol):
 
     def settle(self) -> Reduced:
         """The stats of all blocks."""
+
+
+def job_of(
+    backend: Backend,
+    spec: Spec,
+    sizes: Sizes,
+    plan: Plan,
+    tensors: Sequence[Tensor],
+    numbers: Numbers | None = None,
+    kept: Tensor | None = None,
+) -> Job:
+    """The job of ``backend``; ``kept``: the dot products that the plan keeps, or room for them."""
+    scores, arguments = numbers or Numbers.of(spec, sizes, tensors, backend)
+    dtype = backend.operand_dtype(spec, sizes)
+    query = Operand(tensors[QUERY], dtype)
+    key = query if spec.key == NONE else Operand(tensors[spec.key], dtype, at_once=True)
+    return Job(spec, sizes, plan, tensors, scores, arguments, query, key, kept)
 
 
 class Backend(Protocol):

@@ -13,7 +13,7 @@ from .first_order import BackwardOnly, first_order
 from .flat import flatten, unflatten
 from .forward import forward, mode_of
 from .gradients import Needs, Values
-from .job import Backend
+from .job import Backend, Numbers
 
 Grads = tuple[Tensor | None, ...]
 
@@ -27,12 +27,13 @@ class ReduceScores(BackwardOnly):
     ) -> tuple[Tensor, ...]:
         needs = needs_of(spec, ctx.needs_input_grad[3:])
         mode = mode_of(backend, spec, sizes, needs)
-        outcome = forward(backend, spec, sizes, tensors, needs, mode)
+        numbers = Numbers.of(spec, sizes, tensors, backend)
+        outcome = forward(backend, spec, sizes, tensors, needs, mode, numbers)
         outputs, others = outcome.outputs(spec)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*others)
         if needs.any:
-            ctx.caller, ctx.call = spec.caller, (backend, spec, sizes, needs, mode)
+            ctx.caller, ctx.call = spec.caller, (backend, spec, sizes, needs, mode, numbers)
             # Saved, not just remembered: autograd then frees it, moves it, and notices changes.
             flat, ctx.form = flatten(outcome.residual)
             ctx.save_for_backward(*tensors, *flat)
@@ -41,11 +42,11 @@ class ReduceScores(BackwardOnly):
     @staticmethod
     @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> Grads:
-        backend, spec, sizes, needs, mode = ctx.call
+        backend, spec, sizes, needs, mode, numbers = ctx.call
         count = len(ctx.needs_input_grad) - 3
         saved = ctx.saved_tensors
         tensors, residual = saved[:count], unflatten(saved[count:], ctx.form)
-        values = backward(backend, spec, sizes, tensors, residual, needs, mode, upstream)
+        values = backward(backend, spec, sizes, tensors, residual, needs, mode, upstream, numbers)
         return (None, None, None, *in_slots(spec, values, count))
 
 

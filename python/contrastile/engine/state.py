@@ -50,6 +50,7 @@ class Reduced(NamedTuple):
             scale where they have one each, fp64; for the gap.
         col_scores: the same of columns.
         state: for the backward pass.
+        finite: whether all scores are known to be numbers.
     """
 
     rows: Vectors
@@ -59,6 +60,7 @@ class Reduced(NamedTuple):
     row_scores: Tensor | None
     col_scores: Tensor | None
     state: State
+    finite: bool = False
 
 
 class Upstream(NamedTuple):

@@ -41,6 +41,9 @@ BATCHED = keys("Batched", "FuncTorchBatched")
 # Of tensors that torch.func differentiates, or that functionalisation keeps apart from memory.
 WRAPPED = keys("FuncTorchGradWrapper", "Functionalize")
 
+# Most options are one of these.
+NO_TENSORS = frozenset({type(None), bool, int, float, str})
+
 LEAVE_OUT = "leave the loss out of it"
 
 
@@ -136,6 +139,8 @@ def _check_made(caller: str, device: torch.device) -> None:
 def _tensors(arguments: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in ``arguments``, also in pairs, channels and terms, with its name."""
     for name, value in arguments.items():
+        if type(value) in NO_TENSORS:
+            continue
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, Pairs):
@@ -161,6 +166,8 @@ def _is_of_trace(tensor: Tensor) -> bool:
 def _bytes_needed(tensor: Tensor) -> int:
     """How far into its storage a tensor reaches: beyond what is left of one that was resized?"""
     offset = tensor.storage_offset()
+    if offset == 0 and tensor.is_contiguous():
+        return int(tensor.nbytes)
     if tensor.is_contiguous():
         # An empty tensor, which is contiguous, reaches nowhere, wherever torch says it starts.
         return int(tensor.nbytes and tensor.nbytes + offset * tensor.itemsize)
