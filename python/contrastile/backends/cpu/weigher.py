@@ -17,7 +17,7 @@ from .compiled import Scratch, address, addresses, call, ends, lowered, place
 class NativeWeigher:
     """Weights G by the compiled pass, in place of a block's dot products unless those are kept."""
 
-    unit = None
+    unit: Tensor | None = None
 
     def __init__(
         self,
