@@ -46,6 +46,7 @@ PYBIND11_MODULE(_C, m) {
       [](Address data, int64_t bytes) { advise_huge_pages(pointer<void>(data), bytes); }, "ptr"_a,
       "bytes"_a);
   bind_passes(m);
+  bind_rules(m);
 #if defined(CONTRASTILE_CUDA)
   py::module_ kernels = m.def_submodule("cuda", "Kernels for NVIDIA GPUs.");
   cuda::bind(kernels);

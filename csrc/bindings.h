@@ -10,4 +10,7 @@ namespace contrastile {
 // Programs, and the sums and weights of one call.
 void bind_passes(pybind11::module_& m);
 
+// Losses of rows from their stats.
+void bind_rules(pybind11::module_& m);
+
 }  // namespace contrastile

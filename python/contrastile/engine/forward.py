@@ -17,7 +17,7 @@ from .memory import empty_scores
 from .one_pass import gradients_at_once, is_one_way, strip_height
 from .plan import Plan, all_fit, keeping_scores, plan_of, strips_of
 from .positives import positive_scores
-from .rules import Seen, Slopes, loss_of, slopes_of
+from .rules import Seen, Slopes, evaluated
 from .state import Reduced, State, Vectors
 
 
@@ -108,7 +108,7 @@ def mode_of(backend: Backend, spec: Spec, sizes: Sizes, needs: Needs) -> Mode:
 
 def weighs_at_once(backend: Backend, spec: Spec) -> bool:
     """Whether sums and weights come out of one look at the scores, whatever the sizes."""
-    return backend.weighs_at_once and is_one_way(spec) and not spec.log_sums
+    return backend.weighs_at_once and is_one_way(spec) and not (spec.log_sums or spec.ranks)
 
 
 def forward(
@@ -157,10 +157,7 @@ def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
     if spec.rule is not None:
         assert positive is not None
         seen = Seen.of(job, (reduced.rows, reduced.cols), positive)
-        weights = job.tensor(spec.rule.weights)
-        loss = loss_of(spec.rule, seen, weights)
-        if ready is None:
-            slopes = slopes_of(spec.rule, seen, weights, job.sizes.n)
+        loss, slopes = evaluated(job, seen, wanted=ready is None)
     if ready is None:
         residual = Residual(state, slopes)
     else:

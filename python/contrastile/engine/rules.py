@@ -6,12 +6,14 @@ Each rule is written twice, its value and its slopes; tests/test_rules.py differ
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import native
 from ..problem.spec import Rule
 from .job import Job
 from .spans import WHOLE, part
@@ -131,6 +133,62 @@ RULES = {
     "decoupled": RowRule(_decoupled, _decoupled_slopes),
     "sigmoid": RowRule(_sigmoid, _sigmoid_slopes),
 }
+RULE_NAMES = tuple(RULES)
+
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def evaluated(
+    job: Job, seen: Seen, wanted: bool
+) -> tuple[Tensor, Slopes | None]:
+    """The loss of all rows, and its slopes if they are wanted; compiled where that can be."""
+    rule, n = job.spec.rule, job.sizes.n
+    assert rule is not None
+    weights = job.tensor(rule.weights)
+    module = native.load_for(seen.positive)
+    if module is not None and _is_readable(seen.omega, seen) and _is_readable(weights, seen):
+        return _compiled(module, job, rule, seen, weights, wanted)
+    loss = loss_of(rule, seen, weights)
+    return loss, slopes_of(rule, seen, weights, n) if wanted else None
+
+
+def _is_readable(vector: Tensor | None, seen: Seen) -> bool:
+    """Whether compiled code may read it beside the stats."""
+    if vector is None:
+        return True
+    same = vector.dtype == seen.positive.dtype
+    return same and vector.is_contiguous() and not vector.is_neg()
+
+
+def _compiled(
+    module: ModuleType, job: Job, rule: Rule, seen: Seen, weights: Tensor | None, wanted: bool
+) -> tuple[Tensor, Slopes | None]:
+    like = seen.positive
+    stats = seen.rows if rule.name == "sigmoid" else seen.sides
+    loss = torch.empty(len(like) if rule.reduction == "none" else (), dtype=like.dtype)
+    slopes = [torch.empty_like(like) for _ in stats] if wanted else []
+    positive = torch.empty_like(like) if wanted else None
+    module.row_loss(
+        native.is_double(like),
+        RULE_NAMES.index(rule.name),
+        REDUCTIONS.index(rule.reduction),
+        rule.skip,
+        rule.share,
+        len(like),
+        [vector.data_ptr() for vector in stats],
+        like.data_ptr(),
+        0 if seen.omega is None else seen.omega.data_ptr(),
+        job.tensors[job.spec.positives].data_ptr() if rule.some_without else 0,
+        0 if weights is None else weights.data_ptr(),
+        loss.data_ptr(),
+        [slope.data_ptr() for slope in slopes],
+        0 if positive is None else positive.data_ptr(),
+    )
+    if positive is None:
+        return loss, None
+    rows = len(seen.rows)
+    return loss, Slopes(tuple(slopes[:rows]), tuple(slopes[rows:]), positive)
 
 
 def loss_of(rule: Rule, seen: Seen, weights: Tensor | None) -> Tensor:

@@ -78,7 +78,7 @@ def clip_loss(
     check_embedding(NAME, "y", y, SEVERAL_VECTORS)
     check_same_size(NAME, x=x, y=y)
     check_same_rows(NAME, x=x, y=y)
-    n, device = len(x), x.device
+    n, device = x.shape[0], x.device
     scale, bias = opts.scale(n), opts.bias(y)
     weights = opts.row_weights(n)
     groups = None
@@ -148,7 +148,7 @@ def _included(
     x: Tensor, y: Tensor, groups: Groups | None, scale: float | Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """Sum of the included scores, the positive among them, and their number: rows, columns."""
-    n = len(x)
+    n = x.shape[0]
     count = torch.full((n,), n, device=x.device)
     # A number times half precision is half precision, and rounded.
     x, y = widen(x), widen(y)

@@ -95,7 +95,7 @@ def dclw_loss(
     """
     opts = Options("dclw_loss", **options)
     views = TwoViews.of(opts, z0, z1, ids, margin)
-    n = len(z0)
+    n = z0.shape[0]
     with torch.no_grad():
         first, second = widen(views.z[:n]), widen(views.z[n:])
         likeness = (first * second).sum(1) / sigma

@@ -29,8 +29,8 @@ class Groups:
     def of(cls, query_ids: Tensor, key_ids: Tensor, ignore_label: int | None = None) -> Groups:
         """Groups of two sets of items, by int64 ids: ignored ones share a class with none."""
         codes, inverse = torch.unique(torch.cat([query_ids, key_ids]), return_inverse=True)
-        query, key = inverse.split([len(query_ids), len(key_ids)])
-        number = len(codes)
+        query, key = inverse.split([query_ids.shape[0], key_ids.shape[0]])
+        number = codes.shape[0]
         if ignore_label is not None:
             # Codes that the other side does not have do for all of them.
             query = query.masked_fill(query_ids == ignore_label, number)
@@ -47,8 +47,8 @@ class Groups:
         codes, own = torch.unique(ids, return_inverse=True)
         if ignore_label is not None:
             ignored = ids == ignore_label
-            own = torch.where(ignored, len(codes) - 1 + ignored.cumsum(0), own)
-        return cls(own, own, torch.bincount(own, minlength=len(codes)))
+            own = torch.where(ignored, codes.shape[0] - 1 + ignored.cumsum(0), own)
+        return cls(own, own, torch.bincount(own, minlength=codes.shape[0]))
 
     def in_two_views(self) -> Groups:
         """One set of items, each of them twice: first all first views, then all second ones."""
@@ -62,17 +62,17 @@ class Groups:
     def dot_sums(self, query: Tensor, key: Tensor) -> Tensor:
         """For each query, the sum of its dot products with the keys of its id."""
         wide = widen(key)
-        totals = wide.new_zeros(len(self.sizes), wide.shape[1]).index_add(0, self.key, wide)
+        totals = wide.new_zeros(self.sizes.shape[0], wide.shape[1]).index_add(0, self.key, wide)
         return (widen(query) * totals[self.query]).sum(1)
 
     def sums(self, values: Tensor) -> Tensor:
         """For each query, the sum of ``values`` [M] over the keys of its id."""
-        totals = values.new_zeros(len(self.sizes)).index_add(0, self.key, values)
+        totals = values.new_zeros(self.sizes.shape[0]).index_add(0, self.key, values)
         return totals[self.query]
 
     def flipped(self) -> Groups:
         """The same with the roles of queries and keys exchanged."""
-        sizes = torch.bincount(self.query, minlength=len(self.sizes))
+        sizes = torch.bincount(self.query, minlength=self.sizes.shape[0])
         return Groups(self.key, self.query, sizes)
 
 

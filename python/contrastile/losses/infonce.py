@@ -99,7 +99,7 @@ def info_nce(
     if negatives is not None:
         check_embedding(NAME, "negatives", negatives, OWN_NEGATIVES)
         check_same_size(NAME, query=query, negatives=negatives)
-    n, m = len(query), len(key)
+    n, m = query.shape[0], key.shape[0]
     own = _positives(positives, n, m, query, key)
     columns = own.columns
     groups = _groups(query_ids, key_ids, query, key, opts.ignore_label)
@@ -174,7 +174,7 @@ def info_nce_reference(
     """The formula with all of S in memory, mean over rows: what :func:`info_nce` must equal."""
     logits = logit_scale * (query @ key.T)
     if positives is None:
-        positives = torch.arange(len(query), device=query.device)
+        positives = torch.arange(query.shape[0], device=query.device)
     return torch.nn.functional.cross_entropy(logits, positives)
 
 
@@ -207,10 +207,10 @@ def _groups(
     if query_ids is None or key_ids is None:
         raise InputError(f"{NAME}: query_ids and key_ids go together, got only one of them")
     one_set = query is key and query_ids is key_ids
-    query_ids = check_integers(NAME, "query_ids", query_ids, len(query))
+    query_ids = check_integers(NAME, "query_ids", query_ids, query.shape[0])
     if one_set:
         return Groups.within(query_ids, ignore_label)
-    key_ids = check_integers(NAME, "key_ids", key_ids, len(key))
+    key_ids = check_integers(NAME, "key_ids", key_ids, key.shape[0])
     return Groups.of(query_ids, key_ids, ignore_label)
 
 
@@ -227,7 +227,7 @@ def _biases(opts: Options, key: Tensor, negatives: bool) -> tuple[Tensor | None,
         return bias, None
     wide = widen(bias)
     shared = wide.detach().mean()
-    return wide - shared, shared.expand(len(key))
+    return wide - shared, shared.expand(key.shape[0])
 
 
 def _included(
@@ -241,7 +241,7 @@ def _included(
 ) -> tuple[Tensor, Tensor]:
     """Sum of a row's included scores, its positive among them, and their number."""
     dots = all_dot_sums(query, key)
-    count = torch.full((len(query),), len(key), device=query.device)
+    count = torch.full((query.shape[0],), key.shape[0], device=query.device)
     bias_sum = None if bias is None else widen(bias).sum()
     if groups is not None:
         # The positive stays in even when it shares the id, as it should.
@@ -257,7 +257,7 @@ def _included(
         total = total + bias_sum
     if negatives is not None:
         total = total + all_dot_sums(query, negatives) * scale
-        count = count + len(negatives)
+        count = count + negatives.shape[0]
     return total, count
 
 

@@ -76,7 +76,7 @@ def multi_positive_nce(
     check_embedding(NAME, "query", query, SEVERAL)
     check_embedding(NAME, "key", key, SEVERAL)
     check_same_size(NAME, query=query, key=key)
-    n, m = len(query), len(key)
+    n, m = query.shape[0], key.shape[0]
     query_ids = check_integers(NAME, "query_ids", query_ids, n)
     key_ids = check_integers(NAME, "key_ids", key_ids, m)
     groups = Groups.of(query_ids, key_ids, opts.ignore_label)
@@ -85,12 +85,16 @@ def multi_positive_nce(
     weights = opts.row_weights(n * rows + m * columns)
     query, key = opts.embeddings(query), opts.embeddings(key)
 
-    row_mean, row_count = _mean_positive(query, key, groups, scale)
-    scaled = query if isinstance(scale, float) or scale.dim() == 0 else query * scale[:, None]
-    factor = scale if scaled is query else 1.0
-    col_mean, col_count = _mean_positive(key, scaled, groups.flipped(), factor)
-    same = Equal(groups.query, groups.key)
+    flipped = groups.flipped()
+    row_count, col_count = groups.counts(), flipped.counts()
     gap = asks_for_gap(variant, query, key)
+    row_mean = col_mean = None
+    if opts.return_stats or (variant == "out" and not gap):
+        scaled = query if isinstance(scale, float) or scale.dim() == 0 else query * scale[:, None]
+        factor = scale if scaled is query else 1.0
+        row_mean = groups.dot_sums(query, key) * scale / row_count.clamp(min=1)
+        col_mean = flipped.dot_sums(key, scaled) * factor / col_count.clamp(min=1)
+    same = Equal(groups.query, groups.key)
     stats = log_sum_exp(
         query,
         key,
@@ -99,8 +103,8 @@ def multi_positive_nce(
         rows=rows,
         columns=columns,
         ranks=opts.return_stats,
-        row_thresholds=row_mean.detach(),
-        col_thresholds=col_mean.detach(),
+        row_thresholds=None if row_mean is None else row_mean.detach(),
+        col_thresholds=None if col_mean is None else col_mean.detach(),
         row_counts=row_count if gap and rows else None,
         col_counts=col_count if gap and columns else None,
         **opts.engine,
@@ -140,7 +144,7 @@ class _Side:
     """One direction: log-sum-exps of negatives and of positives, and what the pass saw."""
 
     lse: tuple[Tensor, ...]
-    mean_positive: Tensor
+    mean_positive: Tensor | None
     count: Tensor
     gap: Tensor | None
     rank: Tensor | None
@@ -159,6 +163,7 @@ class _Side:
 
     def stats(self, bias: Tensor | float, columns: Stats | None = None) -> Stats:
         """What this direction saw."""
+        assert self.mean_positive is not None
         positive = torch.where(self.valid, self.mean_positive + bias, 0.0)
         denominator = merge_log_sum_exp(*self.lse) + bias
         return make_stats(denominator, positive, self.rank, self.valid, columns)
@@ -170,7 +175,7 @@ def _reduce_sides(
     """The loss of one or both directions; ``bias`` is one number, which cancels."""
 
     def seen() -> Stats:
-        shift = shift_of(bias, sides[0].mean_positive)
+        shift = shift_of(bias, sides[0].lse[0])
         return sides[0].stats(shift, sides[1].stats(shift) if len(sides) == 2 else None)
 
     losses = [side.losses(variant) for side in sides]
@@ -178,17 +183,9 @@ def _reduce_sides(
         valid = torch.cat([side.valid for side in sides])
         return reduce_rows(opts, torch.cat(losses), lambda: valid, weights, seen, bias)
     plain = replace(opts, return_stats=False)
-    split = [None] * 2 if weights is None else weights.split([len(own) for own in losses])
+    split = [None] * 2 if weights is None else weights.split([own.shape[0] for own in losses])
     total = sum(
         reduce_rows(plain, own, lambda side=side: side.valid, part, cancelled=bias)  # type: ignore[misc]
         for side, own, part in zip(sides, losses, split, strict=True)
     )
     return (total * 0.5, seen()) if opts.return_stats else total * 0.5
-
-
-def _mean_positive(
-    query: Tensor, key: Tensor, groups: Groups, scale: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """The mean score over each query's positives, and their number."""
-    count = groups.counts()
-    return groups.dot_sums(query, key) * scale / count.clamp(min=1), count

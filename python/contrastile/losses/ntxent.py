@@ -90,7 +90,7 @@ class NTXent(Loss):
 def _negative_sums(views: TwoViews, raw_positive: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of a row's negative scores, and the number of its included scores."""
     z = widen(views.z)
-    count = torch.full((len(z),), len(z) - 1, device=z.device)
+    count = torch.full((z.shape[0],), z.shape[0] - 1, device=z.device)
     if views.groups is None:
         others = all_dot_sums(z, z) - (z * z).sum(1)
         return others * views.scale - raw_positive, count

@@ -177,7 +177,7 @@ class Options:
 
     def bias(self, key: Tensor, per_key: bool = False) -> Tensor | None:
         """The bias of the columns that ``key`` makes, or None."""
-        m = len(key)
+        m = key.shape[0]
         bias = self.logit_bias
         if bias is None:
             return None

@@ -55,7 +55,7 @@ def several_positives_loss(
     variant: str,
     negatives: Tensor,
     positives: Tensor,
-    mean: Tensor,
+    mean: Tensor | None,
     count: Tensor,
     gap: Tensor | None,
 ) -> Tensor:
@@ -71,6 +71,7 @@ def several_positives_loss(
     if variant == "in":
         return losses
     if gap is None:
+        assert mean is not None
         gap = positives - log_count(count, positives) - mean
         gap = poison(torch.where(count > 1, gap, 0.0), mean)
     return losses + gap.to(losses.dtype)
@@ -118,7 +119,7 @@ def reduce_rows(
     formula cancels: its gradient is 0, but there is one, because a parameter without a gradient
     would stall a data-parallel reduction.
     """
-    count: int | Tensor = max(len(losses), 1)
+    count: int | Tensor = max(losses.shape[0], 1)
     if valid is not None:
         kept = valid()
         _check_full(options, kept)

@@ -55,7 +55,7 @@ def siglip_loss(
     check_embedding(NAME, "y", y, SEVERAL_VECTORS)
     check_same_size(NAME, x=x, y=y)
     check_same_rows(NAME, x=x, y=y)
-    n, device = len(x), x.device
+    n, device = x.shape[0], x.device
     scale, bias = opts.scale(n), opts.bias(y)
     weights = opts.row_weights(n)
     x, y = opts.embeddings(x), opts.embeddings(y)

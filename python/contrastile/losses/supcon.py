@@ -56,7 +56,7 @@ def supcon_loss(
     """
     opts = Options(NAME, **options)
     check_embedding(NAME, "z", z, SEVERAL)
-    n, device = len(z), z.device
+    n, device = z.shape[0], z.device
     labels = check_integers(NAME, "labels", labels, n)
     scale, weights = opts.scalar_scale(n), opts.row_weights(n)
     z = opts.embeddings(z)
@@ -65,28 +65,30 @@ def supcon_loss(
 
     others = Not(Index.diagonal(n, device=device))
     same = Equal(groups.query, groups.key)
-    wide = widen(z)
-    own = (wide * wide).sum(1)
-    mean_positive = (groups.dot_sums(z, z) - own) * scale / count.clamp(min=1)
+    gap = asks_for_gap(variant, z)
+    mean = None
+    if opts.return_stats or (variant == "out" and not gap):
+        wide = widen(z)
+        own = (wide * wide).sum(1)
+        mean = (groups.dot_sums(z, z) - own) * scale / count.clamp(min=1)
     stats = log_sum_exp(
         z,
         scale=scale,
         channels=[Channel(others & Not(same)), Channel(others & same)],
         ranks=opts.return_stats,
-        row_thresholds=mean_positive.detach(),
-        row_counts=count if asks_for_gap(variant, z) else None,
+        row_thresholds=None if mean is None else mean.detach(),
+        row_counts=count if gap else None,
         **opts.engine,
     )
     negatives, positives = stats.rows
-    losses = several_positives_loss(
-        variant, negatives, positives, mean_positive, count, stats.row_gap
-    )
+    losses = several_positives_loss(variant, negatives, positives, mean, count, stats.row_gap)
 
     def valid() -> Tensor:
         return count > 0
 
     def seen() -> Stats:
-        score = torch.where(valid(), mean_positive, 0.0)
+        assert mean is not None
+        score = torch.where(valid(), mean, 0.0)
         return make_stats(merge_log_sum_exp(*stats.rows), score, stats.row_rank, valid())
 
     return reduce_rows(opts, losses, valid, weights, seen, opts.bias(z))

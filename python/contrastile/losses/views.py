@@ -49,7 +49,7 @@ class TwoViews:
         check_embedding(caller, "z1", z1, SEVERAL)
         check_same_size(caller, z0=z0, z1=z1)
         check_same_rows(caller, z0=z0, z1=z1)
-        n = len(z0)
+        n = z0.shape[0]
         scale = opts.scalar_scale(n)
         weights = opts.row_weights(n)
         z = opts.embeddings(torch.cat([z0, z1]))
@@ -69,7 +69,7 @@ class TwoViews:
 
     def scores(self, row_loss: RowLoss | None) -> ViewStats:
         """The scores' stats, computed over one triangle of z z^T; with a row loss, that loss."""
-        n, device = len(self.z) // 2, self.z.device
+        n, device = self.z.shape[0] // 2, self.z.device
         own, partners = Index.diagonal(2 * n, device=device), Index.other_view(n, device=device)
         kept: Pairs = Not(own) & Not(partners)
         if self.groups is not None:
