@@ -28,8 +28,8 @@ from contrastile.backends.triton.launch import (
 from contrastile.problem import InputError
 
 from .cases import DTYPES
-from .gpu.timing import median_ms
 from .problems import Step, steps
+from .timing import median_ms
 
 # The steps that are timed, and the kernels each is timed for. General forms hardly run but in small
 # problems, whose time is the host's.

@@ -1,4 +1,4 @@
-"""Every shipped kernel compiled for every supported GPU, and held to the rules of benches/gates.
+"""Every shipped kernel compiled for every supported GPU, and held to the rules of kernels/gates.py.
 
 The test command takes one architecture, the tier of gates all.
 """
@@ -33,7 +33,7 @@ def gates(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     """In a process of its own: here kernels are interpreted."""
     inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     return subprocess.run(
-        [sys.executable, "-m", "contrastile.benches.gates", *arguments],
+        [sys.executable, "-m", "contrastile.benches.kernels.gates", *arguments],
         env={**inherited, **environment},
         capture_output=True,
         text=True,

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from contrastile.benches.gpu_targets import MILLISECONDS
-from contrastile.benches.static_model import (
+from contrastile.benches.gpu.targets import MILLISECONDS
+from contrastile.benches.kernels.static_model import (
     GPUS,
     LAUNCHES_MS,
     RATES,

@@ -14,9 +14,9 @@ from typing import Any
 import cuda_build
 import pytest
 import torch
-from contrastile.benches.static_model import GPUS, RATES, pipe_cycles, predict
+from contrastile.benches.kernels.static_model import GPUS, RATES, pipe_cycles, predict
 
-MODULE = "contrastile.benches.static_report"
+MODULE = "contrastile.benches.kernels.static_report"
 NOTE = "PREDICTIONS OF A STATIC MODEL, NOT MEASUREMENTS"
 
 
@@ -72,8 +72,8 @@ def test_purposes_are_those_that_the_backend_launches_for(monkeypatch: pytest.Mo
     """All there are, each seen in what its kernel is given."""
     from contrastile.backends.triton import context
     from contrastile.backends.triton.launch import Launch, Purpose
+    from contrastile.benches.kernels.static_report import purpose_of
     from contrastile.benches.problems import steps
-    from contrastile.benches.static_report import purpose_of
 
     launched: list[Purpose] = []
     launch = context.Context.launch
@@ -173,7 +173,7 @@ SASS = "\n".join(
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_the_cheapest_way_through_the_code() -> None:
-    from contrastile.benches.static_cuda import cheapest_way, functions, pieces
+    from contrastile.benches.kernels.static_cuda import cheapest_way, functions, pieces
 
     code = functions(SASS)["one"]
     assert [item.target for item in code if item.target is not None] == [0x80, 0xA0, 0xC0, 0x00]
@@ -194,7 +194,13 @@ def test_cuda_tiles_of_both_shapes() -> None:
     """Up to 576 features only keys are loaded, of which another block brings half; the longer of
     products, loads and sums counts.
     """
-    from contrastile.benches.static_cuda import Found, Pass, holds_queries, loss_rows, shape_of
+    from contrastile.benches.kernels.static_cuda import (
+        Found,
+        Pass,
+        holds_queries,
+        loss_rows,
+        shape_of,
+    )
 
     assert [d for d in (256, 512, 576, 577, 768) if holds_queries(d)] == [256, 512, 576]
     slow, fast = Counter({"MUFU.EX2": 200}), Counter({"MUFU.EX2": 8})
@@ -220,9 +226,9 @@ def test_cuda_kernels_in_the_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Beside Triton's of the same GPU, or the reason why there are none."""
-    from contrastile.benches import static_cuda
-    from contrastile.benches.cuda_gates import Kernel
-    from contrastile.benches.static_report import report_cuda
+    from contrastile.benches.kernels import static_cuda
+    from contrastile.benches.kernels.cuda_gates import Kernel
+    from contrastile.benches.kernels.static_report import report_cuda
 
     counts = Counter({"MUFU.EX2": 64, "MUFU": 64, "SHFL": 7, "FFMA": 8})
     kernel = Kernel("sm_90a", "sm90", "weigh", "bf16", "fixed", (True,), 168, 0, counts)
@@ -252,7 +258,7 @@ def test_cuda_kernels_in_the_report(
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_the_kernels_as_compiled() -> None:
     """Of an extension that has them: a tile's own work is a part of the code, and no product."""
-    from contrastile.benches import static_cuda
+    from contrastile.benches.kernels import static_cuda
 
     found = static_cuda.look("bf16", cuda_build.extension())
     assert not isinstance(found, str), found

@@ -90,7 +90,7 @@ def test_a_wrong_option_is_the_losss_own_error() -> None:
 
 AHEAD = """
 import sys, torch, contrastile
-from contrastile.benches.ahead_of_time import recording
+from contrastile.benches.kernels.ahead_of_time import recording
 sys.modules["contrastile.warm_up"].CPU_ROWS = 10**9
 def step(n):
     x, y = (torch.nn.functional.normalize(torch.randn(n, 64)).bfloat16() for _ in range(2))

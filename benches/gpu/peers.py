@@ -12,11 +12,11 @@ import torch
 from ..check import TOLERANCE, evaluate, relative_error
 from ..inputs import Inputs
 from ..naive import NAIVE, LossFunction
+from ..timing import median_ms
 from .peer_calls import PEERS, Peer
 from .record import PASS, Outcome, Row
 from .settings import SCALE, Settings
 from .speed import OURS, Timed, inputs_of, loss_of
-from .timing import median_ms
 from .wheels import unpacked
 
 CASES = (

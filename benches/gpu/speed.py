@@ -13,16 +13,16 @@ from contrastile.backends.triton import backend as triton_backend
 
 from ..cases import LOSSES, Case
 from ..check import evaluate
-from ..gpu_targets import AIMED_SIZES, MILLISECONDS, NO_SLOWER_AT, OVER_EAGER, WIDTHS
 from ..inputs import SIGMOID_BIAS, SIGMOID_SCALE, Inputs
 from ..naive import NAIVE, LossFunction
 from ..providers.dense import Compiled
+from ..timing import median_ms
 from .aims import Aim, judged
 from .pool import each
 from .profile import kernel_shares
 from .record import Outcome, Row
 from .settings import Settings, pair
-from .timing import median_ms
+from .targets import AIMED_SIZES, MILLISECONDS, NO_SLOWER_AT, OVER_EAGER, WIDTHS
 
 OURS, PLAIN, COMPILED = "contrastile", "naive", "naive-compiled"
 # What everybody asks first, and all that a quick pass has.

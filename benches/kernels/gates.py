@@ -1,9 +1,9 @@
 """What every compiled kernel must keep to, on GPUs that need not be there.
 
-``python -m contrastile.benches.gates --arch sm_90`` compiles the kernels of the losses as they are
-launched, shipped or by CONTRASTILE_LAUNCHES, prints what each takes, and exits with 1 if one breaks
-a rule. It runs with whatever Triton is installed; TRITON_INTERPRET must not be set, as interpreted
-kernels are never compiled.
+``python -m contrastile.benches.kernels.gates --arch sm_90`` compiles the kernels of the losses as
+they are launched, shipped or by CONTRASTILE_LAUNCHES, prints what each takes, and exits with 1 if
+one breaks a rule. It runs with whatever Triton is installed; TRITON_INTERPRET must not be set, as
+interpreted kernels are never compiled.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from contrastile.backends.triton.backend import interpreting
 from contrastile.backends.triton.launch import specialised, trying
 
+from ..cases import DTYPES
+from ..problems import ROWS, SIZE, steps
 from .ahead_of_time import SHARED_LIMIT, TARGETS, Compiled, compile_for
-from .cases import DTYPES
-from .problems import ROWS, SIZE, steps
 
 # Kernels over tiles; the others are O(N) work.
 TILES = ("reduce", "weigh")
@@ -91,7 +91,7 @@ def reductions(kernel: Compiled) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m contrastile.benches.gates")
+    parser = argparse.ArgumentParser(prog="python -m contrastile.benches.kernels.gates")
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--dtype", nargs="+", choices=[*DTYPES, TF32], default=["bf16", "fp32"])
     parser.add_argument("--loss", nargs="+", default=None, help="default: all kinds")

@@ -1,9 +1,9 @@
-"""What a small step costs the host: `python -m contrastile.benches.host_time`, no GPU needed.
+"""What a small step costs the host: `python -m contrastile.benches.kernels.host_time`.
 
-Launches go through Triton's binder and its cache of compiled kernels and stop before the driver;
-torch's operations run on a few CPU rows, so few that their work hardly counts. What a driver takes
-for each launch (2 to 5 us) comes on top, for the loss and for eager torch alike. TRITON_INTERPRET
-must not be set.
+No GPU is needed: launches go through Triton's binder and its cache of compiled kernels and stop
+before the driver; torch's operations run on a few CPU rows, so few that their work hardly counts.
+What a driver takes for each launch (2 to 5 us) comes on top, for the loss and for eager torch
+alike. TRITON_INTERPRET must not be set.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def counted(step: Step) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each loss."""
-    parser = argparse.ArgumentParser(prog="python -m contrastile.benches.host_time")
+    parser = argparse.ArgumentParser(prog="python -m contrastile.benches.kernels.host_time")
     parser.add_argument("--arch", choices=TARGETS, default="sm_90")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)

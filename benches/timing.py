@@ -9,10 +9,12 @@ from itertools import pairwise
 
 import torch
 
-from .settings import is_gpu
-
 Run = Callable[[], object]
 LEAST, MOST = 5, 50
+
+
+def is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def median_ms(run: Run, device: torch.device, seconds: float = 0.5, warmup: int = 2) -> float:

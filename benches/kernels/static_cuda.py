@@ -41,7 +41,7 @@ from .static_model import (
 
 ARCH = "sm_90"
 DTYPES = ("bf16", "fp16")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NVCC = Path(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc")
 FLAGS = ("-std=c++17", "-O3", "-DCONTRASTILE_LEVEL=device", "-gencode=arch=compute_90a,code=sm_90a")
 POWER, PRODUCT, SASS_ARCH = "MUFU.EX2", "HGMMA", "sm_90a"

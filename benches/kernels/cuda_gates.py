@@ -1,4 +1,4 @@
-"""What the machine code of the CUDA kernels is like: `python -m contrastile.benches.cuda_gates`.
+"""What machine code CUDA kernels have: `python -m contrastile.benches.kernels.cuda_gates`.
 
 It is read out of the built extension, or of files compiled for another architecture; no GPU needed.
 The disassembler is the one that comes with Triton.
@@ -194,7 +194,7 @@ def check(path: Path) -> tuple[list[Kernel], list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each kernel and what is wrong; status 1 if anything is."""
-    parser = argparse.ArgumentParser(prog="python -m contrastile.benches.cuda_gates")
+    parser = argparse.ArgumentParser(prog="python -m contrastile.benches.kernels.cuda_gates")
     parser.add_argument("files", nargs="*", type=Path, help="instead of the built extension")
     files = parser.parse_args(argv).files
     if not files:

@@ -21,9 +21,10 @@ from contrastile.backends.triton.backend import KEEP_FROM, interpreting
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.launch import Purpose, pick, specialised, trying
 
+from ..gpu.targets import MILLISECONDS
+from ..table import show
 from . import static_cuda
 from .ahead_of_time import TARGETS, Compiled, compile_for
-from .gpu_targets import MILLISECONDS
 from .static_model import (
     GPUS,
     L2_RATE,
@@ -40,7 +41,6 @@ from .static_model import (
     tflops,
     tile_of,
 )
-from .table import show
 
 PREDICTED = "PREDICTIONS OF A STATIC MODEL, NOT MEASUREMENTS"
 UNVERIFIED = "unverified: GEMMs at 720 (fp32 50, fp64 55) TFLOP/s, 60 us of launches, TB/s from L2:"
@@ -193,7 +193,7 @@ def step_of(loss: str, dtype: torch.dtype) -> Callable[[], None]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     new = argparse.ArgumentParser(
-        prog="python -m contrastile.benches.static_report",
+        prog="python -m contrastile.benches.kernels.static_report",
         description="Compiles every kernel and predicts its speed; runs none. Half a minute for "
         "an architecture and dtype that Triton has not cached.",
     )
