@@ -22,10 +22,9 @@ from ..engine.job import Backend
 from ..engine.node import in_slots, needs_of
 from ..problem.spec import QUERY, Sizes, Spec, parse
 from . import shapes
-from .refusals import no_batch, no_second_derivative
+from .flops import GIVEN, teach_counters
+from .refusals import no_batch, no_second_derivative, remember_caller
 from .transforms import is_differentiating
-
-GIVEN = "+"
 
 
 def is_watched(sizes: Sizes) -> bool:
@@ -37,6 +36,8 @@ def reduce(
     backend: Backend, spec: Spec, sizes: Sizes, tensors: Sequence[Tensor]
 ) -> Sequence[Tensor]:
     """The outputs of the engine, by the op."""
+    if not torch.compiler.is_dynamo_compiling():
+        teach_counters()
     grad = torch.is_grad_enabled()
     needs = needs_of(spec, [grad and tensor.requires_grad for tensor in tensors])
     mode = shapes.mode_of(backend, spec, sizes, needs)
@@ -45,7 +46,7 @@ def reduce(
         found = Transformed.apply(call, *tensors)
     else:
         found = torch.ops.contrastile.reduce(list(tensors), *call)
-    return found[: shapes.count_of_outputs(spec)]  # type: ignore[no-any-return]
+    return found[: shapes.count_of_outputs(spec)]
 
 
 @torch.library.custom_op("contrastile::reduce", mutates_args=())
@@ -86,6 +87,7 @@ def _gradients(ctx: Any, upstream: Sequence[Tensor | None]) -> list[Tensor | Non
     given = [grad for grad in grads if grad is not None]
     if not given:
         return [None] * count
+    teach_counters()
     call = _letters([grad is not None for grad in grads]), *ctx.call
     sets = list(saved[:count]), list(saved[count:]), given
     if is_differentiating():
@@ -134,7 +136,7 @@ class TransformedBackward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is kept for a backward pass that there is not."""
+        remember_caller(ctx, inputs[0], output)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
@@ -184,7 +186,7 @@ def _weigh_like(
     ]
 
 
-_weigh.register_autograd(no_second_derivative)
+_weigh.register_autograd(no_second_derivative, setup_context=remember_caller)
 _weigh.register_vmap(no_batch)
 
 
