@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..engine.gather import gathered, gathered_gradients
+from ..problem.checks import check_index
 from .refusals import no_batch, no_second_derivative, remember_caller
 from .transforms import is_differentiating
 
@@ -24,6 +25,9 @@ def gather(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> 
 @torch.library.custom_op("contrastile::gather", mutates_args=())
 def _gather(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
     """<q_rows[e], k_columns[e]>."""
+    if query.device.type == "cpu":
+        # Nobody could while this was traced.
+        check_index("gather_dot", "columns", columns, columns.shape[0], key.shape[0])
     return gathered(query, key, rows, columns)
 
 

@@ -20,7 +20,8 @@ from ..engine.forward import Mode, Residual, forward
 from ..engine.gradients import Needs, Values
 from ..engine.job import Backend
 from ..engine.node import in_slots, needs_of
-from ..problem.spec import QUERY, Sizes, Spec, parse
+from ..problem.checks import check_index
+from ..problem.spec import NONE, QUERY, Sizes, Spec, parse
 from . import shapes
 from .flops import GIVEN, teach_counters
 from .refusals import no_batch, no_second_derivative, remember_caller
@@ -54,6 +55,9 @@ def _reduce(tensors: list[Tensor], spec: str, needs: str, kept: int, at_once: bo
     """The outputs, differentiable ones first, then what the backward pass needs."""
     lowered, wanted = parse(spec), _needs(needs)
     backend, sizes = named(lowered.caller, lowered.backend), Sizes.of(lowered, tensors)
+    if lowered.positives != NONE and sizes.device.type == "cpu":
+        # Nobody could while this was traced.
+        check_index(lowered.caller, "positives", tensors[lowered.positives], sizes.n, sizes.m)
     outcome = forward(backend, lowered, sizes, tensors, wanted, Mode(kept, at_once))
     outputs, others = outcome.outputs(lowered)
     residual = _complete(outcome.residual, backend, sizes)
