@@ -210,7 +210,7 @@ def slopes_of(rule: Rule, seen: Seen, weights: Tensor | None, n: int) -> Slopes:
     """
     count = _count(rule, seen, n) if rule.reduction == "mean" else 1
     if isinstance(count, Tensor):
-        grad = torch.where(seen.full(), 1.0 / count, 0.0).to(seen.positive.dtype)
+        grad = torch.where(seen.full(), 1.0 / count.to(seen.positive.dtype), 0.0)
     else:
         grad = torch.full((), 1.0 / count, dtype=seen.positive.dtype, device=seen.positive.device)
     if weights is not None:
