@@ -136,6 +136,8 @@ def check_index(caller: str, name: str, value: object, length: int, bound: int) 
 
 def is_number(value: object) -> TypeGuard[float]:
     """A real number, numpy's too, but no truth value."""
+    if type(value) is float or type(value) is int:
+        return True
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
