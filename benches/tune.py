@@ -36,7 +36,8 @@ from .timing import median_ms
 TIMED = {
     "clip_loss": (Purpose.REDUCE, Purpose.WEIGH),
     "info_nce": (Purpose.REDUCE_ROWS,),
-    "siglip_loss": (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS),
+    "siglip_loss": (Purpose.WEIGH_AND_SUM,),
+    "siglip_loss of rows": (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS),
     "nt_xent": (Purpose.WEIGH_DIAGONAL,),
     "clip_loss, kept": (Purpose.REDUCE_AND_KEEP, Purpose.WEIGH_KEPT),
 }

@@ -2,8 +2,6 @@
 // problem/channels.py; the module exports these tables, and a test holds both together.
 #pragma once
 
-#include <cstddef>
-
 namespace contrastile {
 
 enum class Op : int { index, equal, overlap, logical_not, logical_and, logical_or };

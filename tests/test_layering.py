@@ -40,7 +40,7 @@ CORE = LAYERS[: LAYERS.index("contrastile") + 1]
 CORE_PACKAGES = {"numpy", "torch", "typing_extensions"}
 TRITON = ("contrastile.backends.triton", "contrastile.triton_kernels")
 # What the benches may know of the backends beyond their names: what they report on.
-REPORTED = {"backends.triton", "backends.strips"}
+REPORTED = {"backends.triton", "backends.gpu.strips"}
 REPORTED |= {f"backends.triton.{m}" for m in ("backend", "device", "launch")}
 # Each of these takes longer to import than all of the core.
 HEAVY = {"contrastile._C", "matplotlib", "PIL", "rich", "sympy", "torch._dynamo", "triton"}

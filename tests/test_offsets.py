@@ -16,8 +16,9 @@ from typing import Any
 import contrastile.functional as losses
 import pytest
 import torch
-from contrastile.backends.strips import StripMemory
-from contrastile.backends.triton import TritonBackend, context
+from contrastile.backends.gpu import forms
+from contrastile.backends.gpu.strips import StripMemory
+from contrastile.backends.triton import TritonBackend
 from contrastile.backends.triton.launch import INTERPRETED, Purpose, trying
 from contrastile.engine import blocks
 from contrastile.engine.blocks import Block, Keeping
@@ -59,7 +60,7 @@ def either_launch(request: pytest.FixtureRequest) -> Iterator[None]:
 )
 def either_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "both forms":
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(forms, "SMALL", 0)
 
 
 def embeddings(dtype: torch.dtype) -> list[Tensor]:

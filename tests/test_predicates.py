@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from contrastile.backends.triton import context
+from contrastile.backends.gpu import forms
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import And, Channel, Equal, Index, Not, Or, Overlap, Pairs, Phi, Term
 from dense import (
@@ -209,7 +209,7 @@ def test_the_kernels_of_a_gpu_at_lower_precision(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By fixed shifts first, as large problems are computed."""
-    monkeypatch.setattr(context, "SMALL", 0)
+    monkeypatch.setattr(forms, "SMALL", 0)
     pairs, kept = PREDICATES[name]()
     channels = [Channel(pairs), Channel(~pairs)]
     assert_close_to_fp64(

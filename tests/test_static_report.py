@@ -70,25 +70,31 @@ def test_report(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 def test_purposes_are_those_that_the_backend_launches_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """All there are, each seen in what its kernel is given."""
-    from contrastile.backends.triton import context
-    from contrastile.backends.triton.launch import Launch, Purpose
+    from contrastile.backends.gpu import forms
+    from contrastile.backends.triton.launch import Launch, Purpose, forget
+    from contrastile.backends.triton.program import Program, Tiles
+    from contrastile.backends.triton.start import Start
     from contrastile.benches.kernels.static_report import purpose_of
     from contrastile.benches.problems import steps
 
     launched: list[Purpose] = []
-    launch = context.Context.launch
+    launch, over_tiles = Program.launch, Program.over_tiles
 
-    def note(self: context.Context, purpose: Purpose) -> Launch:
+    def note(self: Program, purpose: Purpose) -> Launch:
         launched.append(purpose)
         return launch(self, purpose)
 
-    def compare(self: context.Context, kernel: Any, *_: object, **constants: object) -> None:
+    def compare(self: Program, kernel: Any, *rest: Any, **constants: Any) -> Tiles:
         assert purpose_of(kernel.fn.__name__, constants) is launched[-1]
+        return over_tiles(self, kernel, *rest, **constants)
 
-    monkeypatch.setattr(context.Context, "launch", note)
-    monkeypatch.setattr(context.Context, "over_tiles", compare)
+    # No launch was found before.
+    forget()
+    monkeypatch.setattr(Program, "launch", note)
+    monkeypatch.setattr(Program, "over_tiles", compare)
+    monkeypatch.setattr(Start, "__call__", lambda *_: None)
     for small in (0, 2**22):
-        monkeypatch.setattr(context, "SMALL", small)
+        monkeypatch.setattr(forms, "SMALL", small)
         for name, step in steps(torch.bfloat16, rows=24, size=16).items():
             # Those have a size of their own, 2,000 rows.
             if not name.endswith("small"):
@@ -102,10 +108,11 @@ def test_purposes_are_those_that_the_backend_launches_for(monkeypatch: pytest.Mo
 def test_pair_sums_are_found_as_they_are_launched(arch: str, tmp_path: Path) -> None:
     """There the weights of pair sums have a launch of their own."""
     out = tmp_path / "report.json"
-    done = report("--arch", arch, "--dtype", "bf16", "--loss", "siglip_loss", "--out", str(out))
+    own = ("--loss", "siglip_loss", "siglip_loss of rows")
+    done = report("--arch", arch, "--dtype", "bf16", *own, "--out", str(out))
     assert done.returncode == 0, done.stderr
     purposes = {row["purpose"] for row in json.loads(out.read_text())["kernels"]}
-    assert purposes == {"reduce pair sums", "weigh pair sums"}
+    assert purposes == {"reduce pair sums", "weigh pair sums", "weigh and sum"}
 
 
 @pytest.mark.gates

@@ -16,13 +16,16 @@ import oracles
 import pytest
 import torch
 from cases import LOSSES, Choice, arguments_for, covering_choices, default_choice
-from contrastile.backends.triton import context, launch
-from contrastile.backends.triton.encode import Slots, prefix
+from contrastile.backends.triton import launch
+from contrastile.backends.triton.bound import Bound
+from contrastile.backends.triton.encode import pairs_of
 from contrastile.backends.triton.launch import INTERPRETED, Launch
+from contrastile.backends.triton.program import Tiles
 from contrastile.ops import log_sum_exp, pair_sum
-from contrastile.problem import Channel, Equal, Index, Overlap, Phi, Term
+from contrastile.problem import Channel, Equal, Index, Overlap, Pairs, Phi, Problem, Scores, Term
 from contrastile.problem.pairs import Op
 from contrastile.problem.problem import default_workspace
+from contrastile.problem.spec import Stat
 from helpers import (
     Arguments,
     assert_results_close,
@@ -47,6 +50,7 @@ def crosses(loss: str) -> Iterator[pytest.ParameterSet]:
 
 CROSSES = [each for loss in LOSSES for each in crosses(loss)]
 TRITON = {"backend": "triton"}
+FORMS = "contrastile.backends.gpu.forms.SMALL"
 
 
 @pytest.mark.parametrize(("loss", "seed", "choice"), CROSSES)
@@ -63,7 +67,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The general form alone, as of a small problem, or fixed shifts and a certificate."""
     if request.param == "both forms":
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(FORMS, 0)
     return request.param
 
 
@@ -88,7 +92,7 @@ def test_error_rule(
     form alone, and where scale 100 makes fixed shifts matter of both.
     """
     if form == 1:
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(FORMS, 0)
     choice = default_choice(
         loss, shape=(77, 48), scale="logit_scale tensor", value=scale, crowded=True
     )
@@ -123,10 +127,14 @@ IN_GATES = ("groups of two", "halves", "specialised")
         for name in OTHER_LAUNCHES
     ]
 )
-def other_launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Launch:
+def other_launch(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Launch]:
     chosen = OTHER_LAUNCHES[request.param]
     monkeypatch.setattr(launch, "INTERPRETED", chosen)
-    return chosen
+    launch.forget()
+    yield chosen
+    launch.forget()
 
 
 @pytest.mark.usefixtures("other_launch")
@@ -145,16 +153,15 @@ def test_no_launch_changes_a_number(loss: str) -> None:
 def test_sizes_that_tiles_divide(loss: str, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their kernels ask no pair whether it is inside."""
     even = []
-    over_tiles = context.Context.over_tiles
+    start = Bound.start
 
-    def recorded(self: context.Context, *args: Any, **constants: Any) -> None:
-        kernel, chosen, block, *rest = args
-        even.append(block.shape[0] % chosen.rows == 0 and block.shape[1] % chosen.cols == 0)
-        over_tiles(self, kernel, chosen, block, *rest, **constants)
+    def recorded(self: Bound, tiles: Tiles, *arguments: Any) -> None:
+        even.append(tiles.start.constants["EVEN"])
+        start(self, tiles, *arguments)
 
-    monkeypatch.setattr(context.Context, "over_tiles", recorded)
+    monkeypatch.setattr(Bound, "start", recorded)
     if not small:
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(FORMS, 0)
     rows = 2 * INTERPRETED.cols
     choice = default_choice(loss, shape=(rows, 20), scale="logit_scale tensor", bias="tensor")
     arguments = arguments_for(loss, choice)
@@ -193,15 +200,28 @@ def test_half_precision_weights_at_any_size_of_upstream(
         assert torch.allclose(mine.double() / upstream, right / upstream, rtol=1e-2)
 
 
+def lowered(pairs: Pairs) -> Stat:
+    x = torch.zeros(4, 2)
+    channels = [Channel(pairs)]
+    spec, _ = Problem.of("test", Scores.of("test", x, x + 1), channels, Channel).lower()
+    return spec.stats[0]
+
+
 def test_predicates_in_prefix_order() -> None:
     ids, masks, index = torch.arange(4), torch.arange(4), torch.arange(4)
-    slots = Slots()
-    pairs = (~Equal(ids, ids) & Overlap(masks, ids)) | Index(index)
+    slots: list[int] = []
+    stat = lowered((~Equal(ids, ids) & Overlap(masks, ids)) | Index(index))
     left = [int(Op.AND), 6, int(Op.NOT), int(Op.EQUAL), 0, 0, int(Op.OVERLAP), 1, 0]
-    assert prefix(pairs, slots) == [int(Op.OR), 2 + len(left), *left, int(Op.INDEX), 2]
-    assert [slot is t for slot, t in zip(slots.tensors, (ids, masks, index), strict=True)] == [
-        True
-    ] * 3
+    assert pairs_of(stat, slots) == [int(Op.OR), 2 + len(left), *left, int(Op.INDEX), 2]
+    assert slots == [stat.program[0][1], stat.program[2][1], stat.program[4][1]]
+
+
+def test_holes_come_before_other_predicates() -> None:
+    ids, index = torch.arange(4), torch.arange(4)
+    hole = [int(Op.NOT), int(Op.INDEX), 0]
+    expected = [int(Op.AND), 2 + len(hole), *hole, int(Op.EQUAL), 1, 1]
+    assert pairs_of(lowered(Equal(ids, ids) & ~Index(index)), []) == expected
+    assert pairs_of(lowered(~Index(index)), []) == hole
 
 
 @pytest.fixture
@@ -280,21 +300,19 @@ def test_a_gpu_lends_a_share_of_its_memory(
 ) -> None:
     properties = type("Properties", (), {"total_memory": memory})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    default_workspace.cache_clear()
     assert default_workspace(torch.device("cuda", 0)) == expected
     assert default_workspace(torch.device("cpu")) == 2**28
-    default_workspace.cache_clear()
 
 
 def test_tf32_by_the_switch_of_torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[str] = []
-    over_tiles = context.Context.over_tiles
+    start = Bound.start
 
-    def recorded(self: context.Context, *args: Any, **constants: Any) -> None:
-        chosen.append(self.precision)
-        over_tiles(self, *args, **constants)
+    def recorded(self: Bound, tiles: Tiles, *arguments: Any) -> None:
+        chosen.append(tiles.start.constants["PRECISION"])
+        start(self, tiles, *arguments)
 
-    monkeypatch.setattr(context.Context, "over_tiles", recorded)
+    monkeypatch.setattr(Bound, "start", recorded)
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         for allowed in (False, True):

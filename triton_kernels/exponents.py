@@ -93,10 +93,42 @@ def phi(x, KIND: tl.constexpr):
 
 
 @triton.jit
+def phi_and_slope(x, KIND: tl.constexpr):
+    """phi(x) and phi'(x); of softplus by one power."""
+    if KIND == 0:
+        small = tl.exp(-tl.abs(x))
+        more = _log1p(small) if x.dtype == tl.float64 else _log1p_of_fp32(small)
+        # A maximum drops NaN, which ``more`` has.
+        value = tl.maximum(x, 0.0) + more
+        rate = tl.where(x >= 0, 1.0, small) / (1.0 + small)
+    else:
+        value = phi(x, KIND)
+        rate = slope(x, KIND)
+    return value, rate
+
+
+@triton.jit
 def _log1p(x):
     """log(1 + x) of x in [0, 1]: the error of rounding 1 + x is divided out."""
     total = 1.0 + x
     return tl.where(total == 1.0, x, tl.log(total) * (x / (total - 1.0)))
+
+
+@triton.jit
+def _log1p_of_fp32(x):
+    """log(1 + x) of x in [0, 1], by a polynomial of degree 10: the relative error is at most
+    1.6e-7, its root mean square 3.3e-8, as that of :func:`_log1p`, at a third of the instructions.
+    """
+    y = tl.fma(x, -0.0032440212089568377, 0.01985144428908825)
+    y = tl.fma(x, y, -0.056959498673677444)
+    y = tl.fma(x, y, 0.10603651404380798)
+    y = tl.fma(x, y, -0.15305590629577637)
+    y = tl.fma(x, y, 0.1967593878507614)
+    y = tl.fma(x, y, -0.24954134225845337)
+    y = tl.fma(x, y, 0.3332996368408203)
+    y = tl.fma(x, y, -0.4999990165233612)
+    y = tl.fma(x, y, 1.0)
+    return x * y
 
 
 @triton.jit

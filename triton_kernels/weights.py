@@ -45,6 +45,7 @@ def weigh(
     mirror,
     out_stride,
     row_products,
+    row_sums,
     kept,
     kept_stride,
     CODE: tl.constexpr,
@@ -54,6 +55,7 @@ def weigh(
     SIDES: tl.constexpr,
     LINES: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    SUMS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -76,8 +78,9 @@ def weigh(
     The unit, a power of two that fits G into half precision, is in the coefficients already.
     LINES: what kept pairs of the last channel get beside its powers, ``lines`` of rows and columns.
     KEPT: the dot products are read from ``kept``, where ``reduce`` left them. PRODUCTS: also
-    row_products[part, i], the sums of unit G_ij <q_i, k_j> over each of the PARTS of a tile. Of a
-    DIAGONAL block the tiles above the diagonal are written to their mirror images too.
+    row_products[part, i], the sums of unit G_ij <q_i, k_j> over each of the PARTS of a tile.
+    SUMS: of pair sums also row_sums[r, part, i], the sums of phi. Of a DIAGONAL block the tiles
+    above the diagonal are written to their mirror images too.
     """
     row_tiles = tl.cdiv(row_end - first_row, ROWS)
     col_tiles = tl.cdiv(col_end - first_col, COLS)
@@ -117,8 +120,8 @@ def weigh(
             write_parts(
                 dots, row, col, tile_col, side, first_row, row_end, first_col, col_end,
                 reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
-                CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
-                ROWS, COLS, PARTS,
+                row_sums, col_tiles * PARTS, CODE, CHANNELS, SIDES, LINES, PRODUCTS, SUMS,
+                DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS, PARTS,
             )  # fmt: skip
 
 
@@ -142,11 +145,14 @@ def write_parts(
     mirror,
     out_stride,
     row_products,
+    row_sums,
+    parts,
     CODE: tl.constexpr,
     CHANNELS: tl.constexpr,
     SIDES: tl.constexpr,
     LINES: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    SUMS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -163,22 +169,22 @@ def write_parts(
         write_weights(
             dots, row, col, part, side, first_row, row_end, first_col, col_end,
             reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
-            ROWS, COLS,
+            row_sums, parts, CODE, CHANNELS, SIDES, LINES, PRODUCTS, SUMS,
+            DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS,
         )  # fmt: skip
     else:
         left, right = tl.split(tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1]))
         write_parts(
             left, row, col, 2 * part, side, first_row, row_end, first_col, col_end,
             reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
-            ROWS, COLS // 2, PARTS // 2,
+            row_sums, parts, CODE, CHANNELS, SIDES, LINES, PRODUCTS, SUMS,
+            DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
         write_parts(
             right, row, col + COLS // 2, 2 * part + 1, side, first_row, row_end, first_col, col_end,
             reductions, gradients, lines, data, shifts, out, mirror, out_stride, row_products,
-            CODE, CHANNELS, SIDES, LINES, PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT,
-            ROWS, COLS // 2, PARTS // 2,
+            row_sums, parts, CODE, CHANNELS, SIDES, LINES, PRODUCTS, SUMS,
+            DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
 
 
@@ -202,11 +208,14 @@ def write_weights(
     mirror,
     out_stride,
     row_products,
+    row_sums,
+    parts,
     CODE: tl.constexpr,
     CHANNELS: tl.constexpr,
     SIDES: tl.constexpr,
     LINES: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    SUMS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -234,9 +243,12 @@ def write_weights(
             )
             g += tl.where(kept, line, 0.0)
     else:
+        height = row_end - first_row
         g = term_weights(
-            dots, inside, reductions, gradients, data, CODE, rows, cols, row_end, col_end, SIDES
-        )
+            dots, inside, reductions, gradients, data, CODE, rows, cols, row_end, col_end,
+            row_sums + tl.cast(part, tl.int64) * height + (rows - first_row),
+            tl.cast(parts, tl.int64) * height, SIDES, SUMS,
+        )  # fmt: skip
     if PRODUCTS:
         # 0 times a dot product that is no number stays 0. Clamped by two instructions; whether G is
         # 0 took five, and registers for the answers.

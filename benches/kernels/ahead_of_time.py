@@ -22,7 +22,10 @@ import torch
 import triton
 from contrastile.backends.triton import backend as triton_backend
 from contrastile.backends.triton.device import Device
+from contrastile.backends.triton.launch import forget
+from contrastile.engine.forward import plans_of
 from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
 TARGETS = {
@@ -121,10 +124,18 @@ def recording(arch: str) -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
             found.append((self.fn.__name__, constants, kernel))
         return kernel
 
+    def stop(self: CompiledKernel, grid: object) -> Callable[..., None]:
+        """A launch of a kernel that the binder chose before."""
+        return lambda *arguments: None
+
+    # What was found for another architecture, or was launched before and would not be again.
+    forget()
+    plans_of.cache_clear()
     device = Device(arch, PROCESSORS[arch])
     triton.runtime.driver.set_active(Driver(arch))
     with (
         mock.patch.object(JITFunction, "run", compile_only),
+        mock.patch.object(CompiledKernel, "__getitem__", stop),
         mock.patch.object(Device, "of", staticmethod(lambda _: device)),
         mock.patch.object(triton_backend, "interpreting", lambda: True),
         mock.patch.object(triton_backend, "interprets_bf16", lambda: True),

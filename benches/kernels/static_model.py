@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from contrastile.backends import strips as planned
+from contrastile.backends.gpu import strips as planned
 
 PIPES = ("mufu", "exchange", "fp32", "alu", "fp64", "issue")
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
@@ -246,18 +246,20 @@ class Prediction:
 
 
 def predict(
-    reduce: tuple[Tile, Shape],
+    reduce: tuple[Tile, Shape] | None,
     weigh: tuple[Tile, Shape],
     n: int,
     size: int,
     dtype: str,
     gpu: Gpu,
 ) -> Prediction:
-    """Both passes and both products over all strips of N x N pairs."""
+    """The passes and both products over all strips of N x N pairs; ``reduce`` is None where the
+    weights' pass sums too.
+    """
     heights = list(strips(n, n, size, dtype, gpu))
     item = ITEMSIZE[dtype]
     return Prediction(
-        sum(pass_ms(*reduce, height, n, gpu, 0) for height in heights),
+        0.0 if reduce is None else sum(pass_ms(*reduce, height, n, gpu, 0) for height in heights),
         sum(pass_ms(*weigh, height, n, gpu, item) for height in heights),
         sum(products_ms(height, n, size, dtype, gpu) for height in heights),
     )

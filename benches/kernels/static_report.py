@@ -51,15 +51,17 @@ DTYPES = {
     "fp64": torch.float64,
 }
 # Between them they launch kernels of every purpose; a kept one has room for its dot products.
-LOSSES = ("clip_loss", "info_nce", "nt_xent", "siglip_loss", "clip_loss, kept")
-# The two passes of the losses that are predicted. Each computes S twice and has two GEMMs, also
-# where one direction could turn a strip of S into G at once: 4 units of 2 N M D flop.
+ROWS = "siglip_loss of rows"
+LOSSES = ("clip_loss", "info_nce", "nt_xent", "siglip_loss", ROWS, "clip_loss, kept")
+# The passes of the losses that are predicted. Each computes S, and two GEMMs follow: 4 units of
+# 2 N M D flop, or 3 where one look at the scores makes sums and weights.
 PASSES = {
     "clip_loss": (Purpose.REDUCE, Purpose.WEIGH),
     "info_nce": (Purpose.REDUCE_ROWS, Purpose.WEIGH),
-    "siglip_loss": (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS),
+    "siglip_loss": (Purpose.WEIGH_AND_SUM,),
+    ROWS: (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS),
 }
-UNITS = 4
+GEMMS = 2
 # Compiled once, for one D: others change the length of the main loop, of sm_80 how far it is
 # unrolled, and hardly anything in the epilogue. More scores than launch the general form alone, and
 # tiles divide them, as they do most batches.
@@ -142,6 +144,8 @@ def _purpose_of_reduce(constants: Mapping[str, Any]) -> Purpose:
 
 def _purpose_of_weigh(constants: Mapping[str, Any]) -> Purpose:
     general = constants["GENERAL"]
+    if constants["SUMS"]:
+        return Purpose.WEIGH_AND_SUM
     if constants["KEPT"]:
         return Purpose.WEIGH_KEPT
     if constants["DIAGONAL"]:
@@ -176,6 +180,7 @@ def step_of(loss: str, dtype: torch.dtype) -> Callable[[], None]:
     """Forward and backward with a learnable scale."""
 
     name, _, kept = loss.partition(", ")
+    name, _, of_rows = name.partition(" ")
 
     def step() -> None:
         size = COMPILED_N, KEPT_D if kept else COMPILED_D
@@ -184,8 +189,10 @@ def step_of(loss: str, dtype: torch.dtype) -> Callable[[], None]:
         # Room for a strip of G, and for dot products and one block more only where they are kept.
         blocks = 3 if kept else 1
         workspace = blocks * COMPILED_N**2 * max(dtype.itemsize, 4)
-        own = {"backend": "triton", "workspace": workspace}
-        getattr(contrastile, name)(x, y, logit_scale=scale, **own).backward()
+        own: dict[str, Any] = {"backend": "triton", "workspace": workspace}
+        if of_rows:
+            own["reduction"] = "none"
+        getattr(contrastile, name)(x, y, logit_scale=scale, **own).sum().backward()
 
     return step
 
@@ -249,14 +256,12 @@ def report(arch: str, dtype: str, found: Sequence[Kernel], record: dict[str, Any
     add(record["tiles"], arch, dtype, CYCLES, rows)
     for loss in (loss for loss in PASSES if any(kernel.loss == loss for kernel in found)):
         own = {kernel.purpose: kernel for kernel in found if kernel.loss == loss}
-        reduce, weigh = (own[purpose] for purpose in PASSES[loss])
+        passes = tuple(own[purpose] for purpose in PASSES[loss])
         for gpu in (gpu for gpu in GPUS if gpu.arch == arch):
-            report_loss(gpu, dtype, (reduce, weigh), record)
+            report_loss(gpu, dtype, passes, record)
 
 
-def report_loss(
-    gpu: Gpu, dtype: str, passes: tuple[Kernel, Kernel], record: dict[str, Any]
-) -> None:
+def report_loss(gpu: Gpu, dtype: str, passes: tuple[Kernel, ...], record: dict[str, Any]) -> None:
     """A loss forward and backward on one GPU."""
     rows = [loss_row(gpu, dtype, passes, n, size) for n in SIZES for size in WIDTHS]
     what = f"\n{gpu.name} {dtype}, {passes[0].loss} forward and backward"
@@ -322,14 +327,16 @@ def tile_row(kernel: Kernel, size: int) -> list[Any]:
     ]
 
 
-def loss_row(gpu: Gpu, dtype: str, passes: tuple[Kernel, Kernel], n: int, size: int) -> list[Any]:
+def loss_row(gpu: Gpu, dtype: str, passes: tuple[Kernel, ...], n: int, size: int) -> list[Any]:
+    """The cells of LOSS; ``passes``: the weights last."""
+
     def predicted(overlapped: bool) -> Prediction:
         tiles = [
             (replace(t, specialize=t.specialize or overlapped), kernel.shape)
             for kernel in passes
             for t in (kernel.tile(size),)
         ]
-        return predict(tiles[0], tiles[1], n, size, dtype, gpu)
+        return predict(tiles[0] if len(tiles) > 1 else None, tiles[-1], n, size, dtype, gpu)
 
     own = predicted(overlapped=False)
     loss = passes[0].loss
@@ -339,10 +346,10 @@ def loss_row(gpu: Gpu, dtype: str, passes: tuple[Kernel, Kernel], n: int, size: 
         loss,
         n,
         size,
-        *(own.reduce_ms, tflops(1, n, size, own.reduce_ms)),
+        *(own.reduce_ms, tflops(1, n, size, own.reduce_ms) if len(passes) > 1 else None),
         *(own.weights_ms, tflops(1, n, size, own.weights_ms)),
         own.products_ms,
-        *(own.total_ms, tflops(UNITS, n, size, own.total_ms)),
+        *(own.total_ms, tflops(len(passes) + GEMMS, n, size, own.total_ms)),
         target,
         None if target is None else own.total_ms / target,
         predicted(overlapped=True).total_ms,

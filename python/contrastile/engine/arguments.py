@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from struct import Struct
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..problem.spec import NONE, Sizes, Spec, Stat
 from .row_steps import LOG2E
+
+FLOAT = Struct("f")
 
 
 class Affine(NamedTuple):
@@ -80,8 +83,10 @@ def score_argument(scores: Affine, dtype: torch.dtype) -> Argument:
 
 def rounded(value: float) -> float:
     """A number as fp32 holds it; infinite beyond its range."""
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
+    try:
+        return float(FLOAT.unpack(FLOAT.pack(value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def _argument(

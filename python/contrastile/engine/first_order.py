@@ -51,10 +51,10 @@ def first_order(backward: Backward) -> Backward:
     @wraps(backward)
     def guarded(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         check_gradients(ctx.caller, upstream)
+        if not torch.is_grad_enabled():
+            return backward(ctx, *upstream)
         with torch.no_grad():
             gradients = backward(ctx, *upstream)
-        if not torch.is_grad_enabled():
-            return gradients
         sources = (*ctx.saved_tensors, *upstream)
         tied = [t for t in sources if t is not None and t.requires_grad]
         return tuple(

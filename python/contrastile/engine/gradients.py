@@ -14,8 +14,10 @@ from .plan import Block, Strip
 from .positives import add_gradients, safe_upstream
 from .products import add_product
 
-# Up to this size dK^T = Q^T G is the faster product on a CPU, dK = G^T Q beyond it.
+# Up to this embedding size dK^T = Q^T G is the faster product on a CPU, dK = G^T Q beyond it; with
+# few keys the transposition costs more than it brings.
 NARROW = 128
+FEW = 512
 
 
 class Needs(NamedTuple):
@@ -207,7 +209,7 @@ class Gradients:
     def _columns(self) -> Tensor:
         """The keys' gradients; transposed in memory where that is the faster product."""
         sizes = self._job.sizes
-        if sizes.d > NARROW or sizes.device.type != "cpu":
+        if sizes.d > NARROW or sizes.m < FEW or sizes.device.type != "cpu":
             return self._matrix(sizes.m)
         return self._new((sizes.d, sizes.m), dtype=sizes.dtype, device=sizes.device).t()
 

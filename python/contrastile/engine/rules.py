@@ -166,7 +166,7 @@ def _compiled(
 ) -> tuple[Tensor, Slopes | None]:
     like = seen.positive
     stats = seen.rows if rule.name == "sigmoid" else seen.sides
-    loss = torch.empty(len(like) if rule.reduction == "none" else (), dtype=like.dtype)
+    loss = torch.empty(like.shape[0] if rule.reduction == "none" else (), dtype=like.dtype)
     slopes = [torch.empty_like(like) for _ in stats] if wanted else []
     positive = torch.empty_like(like) if wanted else None
     module.row_loss(
@@ -175,7 +175,7 @@ def _compiled(
         REDUCTIONS.index(rule.reduction),
         rule.skip,
         rule.share,
-        len(like),
+        like.shape[0],
         [vector.data_ptr() for vector in stats],
         like.data_ptr(),
         0 if seen.omega is None else seen.omega.data_ptr(),
@@ -201,7 +201,7 @@ def loss_of(rule: Rule, seen: Seen, weights: Tensor | None) -> Tensor:
     if rule.reduction == "none":
         return losses
     total = losses.sum()
-    return total if rule.reduction == "sum" else total / _count(rule, seen, len(losses))
+    return total if rule.reduction == "sum" else total / _count(rule, seen, losses.shape[0])
 
 
 def slopes_of(rule: Rule, seen: Seen, weights: Tensor | None, n: int) -> Slopes:
@@ -210,7 +210,7 @@ def slopes_of(rule: Rule, seen: Seen, weights: Tensor | None, n: int) -> Slopes:
     """
     count = _count(rule, seen, n) if rule.reduction == "mean" else 1
     if isinstance(count, Tensor):
-        grad = torch.where(seen.full(), 1.0 / count, 0.0).to(seen.positive.dtype)
+        grad = torch.where(seen.full(), 1.0 / count.to(seen.positive.dtype), 0.0)
     else:
         grad = torch.full((), 1.0 / count, dtype=seen.positive.dtype, device=seen.positive.device)
     if weights is not None:

@@ -137,14 +137,14 @@ def dclw_loss_reference(
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`dclw_loss` must equal."""
     lse, positive = _dense(z0, z1, temperature)
-    omega = 2 - len(z0) * ((z0 * z1).sum(1) / sigma).softmax(0).detach()
+    omega = 2 - z0.shape[0] * ((z0 * z1).sum(1) / sigma).softmax(0).detach()
     return (lse - omega.repeat(2) * positive).mean()
 
 
 def _dense(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     z = torch.cat([z0, z1])
-    rows = torch.arange(len(z), device=z.device)
-    partners = rows.roll(len(z0))
+    rows = torch.arange(z.shape[0], device=z.device)
+    partners = rows.roll(z0.shape[0])
     logits = z @ z.T / temperature
     negatives = logits.index_put((rows, rows), logits.new_tensor(-torch.inf))
     negatives = negatives.index_put((rows, partners), logits.new_tensor(-torch.inf))

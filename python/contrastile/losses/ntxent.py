@@ -77,7 +77,7 @@ def nt_xent_reference(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`nt_xent` must equal."""
     z = torch.cat([z0, z1])
     logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
-    target = torch.arange(len(z), device=z.device).roll(len(z0))
+    target = torch.arange(z.shape[0], device=z.device).roll(z0.shape[0])
     return torch.nn.functional.cross_entropy(logits, target)
 
 

@@ -122,8 +122,7 @@ def reduce_rows(
     count: int | Tensor = max(losses.shape[0], 1)
     if valid is not None:
         kept = valid()
-        _check_full(options, kept)
-        losses = torch.where(kept, losses, 0.0)
+        losses = _full(options, torch.where(kept, losses, 0.0), kept)
         if options.empty == "skip":
             count = kept.sum().clamp(min=1)
     if weights is not None:
@@ -146,21 +145,25 @@ def finish(
 ) -> LossOutput:
     """A loss that was summed over rows in the pass over the scores; see :func:`reduce_rows`."""
     if options.empty == "error":
-        _check_full(options, valid())
+        loss = _full(options, loss, valid())
     if cancelled is not None:
         loss = loss + 0.0 * cancelled[:1].sum().to(loss.dtype)
     return (loss, stats()) if options.return_stats else loss
 
 
-def _check_full(options: Options, kept: Tensor) -> None:
-    """No row is empty, if that is an error. In a trace nobody knows: the loss of one is NaN."""
-    if options.empty != "error" or not may_be_read(kept) or bool(kept.all()):
-        return
-    first = int((~kept).nonzero()[0])
-    raise InputError(
-        f"{options.caller}: {int((~kept).sum())} of {len(kept)} rows have no positive or "
-        f"no negative, the first is row {first}; empty='zero' or 'skip' allows them"
-    )
+def _full(options: Options, loss: Tensor, kept: Tensor) -> Tensor:
+    """``loss``, if no row is empty or that is allowed. In a trace nobody knows; it is NaN then."""
+    if options.empty != "error":
+        return loss
+    if not may_be_read(kept):
+        return loss * torch.where(kept.all(), 1.0, torch.nan)
+    if not bool(kept.all()):
+        first = int((~kept).nonzero()[0])
+        raise InputError(
+            f"{options.caller}: {int((~kept).sum())} of {len(kept)} rows have no positive or "
+            f"no negative, the first is row {first}; empty='zero' or 'skip' allows them"
+        )
+    return loss
 
 
 def wants_valid(options: Options) -> bool:

@@ -115,8 +115,8 @@ def siglip_loss_reference(
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`siglip_loss` must equal."""
     logits = logit_scale * (x @ y.T) + logit_bias
-    sign = 2 * torch.eye(len(x), dtype=logits.dtype, device=x.device) - 1
-    return -torch.nn.functional.logsigmoid(sign * logits).sum() / len(x)
+    sign = 2 * torch.eye(x.shape[0], dtype=logits.dtype, device=x.device) - 1
+    return -torch.nn.functional.logsigmoid(sign * logits).sum() / x.shape[0]
 
 
 class SigLip(Loss):

@@ -101,7 +101,7 @@ def supcon_loss_reference(
 
     For labels of which each has at least two items.
     """
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    own = torch.eye(z.shape[0], dtype=torch.bool, device=z.device)
     logits = (z @ z.T / temperature).masked_fill(own, -torch.inf)
     same = (labels[:, None] == labels) & ~own
     if variant == "out":

@@ -70,17 +70,17 @@ def gather_dot(
     """
     check_embedding(caller, "key", key)
     given = Scores.of(caller, query, key, scale, row_bias, col_bias)
-    n, device = len(query), query.device
+    n, device = query.shape[0], query.device
     if row_starts is None:
-        columns = check_index(caller, "columns", columns, n, len(key))
+        columns = check_index(caller, "columns", columns, n, key.shape[0])
         return _scores(given, _apply(caller, query, key, None, columns), None, columns)
     check_tensor(caller, "columns", columns)
     starts = check_integers(caller, "row_starts", row_starts, n + 1)
     lengths = starts.diff()
     if may_be_read(starts):
         _check_starts(caller, starts, lengths, columns)
-    columns = check_index(caller, "columns", columns, len(columns), len(key))
-    rows = torch.arange(n, device=device).repeat_interleave(lengths, output_size=len(columns))
+    columns = check_index(caller, "columns", columns, columns.shape[0], key.shape[0])
+    rows = torch.arange(n, device=device).repeat_interleave(lengths, output_size=columns.shape[0])
     return _scores(given, _apply(caller, query, key, rows, columns), rows, columns)
 
 
@@ -105,7 +105,7 @@ def _scores(given: Scores, dots: Tensor, rows: Tensor | None, columns: Tensor) -
         scores = scores * scale
     if given.row_bias is not None:
         scores = scores + of_rows(given.row_bias)
-    if given.col_bias is not None and len(given.col_bias):
+    if given.col_bias is not None and given.col_bias.shape[0]:
         scores = scores + given.col_bias[columns.clamp(min=0)]
     return torch.where(columns >= 0, scores, 0.0).to(dots.dtype)
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..engine.gather import gathered, gathered_gradients
-from .refusals import no_batch, no_second_derivative
+from ..problem.checks import check_index
+from .refusals import no_batch, no_second_derivative, remember_caller
 from .transforms import is_differentiating
 
 
@@ -18,12 +19,15 @@ def gather(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> 
         found = TransformedGather.apply(query, key, rows, columns)
     else:
         found = torch.ops.contrastile.gather(query, key, rows, columns)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @torch.library.custom_op("contrastile::gather", mutates_args=())
 def _gather(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
     """<q_rows[e], k_columns[e]>."""
+    if query.device.type == "cpu":
+        # Nobody could while this was traced.
+        check_index("gather_dot", "columns", columns, columns.shape[0], key.shape[0])
     return gathered(query, key, rows, columns)
 
 
@@ -82,7 +86,7 @@ class TransformedGradients(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is kept for a backward pass that there is not."""
+        remember_caller(ctx, inputs, output)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
@@ -125,5 +129,5 @@ def _gather_gradients_like(
     ]
 
 
-_gather_gradients.register_autograd(no_second_derivative)
+_gather_gradients.register_autograd(no_second_derivative, setup_context=remember_caller)
 _gather_gradients.register_vmap(no_batch)

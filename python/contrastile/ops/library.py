@@ -20,12 +20,12 @@ from ..engine.forward import Mode, Residual, forward
 from ..engine.gradients import Needs, Values
 from ..engine.job import Backend
 from ..engine.node import in_slots, needs_of
-from ..problem.spec import QUERY, Sizes, Spec, parse
+from ..problem.checks import check_index
+from ..problem.spec import NONE, QUERY, Sizes, Spec, parse
 from . import shapes
-from .refusals import no_batch, no_second_derivative
+from .flops import GIVEN, teach_counters
+from .refusals import no_batch, no_second_derivative, remember_caller
 from .transforms import is_differentiating
-
-GIVEN = "+"
 
 
 def is_watched(sizes: Sizes) -> bool:
@@ -37,6 +37,8 @@ def reduce(
     backend: Backend, spec: Spec, sizes: Sizes, tensors: Sequence[Tensor]
 ) -> Sequence[Tensor]:
     """The outputs of the engine, by the op."""
+    if not torch.compiler.is_dynamo_compiling():
+        teach_counters()
     grad = torch.is_grad_enabled()
     needs = needs_of(spec, [grad and tensor.requires_grad for tensor in tensors])
     mode = shapes.mode_of(backend, spec, sizes, needs)
@@ -45,7 +47,7 @@ def reduce(
         found = Transformed.apply(call, *tensors)
     else:
         found = torch.ops.contrastile.reduce(list(tensors), *call)
-    return found[: shapes.count_of_outputs(spec)]  # type: ignore[no-any-return]
+    return found[: shapes.count_of_outputs(spec)]
 
 
 @torch.library.custom_op("contrastile::reduce", mutates_args=())
@@ -53,6 +55,9 @@ def _reduce(tensors: list[Tensor], spec: str, needs: str, kept: int, at_once: bo
     """The outputs, differentiable ones first, then what the backward pass needs."""
     lowered, wanted = parse(spec), _needs(needs)
     backend, sizes = named(lowered.caller, lowered.backend), Sizes.of(lowered, tensors)
+    if lowered.positives != NONE and sizes.device.type == "cpu":
+        # Nobody could while this was traced.
+        check_index(lowered.caller, "positives", tensors[lowered.positives], sizes.n, sizes.m)
     outcome = forward(backend, lowered, sizes, tensors, wanted, Mode(kept, at_once))
     outputs, others = outcome.outputs(lowered)
     residual = _complete(outcome.residual, backend, sizes)
@@ -86,6 +91,7 @@ def _gradients(ctx: Any, upstream: Sequence[Tensor | None]) -> list[Tensor | Non
     given = [grad for grad in grads if grad is not None]
     if not given:
         return [None] * count
+    teach_counters()
     call = _letters([grad is not None for grad in grads]), *ctx.call
     sets = list(saved[:count]), list(saved[count:]), given
     if is_differentiating():
@@ -134,7 +140,7 @@ class TransformedBackward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is kept for a backward pass that there is not."""
+        remember_caller(ctx, inputs[0], output)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
@@ -184,7 +190,7 @@ def _weigh_like(
     ]
 
 
-_weigh.register_autograd(no_second_derivative)
+_weigh.register_autograd(no_second_derivative, setup_context=remember_caller)
 _weigh.register_vmap(no_batch)
 
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..problem.spec import parse
 
 
+def remember_caller(ctx: Any, inputs: Iterable[Any], output: Any) -> None:
+    """All that is kept for a backward pass that there is not: whom its error names."""
+    ctx.caller = _caller(inputs)
+
+
 def no_second_derivative(ctx: Any, *upstream: Any) -> Any:
     """The backward pass of a backward pass."""
     raise RuntimeError(
-        "contrastile: double backward is not supported, a loss can be differentiated once; use "
+        f"{ctx.caller}: double backward is not supported, a loss can be differentiated once; use "
         "the dense reference formula of the loss for second derivatives"
     )
 
 
 def no_batch(info: Any, in_dims: Any, *args: Any) -> Any:
     """A batch of calls, of vmap."""
-    specs = [text for text in args if isinstance(text, str) and text.startswith("(")]
-    caller = parse(specs[0]).caller if specs else "gather_dot"
     raise RuntimeError(
-        f"{caller}: vmap does not reach into its compiled code; take a loop over the batch"
+        f"{_caller(args)}: vmap does not reach into its compiled code; take a loop over the batch"
     )
+
+
+def _caller(args: Iterable[Any]) -> str:
+    """The function that called an op with these arguments, a spec among them or none."""
+    specs = [text for text in args if isinstance(text, str) and text.startswith("(")]
+    return parse(specs[0]).caller if specs else "gather_dot"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.autograd import profiler
 
 from ..backends import choose
 from ..engine.node import ReduceScores
@@ -57,6 +58,9 @@ def reduce_scores(problem: Problem) -> ScoreStats:
     spec = spec._replace(backend=backend.name, tf32=backend.allows_tf32())
     if is_traced() or library.is_watched(sizes):
         return _stats(spec, library.reduce(backend, spec, sizes, tensors))
+    if profiler._is_profiler_enabled:
+        with profiler.record_function(f"contrastile::{spec.caller}"):
+            return _stats(spec, ReduceScores.apply(backend, spec, sizes, *tensors))
     return _stats(spec, ReduceScores.apply(backend, spec, sizes, *tensors))
 
 

@@ -120,7 +120,7 @@ def check_integers(caller: str, name: str, value: object, length: int) -> Tensor
 def check_index(caller: str, name: str, value: object, length: int, bound: int) -> Tensor:
     """``value`` holds a column below ``bound`` for each row, or -1 for none.
 
-    Where a trace is made its values are not known; the kernels meet no column that is not there.
+    Where a trace is made its values are not known: on a CPU the registered ops look at them again.
     """
     index = check_integers(caller, name, value, length)
     if not may_be_read(index):
@@ -136,6 +136,8 @@ def check_index(caller: str, name: str, value: object, length: int, bound: int) 
 
 def is_number(value: object) -> TypeGuard[float]:
     """A real number, numpy's too, but no truth value."""
+    if type(value) is float or type(value) is int:
+        return True
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

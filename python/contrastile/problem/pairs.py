@@ -101,11 +101,11 @@ class Diagonal(Index):
     offset: int
 
     def within(self, m: int) -> bool:
-        return 0 <= self.offset <= m - len(self.columns)
+        return 0 <= self.offset <= m - self.columns.shape[0]
 
     @property
     def symmetric(self) -> bool:
-        return self.offset == 0 or len(self.columns) == 0
+        return self.offset == 0 or self.columns.shape[0] == 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class OtherView(Index):
     """Of two stacked views of the same items: row i is paired with the item's other view."""
 
     def within(self, m: int) -> bool:
-        return m == len(self.columns)
+        return m == self.columns.shape[0]
 
     @property
     def symmetric(self) -> bool:

@@ -83,12 +83,12 @@ class Scratch:
 
     def room(self, block: Block) -> Tensor:
         """A matrix of the block's shape."""
-        plan, dtype = self._job.plan, self._job.sizes.dtype
+        plan, sizes = self._job.plan, self._job.sizes
         rows, cols = block.shape
         if plan.single:
-            return torch.empty((rows, cols), dtype=dtype)
+            return torch.empty((rows, cols), dtype=sizes.dtype, device=sizes.device)
         if self._memory is None:
-            self._memory = torch.empty(plan.largest, dtype=dtype)
+            self._memory = torch.empty(plan.largest, dtype=sizes.dtype, device=sizes.device)
         return self._memory[: rows * cols].view(rows, cols)
 
 

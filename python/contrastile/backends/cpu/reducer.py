@@ -41,6 +41,9 @@ class Scored(NamedTuple):
 class NativeReducer:
     """Dot products by torch.mm; their sums are the compiled pass's until they are settled."""
 
+    _counted = Counted()
+    _scored = Scored()
+
     def __init__(self, job: Job, module: ModuleType) -> None:
         self.job = job
         spec, sizes = job.spec, job.sizes
@@ -49,12 +52,14 @@ class NativeReducer:
         self._sums = lowered(module, job).sums(*call(job), largest, threads)
         self._scratch = Scratch(job)
         self._positive = positives_beforehand(job)
-        self._counted = self._count() if spec.ranks else Counted()
-        self._scored = self._sum_scores() if spec.gaps else Scored()
-        if self._positive is not None and not spec.ranks:
+        if spec.gaps:
+            self._scored = self._sum_scores()
+        if spec.ranks:
+            self._counted = self._count()
+        elif self._positive is not None:
             self._sums.take_positives(address(job.positives), self._positive.data_ptr())
         # Filled strip by strip.
-        self._shifts = torch.empty(len(spec.stats), dtype=torch.float64)
+        self._shifts = torch.empty(len(spec.stats), dtype=torch.float64, device=sizes.device)
         self._rows = self._vectors(sizes.n) if spec.rows else ((), ())
         self._cols = self._vectors(sizes.m) if spec.columns else ((), ())
 
@@ -85,17 +90,16 @@ class NativeReducer:
 
     def _vectors(self, length: int) -> tuple[Vectors, Vectors]:
         """Of one side: the stats, and log-sum-exps in bits."""
-        spec, dtype = self.job.spec, self.job.sizes.dtype
-        stats = tuple([torch.empty(length, dtype=dtype) for _ in spec.stats])
-        if not spec.log_sums:
-            return stats, ()
-        return stats, tuple([torch.empty(length, dtype=torch.float64) for _ in spec.stats])
+        spec, sizes, exact = self.job.spec, self.job.sizes, self._shifts
+        stats = [torch.empty(length, dtype=sizes.dtype, device=sizes.device) for _ in spec.stats]
+        bits = [exact.new_empty(length) for _ in spec.stats] if spec.log_sums else ()
+        return tuple(stats), tuple(bits)
 
     def _count(self) -> Counted:
         """Room for the counts of the first stat, which its sums are told of."""
         limits = thresholds_of(self.job, self._positive)
         rows, cols = (
-            None if limit is None else torch.zeros(len(limit), dtype=torch.int64)
+            None if limit is None else limit.new_zeros(len(limit), dtype=torch.int64)
             for limit in limits
         )
         triangle = self.job.spec.triangle
@@ -108,7 +112,7 @@ class NativeReducer:
         spec, sizes = self.job.spec, self.job.sizes
         own = score_argument(self.job.scores, sizes.dtype).high
         rows, cols = (
-            None if slot == NONE else torch.zeros(length, dtype=torch.float64)
+            None if slot == NONE else torch.zeros(length, dtype=torch.float64, device=sizes.device)
             for slot, length in ((spec.row_counts, sizes.n), (spec.col_counts, sizes.m))
         )
         each = own if isinstance(own, Tensor) else None

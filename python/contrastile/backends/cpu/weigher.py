@@ -44,7 +44,7 @@ class NativeWeigher:
         self._scratch = Scratch(job)
         self._products: Tensor | None = None
         if products:
-            self._products = torch.empty(job.sizes.n, dtype=torch.float64)
+            self._products = torch.empty(job.sizes.n, dtype=torch.float64, device=job.sizes.device)
             self._weights.sum_products(self._products.data_ptr())
         if upstream.positive is not None:
             found = job.positives, upstream.positive, state.positive

@@ -63,7 +63,7 @@ class Entries(NamedTuple):
                 rows = _entry(grad, False, channel, stat.factor, state.row_bits, state.row_tops)
             if spec.triangle:
                 cols = rows
-            elif (grad := upstream.cols[place]) is not None:
+            elif upstream.cols and (grad := upstream.cols[place]) is not None:
                 cols = _entry(grad, True, channel, stat.factor, state.col_bits, state.col_tops)
             found.append((rows, cols))
         return Entries(tuple(found), _lines(spec, upstream), upstream.positive)

@@ -46,3 +46,19 @@ class Kernels(Protocol):
         products: Tensor | None,
     ) -> None:
         """The weights of a block, the positives among them, and its share of the products."""
+
+
+class SummingKernels(Kernels, Protocol):
+    """Those that can make sums and weights from one look at the scores."""
+
+    def weigh_and_sum(
+        self,
+        block: Block,
+        strip: Tensor,
+        state: State,
+        entries: Entries,
+        unit: Tensor | None,
+        products: Tensor | None,
+        memory: Memory,
+    ) -> None:
+        """As :meth:`weigh`, and add the block's sums of a function to those of the rows."""

@@ -88,9 +88,21 @@ class Memory:
 
     def reduced(self, scene: Scene) -> Reduced:
         """What leaves, once everything is settled."""
-        rows = self.rows
-        cols = None if scene.spec.triangle else self.cols
-        state = State(
+        rows, cols = self._sides(scene)
+        return Reduced(
+            _stats(scene, rows),
+            _stats(scene, cols),
+            None if rows is None else rows.counts,
+            None if cols is None else cols.counts,
+            None if rows is None else rows.scores,
+            None if cols is None else cols.scores,
+            self.state(scene),
+        )
+
+    def state(self, scene: Scene) -> State:
+        """What a backward pass finds of it."""
+        rows, cols = self._sides(scene)
+        return State(
             row_bits=() if rows is None else rows.bits,
             col_bits=() if cols is None else cols.bits,
             row_tops=() if rows is None else rows.tops,
@@ -99,15 +111,10 @@ class Memory:
             flag=self.flag,
             positive=self.positive,
         )
-        return Reduced(
-            _stats(scene, rows),
-            _stats(scene, cols),
-            None if rows is None else rows.counts,
-            None if cols is None else cols.counts,
-            None if rows is None else rows.scores,
-            None if cols is None else cols.scores,
-            state,
-        )
+
+    def _sides(self, scene: Scene) -> tuple[Side | None, Side | None]:
+        """Rows and columns, which are none of their own in a triangle."""
+        return self.rows, None if scene.spec.triangle else self.cols
 
 
 def _positive(scene: Scene) -> Tensor | None:

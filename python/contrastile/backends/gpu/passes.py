@@ -10,7 +10,7 @@ from ...engine.spans import WHOLE
 from ...engine.state import Reduced, State, Upstream
 from .entries import Entries
 from .forms import Form
-from .kernels import Kernels
+from .kernels import Kernels, SummingKernels
 from .memory import Memory
 from .scene import Scene
 from .strips import StripMemory
@@ -71,3 +71,28 @@ class GpuWeigher:
     def products(self) -> Tensor | None:
         """Row sums of G_ij <q_i, k_j> over the blocks so far, fp64 [N], if they were asked for."""
         return self._products
+
+
+class GpuReducingWeigher(GpuWeigher):
+    """Weights of sums of a function, whose upstream gradients are known before the sums."""
+
+    def __init__(
+        self, scene: Scene, kernels: SummingKernels, upstream: Upstream, products: bool
+    ) -> None:
+        self._summing, self.memory = kernels, Memory.of(scene, False)
+        with scene.on_device():
+            kernels.prepare(self.memory)
+        super().__init__(scene, kernels, self.memory.state(scene), upstream, products)
+
+    def weights(self, block: Block) -> Tensor:
+        """``unit`` times G of the block, whose sums are added; valid until the next call."""
+        strip = self._memory.strip(*block.shape)
+        with self.scene.on_device():
+            self._summing.weigh_and_sum(
+                block, strip, self.state, self.entries, self.unit, self._products, self.memory
+            )
+        return strip
+
+    def settle(self) -> Reduced:
+        """The stats of all blocks."""
+        return self.memory.reduced(self.scene)

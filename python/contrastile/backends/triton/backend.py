@@ -7,10 +7,13 @@ from functools import cache
 
 import torch
 
+from ...engine.job import Job
 from ...engine.plan import Keeping, Tile
+from ...engine.state import Upstream
 from ...problem.spec import Sizes, Spec
 from ..gpu.backend import GpuBackend
-from ..gpu.kernels import Kernels
+from ..gpu.kernels import SummingKernels
+from ..gpu.passes import GpuReducingWeigher
 from ..gpu.scene import Scene
 from ..gpu.strips import strip_tile
 from .device import Device
@@ -67,6 +70,7 @@ class TritonBackend(GpuBackend):
     """One source for NVIDIA and AMD GPUs; on the CPU by Triton's interpreter, for tests."""
 
     name = "triton"
+    weighs_at_once = True
 
     def available(self) -> str | None:
         """None, or how to get a Triton."""
@@ -93,7 +97,12 @@ class TritonBackend(GpuBackend):
         processors = Device.of(sizes.device).processors
         return strip_tile(spec, sizes, self.operand_dtype(spec, sizes), processors)
 
-    def kernels(self, scene: Scene) -> Kernels:
+    def reducing_weigher(self, job: Job, upstream: Upstream, products: bool) -> GpuReducingWeigher:
+        """Sums of a function and their weights from one look at the scores."""
+        scene = Scene.of(job)
+        return GpuReducingWeigher(scene, self.kernels(scene), upstream, products)
+
+    def kernels(self, scene: Scene) -> SummingKernels:
         """Bound to a job."""
         from .kernels import TritonKernels
 

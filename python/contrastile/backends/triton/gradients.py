@@ -16,7 +16,7 @@ from .bound import Bound, first, kept_dots
 from .launch import Purpose
 from .operands import as_triton, matrix
 from .program import LINE, SWEEP, Tiles, programs
-from .sums import room
+from .sums import Partials, room
 
 # Up to so many, one program finds the largest in less time than another launch takes the host.
 DIRECT = 8 * SWEEP
@@ -87,25 +87,32 @@ def form_coefficients(bound: Bound, state: State, entries: Entries) -> Tensor | 
     return unit
 
 
-def weigh_block(bound: Bound, block: Block, strip: Strip, state: State, entries: Entries) -> None:
-    """unit G of the block, positives and products included."""
-    parts = [_weigh(bound, block, strip, state, entries, form) for form in bound.scene.forms]
-    finish_strip(bound, block, strip, state, entries, parts)
-
-
-def finish_strip(
+def weigh_block(
     bound: Bound,
     block: Block,
     strip: Strip,
     state: State,
     entries: Entries,
-    parts: list[Tensor],
+    sums: Partials | None = None,
 ) -> None:
-    """``parts``: partial row products [tiles, height] of each form."""
+    """unit G of the block, positives and products included.
+
+    ``sums``: of a function, to be filled beside, as :func:`room_for_sums` makes them.
+    """
+    parts = [_weigh(bound, block, strip, state, entries, form, sums) for form in bound.scene.forms]
     if strip.products is not None:
         _add_products(bound, block, strip, state, parts)
     if entries.positive is not None:
         _put_positives(bound, block, strip, state, entries.positive)
+
+
+def room_for_sums(bound: Bound, block: Block) -> Partials:
+    """For the sums of rows that come with the weights of a block, one of each part of a tile."""
+    launch = bound.program.launch(Purpose.WEIGH_AND_SUM)
+    height, width = block.shape
+    count = -(-width // launch.cols) * launch.parts
+    sums = room(bound, block, (len(bound.scene.spec.stats), count, height), bound.scene.sizes.dtype)
+    return Partials(block.rows, count, sums, None, None, None)
 
 
 def _times_factor(entry: Entry) -> Tensor:
@@ -122,12 +129,18 @@ def _needs_unit(bound: Bound) -> bool:
 
 
 def _weigh(
-    bound: Bound, block: Block, strip: Strip, state: State, entries: Entries, form: Form
+    bound: Bound,
+    block: Block,
+    strip: Strip,
+    state: State,
+    entries: Entries,
+    form: Form,
+    sums: Partials | None,
 ) -> Tensor:
     """Write the strip; what is returned are the partial row products [tiles, height]."""
     assert state.shifts is not None and state.flag is not None
     scene, out, flag = bound.scene, strip.weights, state.flag
-    tiles = _tiles(bound, block, strip, entries, form)
+    tiles = _tiles(bound, block, strip, entries, form, sums is not None)
     products = state.shifts
     if strip.products is not None:
         products = partial_products(bound, block, tiles)
@@ -143,6 +156,7 @@ def _weigh(
         *strip_arguments(out, tiles, scene.is_diagonal(block), flag),
         out.stride(0),
         products,
+        flag if sums is None else sums.sums,
         *kept_dots(bound, block, flag),
     )
     return products
@@ -182,15 +196,17 @@ def sides_of(entries: Entries) -> tuple[int, ...]:
     return tuple([int(entry is not None) for pair in entries.stats for entry in pair])
 
 
-def _tiles(bound: Bound, block: Block, strip: Strip, entries: Entries, form: Form) -> Tiles:
+def _tiles(
+    bound: Bound, block: Block, strip: Strip, entries: Entries, form: Form, sums: bool
+) -> Tiles:
     program, diagonal = bound.program, bound.scene.is_diagonal(block)
     kept, products = block.kept_at is not None, strip.products is not None
     sides = sides_of(entries)
     lines = tuple([int(line is not None) for line in entries.lines])
-    key = weights.weigh, form, diagonal, kept, products, sides, lines, block.shape
+    key = weights.weigh, form, diagonal, kept, products, sums, sides, lines, block.shape
     found = program.tiles.get(key)
     if found is None:
-        launch = program.launch(_purpose(form, diagonal, kept))
+        launch = program.launch(_purpose(form, diagonal, kept, sums))
         found = program.tiles[key] = program.over_tiles(
             weights.weigh,
             launch,
@@ -200,6 +216,7 @@ def _tiles(bound: Bound, block: Block, strip: Strip, entries: Entries, form: For
             SIDES=sides,
             LINES=lines,
             PRODUCTS=products,
+            SUMS=sums,
             DIAGONAL=diagonal,
             GENERAL=form is Form.GENERAL,
             OUT=as_triton(program.operand_dtype),
@@ -208,7 +225,9 @@ def _tiles(bound: Bound, block: Block, strip: Strip, entries: Entries, form: For
     return found
 
 
-def _purpose(form: Form, diagonal: bool, kept: bool) -> Purpose:
+def _purpose(form: Form, diagonal: bool, kept: bool, sums: bool) -> Purpose:
+    if sums:
+        return Purpose.WEIGH_AND_SUM
     if kept:
         return Purpose.WEIGH_KEPT
     if diagonal:

@@ -15,10 +15,10 @@ from ..gpu.memory import Memory
 from ..gpu.scene import Scene
 from .bound import Bound, first
 from .encode import class_range
-from .gradients import Strip, form_coefficients, weigh_block
+from .gradients import Strip, form_coefficients, room_for_sums, weigh_block
 from .operands import as_triton
 from .program import LINE, SWEEP, programs
-from .sums import certify, reduce_block, take_logs
+from .sums import certify, merge_block, reduce_block, take_logs
 
 # Features that the kernel of norms and positives takes at a time.
 FEATURES = 32
@@ -112,3 +112,18 @@ class TritonKernels:
     ) -> None:
         """The weights of a block, the positives among them, and its share of the products."""
         weigh_block(self.bound, block, Strip(strip, unit, products), state, entries)
+
+    def weigh_and_sum(
+        self,
+        block: Block,
+        strip: Tensor,
+        state: State,
+        entries: Entries,
+        unit: Tensor | None,
+        products: Tensor | None,
+        memory: Memory,
+    ) -> None:
+        """As :meth:`weigh`, and add the block's sums of a function to those of the rows."""
+        sums = room_for_sums(self.bound, block)
+        weigh_block(self.bound, block, Strip(strip, unit, products), state, entries, sums)
+        merge_block(self.bound, (sums, None), Form.SUM, memory)

@@ -12,7 +12,7 @@ from ..gpu.forms import Form
 from ..gpu.scene import Scene
 from .device import Device
 from .encode import code_of
-from .launch import Launch, Purpose, pick
+from .launch import Launch, Launches, Purpose, launches, pick
 from .operands import as_triton
 from .precision import precision
 from .start import Start
@@ -86,11 +86,13 @@ class Program:
 def program_of(scene: Scene) -> Program:
     """The same for every job of the same problem, sizes and strides."""
     job = scene.job
+    device = Device.of(job.sizes.device)
     return _program(
         job.spec,
         job.sizes,
         scene.forms,
-        Device.of(job.sizes.device),
+        device,
+        launches(device.arch),
         job.operand_dtype,
         job.scores.row_scale is not None,
         scene.query.stride(),
@@ -104,6 +106,7 @@ def _program(
     sizes: Sizes,
     forms: tuple[Form, ...],
     device: Device,
+    of_launches: Launches,
     operand_dtype: torch.dtype,
     per_row: bool,
     *strides: tuple[int, ...],

@@ -23,8 +23,8 @@ class Start:
     def __init__(
         self, kernel: Any, options: dict[str, Any] | None = None, **constants: Any
     ) -> None:
-        self._kernel = kernel
-        self._constants = constants
+        self.kernel = kernel
+        self.constants = constants
         # How to compile it: no arguments of the kernel.
         self._options = options or {}
         self._compiled: Any = None
@@ -37,11 +37,11 @@ class Start:
         if aligned and self._compiled is not None:
             self._compiled[grid](*arguments, *self._last)
             return
-        compiled = self._kernel[grid](*arguments, **self._constants, **self._options)
+        compiled = self.kernel[grid](*arguments, **self.constants, **self._options)
         # The interpreter compiles nothing.
         if aligned and compiled is not None:
-            names = self._kernel.arg_names[len(arguments) :]
-            self._last = tuple([self._constants[name] for name in names])
+            names = self.kernel.arg_names[len(arguments) :]
+            self._last = tuple([self.constants[name] for name in names])
             self._compiled = compiled
 
 
