@@ -11,7 +11,8 @@ import contrastile
 import contrastile.functional as losses
 import pytest
 import torch
-from cases import LOSSES, TWO_VIEWS
+from cases import LOSSES
+from contrastile.losses.registry import LOSSES as REGISTRY
 from contrastile.problem import storage
 from helpers import Arguments
 
@@ -19,18 +20,13 @@ ROWS, SIZE = 6, 4
 
 
 def embeddings_of(loss: str) -> list[str]:
-    if loss == "supcon_loss":
-        return ["z"]
-    if loss in TWO_VIEWS:
-        return ["z0", "z1"]
-    return ["query", "key"] if loss in ("info_nce", "multi_positive_nce") else ["x", "y"]
+    return list(REGISTRY[loss].embeddings)
 
 
 def minimal(loss: str) -> Arguments:
     """The fewest arguments that work."""
     arguments: Arguments = {name: torch.ones(ROWS, SIZE) for name in embeddings_of(loss)}
-    ids = {"supcon_loss": ["labels"], "multi_positive_nce": ["query_ids", "key_ids"]}
-    arguments |= {name: torch.arange(ROWS) for name in ids.get(loss, [])}
+    arguments |= {name: torch.arange(ROWS) for name in REGISTRY[loss].labels}
     return {**arguments, "temperature": 0.5}
 
 
@@ -57,7 +53,7 @@ def meta_as_a_device() -> Iterator[None]:
 
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)
-with_two_sides = pytest.mark.parametrize("loss", [n for n in LOSSES if n != "supcon_loss"])
+with_two_sides = pytest.mark.parametrize("loss", [n for n in LOSSES if len(embeddings_of(n)) == 2])
 with_partners = pytest.mark.parametrize(
     "loss", ["clip_loss", "siglip_loss", "nt_xent", "dcl_loss", "dclw_loss"]
 )

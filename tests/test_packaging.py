@@ -215,6 +215,7 @@ def test_every_file_is_importable_under_its_installed_name(installed: Path) -> N
 
 def test_commands_run_as_installed(installed: Path) -> None:
     commands = ["--help", "demo --help", "doctor", "bench --help", "bench --list", "tune --help"]
+    commands += ["verify --help", "verify --backend cpu"]
     code = (
         f"{WITHOUT_EDITABLE}from contrastile import cli\n"
         f"assert cli.__file__.startswith({str(installed)!r})\n"
@@ -227,7 +228,7 @@ def test_commands_run_as_installed(installed: Path) -> None:
     )
     ran = run("-c", code, folder=installed, PYTHONPATH=str(installed))
     assert ran.returncode == 0, ran.stderr[-2000:]
-    assert ran.stdout.count("usage: contrastile") == 4 and "Backends, best first" in ran.stdout
+    assert ran.stdout.count("usage: contrastile") == 5 and "Backends, best first" in ran.stdout
 
 
 def test_losses_work_without_the_extension(installed: Path) -> None:

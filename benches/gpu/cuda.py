@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from contrastile import clip_loss, nt_xent, siglip_loss
+from contrastile.losses.registry import LOSSES
 
-from ..cases import LOSSES
 from ..timing import median_ms
 from . import errors, exact, large, memory
 from .aims import Aim, judged

@@ -10,10 +10,11 @@ from unittest import mock
 import torch
 from contrastile import functional
 from contrastile.backends.triton import backend as triton_backend
+from contrastile.losses.inputs import Inputs
+from contrastile.losses.registry import LOSSES
+from contrastile.verify import evaluate
 
-from ..cases import LOSSES, Case
-from ..check import evaluate
-from ..inputs import SIGMOID_BIAS, SIGMOID_SCALE, Inputs
+from ..cases import Case
 from ..naive import NAIVE, LossFunction
 from ..providers.dense import Compiled
 from ..timing import median_ms
@@ -229,7 +230,7 @@ def inputs_of(cell: Timed, device: torch.device) -> Inputs:
         return Inputs((made.x, made.y), (), made.scale)
     scale, bias = (
         torch.tensor(value, device=device, requires_grad=True)
-        for value in (SIGMOID_SCALE, SIGMOID_BIAS)
+        for value in LOSSES[cell.loss].parameters.values()
     )
     return Inputs((made.x, made.y), (), scale, bias)
 

@@ -132,8 +132,8 @@ def clip_loss(
 
 def clip_loss_reference(x: Tensor, y: Tensor, *, logit_scale: float | Tensor) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`clip_loss` must equal."""
-    logits = logit_scale * (x @ y.T)
-    target = torch.arange(x.shape[0], device=x.device)
+    logits = logit_scale * x @ y.T
+    target = torch.arange(len(x), device=x.device)
     cross_entropy = torch.nn.functional.cross_entropy
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
 

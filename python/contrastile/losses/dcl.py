@@ -126,29 +126,29 @@ def _decoupled(opts: Options, views: TwoViews, omega: Tensor | None) -> LossOutp
     return reduce_rows(opts, losses, scores.valid, views.weights, seen, cancelled)
 
 
-def dcl_loss_reference(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
+def dcl_loss_reference(z0: Tensor, z1: Tensor, *, logit_scale: float | Tensor) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`dcl_loss` must equal."""
-    lse, positive = _dense(z0, z1, temperature)
-    return (lse - positive).mean()
+    negatives, positives = _dense(z0, z1, logit_scale)
+    return (negatives - positives).mean()
 
 
 def dclw_loss_reference(
-    z0: Tensor, z1: Tensor, *, temperature: float, sigma: float = 0.5
+    z0: Tensor, z1: Tensor, *, logit_scale: float | Tensor, sigma: float = 0.5
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`dclw_loss` must equal."""
-    lse, positive = _dense(z0, z1, temperature)
-    omega = 2 - z0.shape[0] * ((z0 * z1).sum(1) / sigma).softmax(0).detach()
-    return (lse - omega.repeat(2) * positive).mean()
+    negatives, positives = _dense(z0, z1, logit_scale)
+    omega = 2 - len(z0) * ((z0 * z1).sum(1) / sigma).softmax(0).detach()
+    return (negatives - omega.repeat(2) * positives).mean()
 
 
-def _dense(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _dense(z0: Tensor, z1: Tensor, logit_scale: float | Tensor) -> tuple[Tensor, Tensor]:
+    """For each row of both views, the log-sum-exp of its negatives and its positive's score."""
     z = torch.cat([z0, z1])
-    rows = torch.arange(z.shape[0], device=z.device)
-    partners = rows.roll(z0.shape[0])
-    logits = z @ z.T / temperature
-    negatives = logits.index_put((rows, rows), logits.new_tensor(-torch.inf))
-    negatives = negatives.index_put((rows, partners), logits.new_tensor(-torch.inf))
-    return negatives.logsumexp(1), logits[rows, partners]
+    logits = logit_scale * z @ z.T
+    rows = torch.arange(len(z), device=z.device)
+    partners = rows.roll(len(z0))
+    kept_out = (rows == rows[:, None]) | (rows == partners[:, None])
+    return logits.masked_fill(kept_out, -torch.inf).logsumexp(1), logits[rows, partners]
 
 
 class DCL(Loss):

@@ -172,7 +172,7 @@ def info_nce_reference(
     query: Tensor, key: Tensor, *, logit_scale: float | Tensor, positives: Tensor | None = None
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`info_nce` must equal."""
-    logits = logit_scale * (query @ key.T)
+    logits = logit_scale * query @ key.T
     if positives is None:
         positives = torch.arange(query.shape[0], device=query.device)
     return torch.nn.functional.cross_entropy(logits, positives)

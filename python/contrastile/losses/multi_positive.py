@@ -120,16 +120,16 @@ def multi_positive_nce(
 
 
 def multi_positive_nce_reference(
-    query: Tensor, key: Tensor, query_ids: Tensor, key_ids: Tensor, *, temperature: float
+    query: Tensor, key: Tensor, query_ids: Tensor, key_ids: Tensor, *, logit_scale: float | Tensor
 ) -> Tensor:
     """ "out", both directions, all of S in memory: what :func:`multi_positive_nce` must equal.
 
     For ids that every query shares with a key and every key with a query.
     """
-    logits = query @ key.T / temperature
-    same = (query_ids[:, None] == key_ids).to(logits.dtype)
-    rows = logits.logsumexp(1) - (logits * same).sum(1) / same.sum(1)
-    columns = logits.logsumexp(0) - (logits * same).sum(0) / same.sum(0)
+    logits = logit_scale * query @ key.T
+    positive = query_ids[:, None] == key_ids
+    rows = logits.logsumexp(1) - (positive * logits).sum(1) / positive.sum(1)
+    columns = logits.logsumexp(0) - (positive * logits).sum(0) / positive.sum(0)
     return (rows.mean() + columns.mean()) / 2
 
 

@@ -73,11 +73,12 @@ def nt_xent(
     return reduce_rows(opts, losses, valid, views.weights, seen, views.bias)
 
 
-def nt_xent_reference(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
+def nt_xent_reference(z0: Tensor, z1: Tensor, *, logit_scale: float | Tensor) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`nt_xent` must equal."""
     z = torch.cat([z0, z1])
-    logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
-    target = torch.arange(z.shape[0], device=z.device).roll(z0.shape[0])
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (logit_scale * z @ z.T).masked_fill(own, -torch.inf)
+    target = torch.arange(len(z), device=z.device).roll(len(z0))
     return torch.nn.functional.cross_entropy(logits, target)
 
 

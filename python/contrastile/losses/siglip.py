@@ -114,9 +114,9 @@ def siglip_loss_reference(
     x: Tensor, y: Tensor, *, logit_scale: float | Tensor, logit_bias: float | Tensor
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`siglip_loss` must equal."""
-    logits = logit_scale * (x @ y.T) + logit_bias
-    sign = 2 * torch.eye(x.shape[0], dtype=logits.dtype, device=x.device) - 1
-    return -torch.nn.functional.logsigmoid(sign * logits).sum() / x.shape[0]
+    logits = logit_scale * x @ y.T + logit_bias
+    sign = 2 * torch.eye(len(x), dtype=logits.dtype, device=x.device) - 1
+    return -torch.nn.functional.logsigmoid(sign * logits).sum() / len(x)
 
 
 class SigLip(Loss):

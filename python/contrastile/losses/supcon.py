@@ -95,22 +95,21 @@ def supcon_loss(
 
 
 def supcon_loss_reference(
-    z: Tensor, labels: Tensor, *, temperature: float, variant: str = "out"
+    z: Tensor, labels: Tensor, *, logit_scale: float | Tensor, variant: str = "out"
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`supcon_loss` must equal.
 
     For labels of which each has at least two items.
     """
-    own = torch.eye(z.shape[0], dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(own, -torch.inf)
-    same = (labels[:, None] == labels) & ~own
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = logit_scale * z @ z.T
+    log_prob = logits - logits.masked_fill(own, -torch.inf).logsumexp(1, keepdim=True)
+    positive = (labels[:, None] == labels) & ~own
+    count = positive.sum(1)
     if variant == "out":
-        positive = logits.masked_fill(~same, 0.0).sum(1) / same.sum(1)
-    else:
-        positive = (
-            logits.masked_fill(~same, -torch.inf).logsumexp(1) - same.sum(1).to(z.dtype).log()
-        )
-    return (logits.logsumexp(1) - positive).mean()
+        return -((positive * log_prob).sum(1) / count).mean()
+    likelihood = log_prob.masked_fill(~positive, -torch.inf).logsumexp(1)
+    return (count.to(z.dtype).log() - likelihood).mean()
 
 
 class SupCon(Loss):
