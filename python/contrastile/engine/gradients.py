@@ -13,6 +13,7 @@ from .job import Job, Weigher
 from .plan import Block, Strip
 from .positives import add_gradients, safe_upstream
 from .products import add_product
+from .spans import rows_of
 
 # Up to this embedding size dK^T = Q^T G is the faster product on a CPU, dK = G^T Q beyond it; with
 # few keys the transposition costs more than it brings.
@@ -155,7 +156,8 @@ class Gradients:
         if self.key is not None:
             if self._query_unit is not None:
                 self.key.mul_(self._query_unit)
-            self.key = self.key.contiguous()
+            if not self.key.is_contiguous():
+                self.key = self.key.contiguous()
         if self._job.spec.key == NONE and self.key is not None and self.key is not self.query:
             # Without a key the query stands on both sides, and so does its gradient.
             assert self.query is not None
@@ -194,9 +196,11 @@ class Gradients:
         """Both products of one block: dQ += G K and dK += G^T Q."""
         if self.query is not None:
             keys = self._job.key.rows(block.cols)
-            add_product(self.query[block.rows], weights, keys, self._beta, self._alpha)
+            own = rows_of(self.query, block.rows)
+            add_product(own, weights, keys, self._beta, self._alpha)
         if self.key is not None and (block.mirrored or not self._job.spec.triangle):
-            add_product(self.key[block.cols], weights.t(), query, self._beta, self._alpha)
+            own = rows_of(self.key, block.cols)
+            add_product(own, weights.t(), query, self._beta, self._alpha)
         if self.row_bias is not None:
             self.row_bias[block.rows] += weights.sum(1, dtype=torch.float64)
         if self.col_bias is not None:
@@ -243,7 +247,7 @@ def _product(
     if gradient is None:
         return None
     if factor is None:
-        return gradient.to(like.dtype)
+        return gradient if gradient.dtype == like.dtype else gradient.to(like.dtype)
     same = reuse and gradient.dtype == like.dtype
     out = gradient if same else torch.empty_like(gradient, dtype=like.dtype)
     return torch.mul(gradient, factor, out=out)
@@ -260,9 +264,11 @@ def _shaped(
     own = None
     if scale is not None and spec.scale_slot != NONE:
         like = tensors[spec.scale_slot]
-        own = scale.to(like.dtype).view(like.shape)
-    of_rows, of_cols = (
-        None if bias is None or slot == NONE else bias.to(tensors[slot].dtype)
-        for bias, slot in ((row_bias, spec.row_bias), (col_bias, spec.col_bias))
-    )
-    return own, of_rows, of_cols
+        own = scale.to(like.dtype)
+        if own.shape != like.shape:
+            own = own.view(like.shape)
+    if row_bias is not None:
+        row_bias = row_bias.to(tensors[spec.row_bias].dtype)
+    if col_bias is not None:
+        col_bias = col_bias.to(tensors[spec.col_bias].dtype)
+    return own, row_bias, col_bias

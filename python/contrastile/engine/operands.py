@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .spans import rows_of
+
 
 class Operand:
     """Row blocks of an embedding; half precision is widened, the rows asked for or all at once.
@@ -19,7 +21,9 @@ class Operand:
         self.dtype = dtype
         self.at_once = at_once
         self._span = slice(0, 0)
-        self._block: Tensor | None = tensor if tensor.dtype == dtype else None
+        # Nothing to widen: all rows are there.
+        self._same = tensor.dtype == dtype
+        self._block: Tensor | None = tensor if self._same else None
 
     def whole(self) -> Tensor:
         """All rows in the compute dtype."""
@@ -27,6 +31,8 @@ class Operand:
 
     def rows(self, span: slice) -> Tensor:
         """Rows ``span`` in the compute dtype; valid until the next call."""
+        if self._same:
+            return rows_of(self.tensor, span)
         if self._block is not None and len(self._block) == len(self.tensor):
             whole = span.stop - span.start == len(self.tensor)
             return self._block if whole else self._block[span]

@@ -14,6 +14,11 @@ def part(vector: Tensor, span: slice) -> Tensor:
     return vector if span is WHOLE else vector[span]
 
 
+def rows_of(matrix: Tensor, span: slice) -> Tensor:
+    """The rows ``span`` of a matrix (or vector); itself where these are all."""
+    return matrix if span.stop - span.start == matrix.shape[0] else matrix[span]
+
+
 def spans(start: int, stop: int, step: int) -> Iterator[slice]:
     """Consecutive slices of at most ``step`` that cover [start, stop)."""
     for begin in range(start, stop, step):

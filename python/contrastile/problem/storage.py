@@ -57,7 +57,8 @@ def check_storage(caller: str, arguments: Mapping[str, object]) -> None:
         if any(isinstance(v, Tensor) and type(v) not in PLAIN_TYPES for v in arguments.values()):
             torch.compiler.disable(check_storage)(caller, arguments)
         return
-    _check_transforms(caller)
+    if thread_bits():
+        _check_transforms(caller)
     first: tuple[str, torch.device] | None = None
     for name, tensor in _tensors(arguments):
         if not (_has_memory(tensor) or _is_of_trace(tensor)):
