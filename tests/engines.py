@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import contrastile.native
@@ -10,7 +9,6 @@ import pytest
 from contrastile.backends import pieces
 from contrastile.backends.cpu import CpuBackend
 from contrastile.backends.gpu import forms
-from contrastile.engine.forward import plans_of
 from contrastile.engine.plan import Keeping, Tile
 
 # Tiles far smaller than the inputs and no divisor of them: many ragged edges are crossed.
@@ -49,11 +47,8 @@ PARAMS = [
 
 
 @pytest.fixture(params=PARAMS)
-def engine(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dict[str, Any]]:
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Options that a primitive takes, with the tile and the compiled pass as named."""
-    plans_of.cache_clear()
     chosen = dict(ENGINES[request.param])
     if tile := chosen.pop("tile", None):
         monkeypatch.setattr(CpuBackend, "tile", lambda *_: tile)
@@ -65,5 +60,4 @@ def engine(
         monkeypatch.setattr(contrastile.native, "load", lambda: None)
         # Two rows of a tile at a time.
         monkeypatch.setattr(pieces, "PIECE", 2 * RAGGED.cols)
-    yield chosen
-    plans_of.cache_clear()
+    return chosen

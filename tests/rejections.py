@@ -13,7 +13,7 @@ import pytest
 import torch
 from cases import LOSSES
 from contrastile.losses.registry import LOSSES as REGISTRY
-from contrastile.problem import storage
+from contrastile.problem import plain
 from helpers import Arguments
 
 ROWS, SIZE = 6, 4
@@ -46,10 +46,10 @@ def rejected(
 @contextmanager
 def meta_as_a_device() -> Iterator[None]:
     """Tensors on the meta device pass for tensors of a second device that can compute."""
-    plain = storage.PLAIN
-    storage.PLAIN |= storage._keys("Meta", "AutogradMeta")
+    known = plain.PLAIN
+    plain.PLAIN |= plain.keys("Meta", "AutogradMeta")
     yield
-    storage.PLAIN = plain
+    plain.PLAIN = known
 
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)

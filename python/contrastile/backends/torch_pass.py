@@ -66,7 +66,9 @@ class TorchReducer:
         self._takes = self._positive is not None and not spec.ranks
         self._thresholds = thresholds_of(job, self._positive)
         self._row_count, self._col_count = (
-            None if limit is None else torch.zeros(len(limit), dtype=torch.int64, device=limit.device)
+            None
+            if limit is None
+            else torch.zeros(len(limit), dtype=torch.int64, device=limit.device)
             for limit in self._thresholds
         )
         if spec.triangle:
@@ -217,9 +219,7 @@ class TorchReducer:
         return tuple(stats), tuple(all_bits)
 
 
-def _of_sides(
-    job: Job, value: float, dtype: torch.dtype
-) -> tuple[Tensor | None, Tensor | None]:
+def _of_sides(job: Job, value: float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
     """A vector of rows and one of columns, where they are reduced; in a triangle the same."""
     spec, sizes = job.spec, job.sizes
 

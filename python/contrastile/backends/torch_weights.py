@@ -23,7 +23,7 @@ from .places import Places, put
 class TorchWeigher:
     """Blocks by torch.mm and elementwise torch."""
 
-    unit = None
+    unit: Tensor | None = None
 
     def __init__(
         self, job: Job, state: State, upstream: Upstream, products: bool, rows: slice = WHOLE
@@ -40,9 +40,7 @@ class TorchWeigher:
         ]
         self._products: Tensor | None = None
         if products:
-            self._products = torch.zeros(
-                job.sizes.n, dtype=torch.float64, device=job.sizes.device
-            )
+            self._products = torch.zeros(job.sizes.n, dtype=torch.float64, device=job.sizes.device)
 
     def products(self) -> Tensor | None:
         """Row sums of G_ij <q_i, k_j>."""

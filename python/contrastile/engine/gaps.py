@@ -59,7 +59,9 @@ def with_gaps(job: Job, upstream: Upstream, of_gaps: Pair) -> Upstream:
             own = _with_last(own, grad)
         sides.append((own, line))
     (rows, row_line), (cols, col_line) = sides
-    return Upstream(rows, cols, upstream.positive, row_line, row_line if spec.triangle else col_line)
+    return Upstream(
+        rows, cols, upstream.positive, row_line, row_line if spec.triangle else col_line
+    )
 
 
 def _with_last(vectors: MaybeVectors, more: Tensor) -> MaybeVectors:

@@ -73,7 +73,8 @@ class Ready(NamedTuple):
         query = _product(self.query, whole, tensors[QUERY])
         key = None if spec.key == NONE else _product(self.key, whole, tensors[spec.key])
         scale, row_bias, col_bias = (
-            None if own is None else own * factor for own in (self.scale, self.row_bias, self.col_bias)
+            None if own is None else own * factor
+            for own in (self.scale, self.row_bias, self.col_bias)
         )
         return Values(query, key, *_shaped(spec, tensors, scale, row_bias, col_bias))
 

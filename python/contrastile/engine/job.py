@@ -24,9 +24,7 @@ class Numbers(NamedTuple):
     arguments: tuple[Argument, ...]
 
     @staticmethod
-    def of(
-        spec: Spec, sizes: Sizes, tensors: Sequence[Tensor], backend: Backend
-    ) -> Numbers:
+    def of(spec: Spec, sizes: Sizes, tensors: Sequence[Tensor], backend: Backend) -> Numbers:
         """As ``backend`` reads them."""
         scores = Affine.of(spec, tensors, backend.reads_scale)
         return Numbers(scores, arguments_of(spec, sizes, tensors, scores))
@@ -150,6 +148,9 @@ class Backend(Protocol):
     weighs_at_once: bool
     # Whether there is a general form beside the fixed shifts, and the device chooses between them.
     has_forms: bool
+
+    def __hash__(self) -> int:
+        """Plans are kept for each backend."""
 
     def available(self) -> str | None:
         """None, or why it cannot run on this machine."""

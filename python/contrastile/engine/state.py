@@ -1,4 +1,4 @@
-"""What passes between the forward pass, the backward pass and the kernels: values, all of tensors."""
+"""What passes between both passes and the kernels: values, all of tensors."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.rules import softmax_loss
 from ..ops import log_sum_exp
 from ..problem import Channel, Equal, Index, Not, Pairs
 from ..problem.checks import (
@@ -24,7 +25,6 @@ from .rows import (
     reduce_rows,
     shift_of,
     smoothing_term,
-    softmax_loss,
     wants_valid,
     with_margin,
 )

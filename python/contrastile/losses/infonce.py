@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.rules import softmax_loss
 from ..ops import gather_dot, log_sum_exp, merge_log_sum_exp
 from ..problem import Channel, Equal, Index, InputError, Not, Pairs
 from ..problem.checks import (
@@ -26,7 +27,6 @@ from .rows import (
     reduce_rows,
     shift_of,
     smoothing_term,
-    softmax_loss,
     wants_valid,
     with_margin,
 )
@@ -138,11 +138,9 @@ def info_nce(
             row_thresholds=stats.scores_of_positives.detach(),
             **opts.engine,
         )
-        rank = extra.row_rank
-        stats = stats._replace(
-            rows=(merge_log_sum_exp(stats.rows[0], extra.rows[0]),),
-            row_rank=stats.row_rank if rank is None else stats.row_rank + rank,
-        )
+        stats = stats._replace(rows=(merge_log_sum_exp(stats.rows[0], extra.rows[0]),))
+        if stats.row_rank is not None and extra.row_rank is not None:
+            stats = stats._replace(row_rank=stats.row_rank + extra.row_rank)
 
     def valid() -> Tensor:
         return (columns >= 0) & ~torch.isneginf(stats.rows[0])

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.rules import softmax_loss
 from .ids import all_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
-from .rows import Stats, finish, reduce_rows, smoothing_term, softmax_loss, wants_valid
+from .rows import Stats, finish, reduce_rows, smoothing_term, wants_valid
 from .views import TwoViews
 
 NAME = "nt_xent"
