@@ -19,10 +19,15 @@ class BackwardOnly(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        raise RuntimeError(
-            f"{ctx.caller}: forward-mode derivatives (dual tensors) are not supported; "
-            "use .backward() or torch.autograd.grad"
-        )
+        raise no_tangent(ctx.caller)
+
+
+def no_tangent(caller: str) -> RuntimeError:
+    """The error of a forward-mode derivative."""
+    return RuntimeError(
+        f"{caller}: forward-mode derivatives (dual tensors) are not supported; "
+        "use .backward() or torch.autograd.grad"
+    )
 
 
 class NoSecondDerivative(torch.autograd.Function):

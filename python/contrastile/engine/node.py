@@ -32,8 +32,9 @@ class ReduceScores(BackwardOnly):
         outputs, others = outcome.outputs(spec)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*others)
+        ctx.caller = spec.caller
         if needs.any:
-            ctx.caller, ctx.call = spec.caller, (backend, spec, sizes, needs, mode, numbers)
+            ctx.call = backend, spec, sizes, needs, mode, numbers
             # Saved, not just remembered: autograd then frees it, moves it, and notices changes.
             flat, ctx.form = flatten(outcome.residual)
             ctx.save_for_backward(*tensors, *flat)

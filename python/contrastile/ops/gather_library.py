@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..engine.gather import gathered, gathered_gradients
 from ..problem.checks import check_index
-from .refusals import no_batch, no_second_derivative, remember_caller
+from .refusals import check_no_tangent, no_batch, no_second_derivative, remember_caller
 from .transforms import is_differentiating
 
 
@@ -25,6 +25,7 @@ def gather(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> 
 @torch.library.custom_op("contrastile::gather", mutates_args=())
 def _gather(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
     """<q_rows[e], k_columns[e]>."""
+    check_no_tangent("gather_dot", (query, key))
     if query.device.type == "cpu":
         # Nobody could while this was traced.
         check_index("gather_dot", "columns", columns, columns.shape[0], key.shape[0])
@@ -33,6 +34,7 @@ def _gather(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) ->
 
 @_gather.register_fake
 def _gather_like(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
+    check_no_tangent("gather_dot", (query, key))
     double = torch.float64 in (query.dtype, key.dtype)
     return columns.new_empty(columns.shape, dtype=torch.float64 if double else torch.float32)
 

@@ -24,7 +24,7 @@ from ..problem.checks import check_index
 from ..problem.spec import NONE, QUERY, Sizes, Spec, parse
 from . import shapes
 from .flops import GIVEN, teach_counters
-from .refusals import no_batch, no_second_derivative, remember_caller
+from .refusals import check_no_tangent, no_batch, no_second_derivative, remember_caller
 from .transforms import is_differentiating
 
 
@@ -54,6 +54,7 @@ def reduce(
 def _reduce(tensors: list[Tensor], spec: str, needs: str, kept: int, at_once: bool) -> list[Tensor]:
     """The outputs, differentiable ones first, then what the backward pass needs."""
     lowered, wanted = parse(spec), _needs(needs)
+    check_no_tangent(lowered.caller, tensors)
     backend, sizes = named(lowered.caller, lowered.backend), Sizes.of(lowered, tensors)
     if lowered.positives != NONE and sizes.device.type == "cpu":
         # Nobody could while this was traced.
@@ -69,6 +70,7 @@ def _reduce_like(
     tensors: list[Tensor], spec: str, needs: str, kept: int, at_once: bool
 ) -> list[Tensor]:
     lowered, mode = parse(spec), Mode(kept, at_once)
+    check_no_tangent(lowered.caller, tensors)
     backend = named(lowered.caller, lowered.backend)
     outcome = shapes.outcome_like(backend, lowered, tensors, _needs(needs), mode)
     outputs, others = outcome.outputs(lowered)

@@ -5,7 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from ..engine.first_order import no_tangent
 from ..problem.spec import parse
+
+
+def check_no_tangent(caller: str, tensors: Iterable[Tensor]) -> None:
+    """No tensor is dual. An op's own pass has to look: without a rule torch drops tangents.
+
+    It runs below autograd, which is where tangents are known: of level 0, torch nests none.
+    """
+    include, exclude = torch._C._dispatch_tls_local_include_set(), _without_autograd()
+    with torch._C._ForceDispatchKeyGuard(include, exclude):
+        if any(unpack_dual(tensor, level=0).tangent is not None for tensor in tensors):
+            raise no_tangent(caller)
+
+
+def _without_autograd() -> torch._C.DispatchKeySet:
+    """What this thread excludes, but for the keys of autograd."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView):
+        excluded = excluded.remove(key)
+    return excluded
 
 
 def remember_caller(ctx: Any, inputs: Iterable[Any], output: Any) -> None:

@@ -95,7 +95,10 @@ def _outcome(spec: Spec, sizes: Sizes, new: New, loss_dtype: torch.dtype) -> Out
     stats = len(spec.stats)
     loss = None
     if spec.rule is not None:
-        loss = new((n,) if spec.rule.reduction == "none" else (), loss_dtype)
+        rows = n
+        if spec.rule.row_count != NONE or spec.rule.col_count != NONE:
+            rows = n * spec.rows + m * spec.columns
+        loss = new((rows,) if spec.rule.reduction == "none" else (), loss_dtype)
 
     def own(wanted: bool, length: int, dtype: torch.dtype) -> Tensor | None:
         return new((length,), dtype) if wanted else None
@@ -134,8 +137,17 @@ def _slopes(spec: Spec, sizes: Sizes, new: New) -> Slopes | None:
     if spec.rule is None:
         return None
     n, m, dtype, stats = sizes.n, sizes.m, sizes.dtype, len(spec.stats)
-    rows = _vectors(new, stats * spec.rows, n, dtype)
-    return Slopes(rows, _vectors(new, stats * spec.columns, m, dtype), new((n,), dtype))
+
+    def own(wanted: bool, length: int) -> Tensor | None:
+        return new((length,), dtype) if wanted else None
+
+    return Slopes(
+        _vectors(new, stats * spec.rows, n, dtype),
+        _vectors(new, stats * spec.columns, m, dtype),
+        own(spec.positives != NONE, n),
+        own(spec.row_counts != NONE, n),
+        own(spec.col_counts != NONE, m),
+    )
 
 
 def _ready(

@@ -53,6 +53,12 @@ def check_storage(caller: str, arguments: Mapping[str, object]) -> None:
     What is no tensor has checks of its own.
     """
     if torch.compiler.is_dynamo_compiling():
+        # torch.compile would take a missing derivative for zero.
+        if _transforms():
+            raise RuntimeError(
+                f"{caller}: torch.func inside of compiled code does not reach into the engine; "
+                "call it outside, or leave it uncompiled by torch.compiler.disable"
+            )
         # No tensor is real here. Those of other types than torch's own are looked at outside.
         if any(isinstance(v, Tensor) and type(v) not in PLAIN_TYPES for v in arguments.values()):
             torch.compiler.disable(check_storage)(caller, arguments)
@@ -116,14 +122,21 @@ def _check_transforms(caller: str) -> None:
     """torch.func may take a gradient (grad, vjp, functionalize) of a loss, and nothing else."""
     if not thread_bits() & TRANSFORMS:
         return
-    stack = torch._C._functorch.get_interpreter_stack() or ()
+    present = _transforms()
     for transform in ("Vmap", "Jvp"):
-        if any(layer.key().name == transform for layer in stack):
+        if transform in present:
             raise RuntimeError(
                 f"{caller}: {transform.lower()} of torch.func (and jacrev, jacfwd, hessian, "
                 "linearize, which are made of it) does not reach into its compiled code; take "
                 "grad or vjp, and loops"
             )
+
+
+@torch.compiler.assume_constant_result
+def _transforms() -> tuple[str, ...]:
+    """The transforms of torch.func that this thread is in, as they are while a graph is made."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return tuple([layer.key().name for layer in stack])
 
 
 def _check_made(caller: str, device: torch.device) -> None:
