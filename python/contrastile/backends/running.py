@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..engine.plan import Block
-from ..engine.row_steps import COARSE
+from ..engine.row_steps import ROUNDED_FROM
 from .coefficients import Coefficients
 from .kept_out import KeptOut
 
@@ -55,6 +55,8 @@ def weighted_powers(
 
 
 def _above(exponent: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    """How far exponents lie above a shift; both rounded to ``dtype`` where that is coarse."""
+    """How far exponents lie above a shift; both rounded to ``dtype`` first where they are so large
+    that scores count as rounded.
+    """
     rounded = exponent.to(dtype) - shift.to(dtype)
-    return torch.where(shift.abs() > COARSE, rounded, exponent - shift)
+    return torch.where(shift.abs() > ROUNDED_FROM, rounded, exponent - shift)

@@ -29,7 +29,7 @@ from .places import Places, take
 
 # Powers of exponents within so many bits, their sums, and their reciprocals times any upstream
 # gradient that fp32 can hold are normal numbers of fp64.
-REACH = 400.0
+UNSHIFTED = 400.0
 
 
 class Sums:
@@ -151,7 +151,7 @@ class TorchReducer:
         return piece.mirrored if self.job.spec.triangle else self.job.spec.columns
 
     def _add(self, sums: Sums, values: Tensor, kept_out: KeptOut, piece: Block) -> None:
-        """Add values to the sums; what they are of no kept pair is lost."""
+        """Add the kept pairs' values to the sums; those of other pairs are overwritten by 0."""
         kept_out.fill_(values, 0.0)
         if self.job.spec.rows and sums.rows is not None:
             of(sums.rows, piece.rows).add_(values.sum(1))
@@ -184,7 +184,7 @@ class TorchReducer:
         arguments = self.job.arguments
         for stat, argument, sums in zip(self.job.spec.stats, arguments, self._sums, strict=True):
             least, most = exponent_range(stat, argument, largest)
-            if not sums.running and (least < -REACH or most > REACH):
+            if not sums.running and (least < -UNSHIFTED or most > UNSHIFTED):
                 sums.run(self.job)
 
     def _leaves_powers(self, block: Block) -> bool:

@@ -55,11 +55,12 @@ class Argument(NamedTuple):
     """``y = dot (high + low) + row_offset + col_offset``: the exponent of a log-sum-exp, in bits,
     or what a summed function is taken of.
 
-    The coefficient of an exponent is a sum of two numbers: rounded to one fp32 it would shift every
-    exponent of a row the same way, and the positive, scaled elsewhere, would not follow.
+    ``per_score`` is what a score is multiplied by in it. The coefficient of a dot product in an
+    exponent is a sum of two numbers: rounded to one fp32 it would shift every exponent of a row the
+    same way, and the positive, scaled elsewhere, would not follow.
     """
 
-    unit: float
+    per_score: float
     high: float | Tensor
     low: float | Tensor
     row_offset: Tensor | None
@@ -74,8 +75,9 @@ def arguments_of(
 
 
 def score_argument(scores: Affine, dtype: torch.dtype) -> Argument:
-    """Scores as they are summed for a gap: one scale for all pairs is left out until the sums are
-    in, so that no product has to be rounded.
+    """Scores as they are summed for a gap, each dot product times its row's scale.
+
+    One scale for all pairs is not applied here but to the sums: so no product is rounded.
     """
     own = scores.row_scale
     return Argument(1.0, 1.0 if own is None else own.to(dtype), 0.0, None, None)
@@ -96,23 +98,23 @@ def _argument(
         None if slot == NONE else tensors[slot] for slot in (stat.row_offset, stat.col_offset)
     )
     if stat.phi is not None:
-        unit, own = stat.factor, (-1.0, row)
+        per_score, own = stat.factor, (-1.0, row)
     else:
-        unit, own = stat.factor * LOG2E, (LOG2E, row)
-    high, low = _coefficient(stat, unit, dtype, scores.scale)
+        per_score, own = stat.factor * LOG2E, (LOG2E, row)
+    high, low = _coefficient(stat, per_score, dtype, scores.scale)
     return Argument(
-        unit,
+        per_score,
         high,
         low,
-        _offset(dtype, (unit, scores.row_bias), own),
-        _offset(dtype, (unit, scores.col_bias), (LOG2E, col)),
+        _offset(dtype, (per_score, scores.row_bias), own),
+        _offset(dtype, (per_score, scores.col_bias), (LOG2E, col)),
     )
 
 
 def _coefficient(
-    stat: Stat, unit: float, dtype: torch.dtype, scale: float | Tensor
+    stat: Stat, per_score: float, dtype: torch.dtype, scale: float | Tensor
 ) -> tuple[float | Tensor, float | Tensor]:
-    exact = scale * unit
+    exact = scale * per_score
     if stat.phi is not None:
         return (exact.to(dtype) if isinstance(exact, Tensor) else exact), 0.0
     if isinstance(exact, Tensor):

@@ -13,11 +13,11 @@ from torch import Tensor
 
 # Of each named tuple its class and, of each field: None, ONE tensor, or how many in a tuple.
 ONE = -1
-Form = tuple[type, list[tuple[type, list[int | None]] | None]]
+Layout = tuple[type, list[tuple[type, list[int | None]] | None]]
 
 
-def flatten(value: Any) -> tuple[list[Tensor], Form]:
-    """The tensors of a tuple of named tuples, and the form to put them back in."""
+def flatten(value: Any) -> tuple[list[Tensor], Layout]:
+    """The tensors of a tuple of named tuples, and the layout to put them back in."""
     tensors: list[Tensor] = []
     parts: list[tuple[type, list[int | None]] | None] = []
     for part in value:
@@ -38,9 +38,9 @@ def flatten(value: Any) -> tuple[list[Tensor], Form]:
     return tensors, (type(value), parts)
 
 
-def unflatten(tensors: Sequence[Tensor], form: Form) -> Any:
+def unflatten(tensors: Sequence[Tensor], layout: Layout) -> Any:
     """What :func:`flatten` was given."""
-    kind, parts = form
+    kind, parts = layout
     made: list[Any] = []
     at = 0
     for part in parts:

@@ -12,7 +12,7 @@ from .positives import dots, positive_scores
 
 
 class Thresholds(NamedTuple):
-    """In the unit of the first stat's argument; None where nothing is counted.
+    """In the first stat's argument, where they are compared; None where nothing is counted.
 
     Attributes:
         rows: of each row.
@@ -24,8 +24,9 @@ class Thresholds(NamedTuple):
 
 
 def positives_beforehand(job: Job) -> Tensor | None:
-    """Room for the positives' dot products, which blocks bring; with ranks, which compare with
-    them from the first block on, the dot products.
+    """Room for the positives' dot products, which the blocks that hold them fill in.
+
+    With ranks the dot products themselves: scores of the first block are compared with them.
     """
     columns, dtype = job.positives, job.sizes.dtype
     if columns is None:
@@ -45,17 +46,18 @@ def thresholds_of(job: Job, positive_dots: Tensor | None) -> Thresholds:
         positive if slot == NONE else job.tensors[slot]
         for slot in (spec.row_thresholds, spec.col_thresholds)
     )
-    of_rows = _in_unit(job, rows) if spec.rows else None
+    of_rows = _as_argument(job, rows) if spec.rows else None
     if spec.triangle:
         return Thresholds(of_rows, of_rows)
-    return Thresholds(of_rows, _in_unit(job, cols) if spec.columns else None)
+    return Thresholds(of_rows, _as_argument(job, cols) if spec.columns else None)
 
 
-def _in_unit(job: Job, threshold: Tensor | None) -> Tensor | None:
+def _as_argument(job: Job, threshold: Tensor | None) -> Tensor | None:
+    """What the first stat's argument is for a score as large as the threshold."""
     if threshold is None:
         return None
     first = job.spec.stats[0]
-    bits = (threshold.detach().double() * job.arguments[0].unit).to(job.sizes.dtype)
+    value = (threshold.detach().double() * job.arguments[0].per_score).to(job.sizes.dtype)
     if first.phi is not None and first.row_offset != NONE:
-        bits = bits - job.tensors[first.row_offset].to(job.sizes.dtype)
-    return bits
+        value = value - job.tensors[first.row_offset].to(job.sizes.dtype)
+    return value

@@ -14,9 +14,9 @@ LN2 = math.log(2.0)
 
 CHUNK_BYTES = 2**20
 
-# From here on half an ulp of an fp32 exponent nears the range of 2^y: of such scores only rounded
-# differences are meant, as in the dense formula.
-COARSE = 2.0**28
+# Exponents so large are 32 apart in fp32, so that rounding one moves 2^y by up to 16 bits. From here
+# on nothing makes up for roundings: scores count as rounded, as they do in the dense formula.
+ROUNDED_FROM = 2.0**28
 
 
 def log_sums(shift: Tensor | float, total: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:
@@ -37,15 +37,16 @@ def channel_gradients(
 ) -> None:
     """The coefficients of G that the upstream gradient of an lse (fp64, bits) asks for.
 
-    They are a shift for the exponents (the rounded lse, or the given shift) and a weight that makes
-    up for the difference: rounding the lse alone would change the sum of a row's weights, which the
-    positive's weight must cancel. An empty row has no weight.
+    They are what exponents are taken relative to (the rounded lse, or the given shift) and a factor
+    of the powers, which makes up for what that differs from the lse: rounding the lse alone would
+    change the sum of a row's weights, which the positive's weight must cancel. For an empty row the
+    factor is 0.
     """
     empty = torch.isneginf(lse)
     if shift is None:
         bits = lse.masked_fill(empty, 0.0)
         lse_out.copy_(bits)
-        weight = torch.where(bits.abs() > COARSE, 0.0, lse_out.double() - bits).exp2_()
+        weight = torch.where(bits.abs() > ROUNDED_FROM, 0.0, lse_out.double() - bits).exp2_()
     else:
         weight = torch.sub(shift, lse).exp2_()
     weight.mul_(grad)

@@ -17,7 +17,8 @@ class State(NamedTuple):
         row_bits: log-sum-exps of rows in bits (log2), fp64, one vector a log-sum-exp.
         col_bits: those of columns; empty where columns are not reduced, or are the rows of a
             triangle.
-        row_tops: on a GPU, the same rounded to the compute dtype as the general form has them.
+        row_tops: on a GPU, what the general form's powers are taken relative to: the largest
+            exponent of each row, in the compute dtype.
         col_tops: likewise of columns.
         shifts: the one shift of all exponents of each log-sum-exp, in bits; NaN where each row and
             column has its own.
