@@ -105,6 +105,13 @@ def _gradients(ctx: Any, upstream: Sequence[Tensor | None]) -> list[Tensor | Non
 
 
 def _reduce_backward(ctx: Any, upstream: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    spec, needs = parse(ctx.call[0]), _needs(ctx.call[1])
+    wanted = needs_of(spec, ctx.needs_input_grad[0])
+    if any(want and not need for want, need in zip(wanted, needs, strict=True)):
+        raise RuntimeError(
+            f"{spec.caller}: this graph was made of tensors that need no gradient, and has none "
+            "for them; trace it with tensors that require_grad, outside of torch.no_grad"
+        )
     return _gradients(ctx, upstream), None, None, None, None
 
 
