@@ -12,7 +12,8 @@ from .gaps import with_gaps
 from .gradients import Gradients, Needs, Values
 from .job import Backend, Job, Numbers, job_of
 from .plan import Plan, keeping_scores
-from .rules import scaled
+from .rules import Slopes, scaled
+from .several import SEVERAL
 from .state import Upstream
 
 
@@ -68,12 +69,10 @@ def _upstream(
     """The gradients of the stats, as kernels take them."""
     spec = job.spec
     if residual.slopes is not None:
-        grad = upstream[0]
-        assert grad is not None
-        if backend.reads_scale and grad.dim() == 0 and float(grad) == 1.0:
-            # As it is when backward() is called on the loss itself.
-            return _plain(job, Upstream(*residual.slopes))
-        return _plain(job, scaled(residual.slopes, grad))
+        slopes = _of_loss(job, backend, residual.slopes, upstream[0])
+        found = Upstream(slopes.rows, slopes.cols, slopes.positive)
+        of_gaps = slopes.row_gap, slopes.col_gap
+        return _plain(job, with_gaps(job, found, of_gaps) if spec.gaps else found)
     given = list(upstream)
     given.reverse()
     count = len(spec.stats)
@@ -84,6 +83,21 @@ def _upstream(
     of_cols = None if spec.col_counts == NONE else given.pop()
     found = Upstream(rows, cols, positive)
     return _plain(job, with_gaps(job, found, (of_rows, of_cols)) if spec.gaps else found)
+
+
+def _of_loss(job: Job, backend: Backend, slopes: Slopes, grad: Tensor | None) -> Slopes:
+    """The slopes times the gradient of the loss."""
+    assert grad is not None
+    if grad.dim() == 0:
+        # 1 where backward() is called on the loss itself.
+        if backend.reads_scale and float(grad) == 1.0:
+            return slopes
+        return scaled(slopes, grad, grad)
+    rule = job.spec.rule
+    if rule is not None and rule.name == SEVERAL:
+        rows = job.sizes.n if job.spec.rows else 0
+        return scaled(slopes, grad[:rows], grad[rows:])
+    return scaled(slopes, grad, grad)
 
 
 def _plain(job: Job, upstream: Upstream) -> Upstream:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..problem.spec import NONE, Sizes, Spec
+from . import several
 from .gaps import gaps
 from .gradients import Gradients, Needs, Ready
 from .job import Backend, Job, Numbers, job_of
@@ -18,6 +19,7 @@ from .one_pass import gradients_at_once, is_one_way, strip_height
 from .plan import Plan, all_fit, keeping_scores, plan_of, strips_of
 from .positives import positive_scores
 from .rules import Seen, Slopes, evaluated
+from .several import SEVERAL
 from .state import Reduced, State, Vectors
 
 
@@ -154,7 +156,9 @@ def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
     of_gaps = gaps(job, reduced) if spec.gaps else (None, None)
     counts = reduced.row_count, reduced.col_count
     loss, slopes = None, None
-    if spec.rule is not None:
+    if spec.rule is not None and spec.rule.name == SEVERAL:
+        loss, slopes = several.evaluated(job, reduced, of_gaps, wanted=ready is None)
+    elif spec.rule is not None:
         assert positive is not None
         seen = Seen.of(job, (reduced.rows, reduced.cols), positive)
         loss, slopes = evaluated(job, seen, wanted=ready is None)

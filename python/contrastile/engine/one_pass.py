@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..problem.spec import Sizes, Spec
+from ..problem.spec import NONE, Sizes, Spec
 from .gradients import Gradients, Needs
 from .job import Backend, Job
 from .plan import Plan, Strip, scores_in
@@ -28,7 +28,7 @@ def is_one_way(spec: Spec) -> bool:
     """Whether a row's weights depend on its own stats, and on the gradient of one number."""
     rule = spec.rule
     one_number = rule is not None and rule.reduction != "none" and not rule.skip
-    return one_number and not spec.both_sides and not spec.gaps
+    return one_number and spec.positives != NONE and not spec.both_sides and not spec.gaps
 
 
 def strip_height(spec: Spec, sizes: Sizes, plan: Plan) -> int:
@@ -109,4 +109,5 @@ def _of_sums(job: Job) -> Upstream:
     rows: MaybeVectors = tuple(
         [None if vector is None else vector.to(dtype).contiguous() for vector in slopes.rows]
     )
+    assert slopes.positive is not None
     return Upstream(rows, (), slopes.positive.to(dtype).contiguous())

@@ -17,7 +17,7 @@ from .. import native
 from ..problem.spec import Rule
 from .job import Job
 from .spans import WHOLE, part
-from .state import MaybeVectors, Upstream, Vectors
+from .state import MaybeVectors, Vectors
 
 # softplus(x) - x = log(1 + e^-x) is less than half an ulp of x from here on, in fp64 too.
 EXACT_FROM = 40.0
@@ -34,9 +34,7 @@ class Seen(NamedTuple):
     paired: Tensor | None
 
     @staticmethod
-    def of(
-        job: Job, stats: tuple[Vectors, Vectors], positive: Tensor, rows: slice = WHOLE
-    ) -> Seen:
+    def of(job: Job, stats: tuple[Vectors, Vectors], positive: Tensor, rows: slice = WHOLE) -> Seen:
         """Of all rows, or of ``rows`` alone; ``positive`` are the scores of these."""
         rule, columns = job.spec.rule, job.positives
         assert rule is not None and columns is not None
@@ -56,7 +54,9 @@ class Seen(NamedTuple):
 
     def full(self) -> Tensor:
         """Rows with a positive and, on every side, a negative."""
-        full = torch.ones_like(self.positive, dtype=torch.bool) if self.paired is None else self.paired
+        full = (
+            torch.ones_like(self.positive, dtype=torch.bool) if self.paired is None else self.paired
+        )
         for lse in self.sides:
             full = full & ~torch.isneginf(lse)
         return full
@@ -67,7 +67,9 @@ class Slopes(NamedTuple):
 
     rows: MaybeVectors
     cols: MaybeVectors
-    positive: Tensor
+    positive: Tensor | None
+    row_gap: Tensor | None = None
+    col_gap: Tensor | None = None
 
 
 class RowRule(NamedTuple):
@@ -139,9 +141,7 @@ RULE_NAMES = tuple(RULES)
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def evaluated(
-    job: Job, seen: Seen, wanted: bool
-) -> tuple[Tensor, Slopes | None]:
+def evaluated(job: Job, seen: Seen, wanted: bool) -> tuple[Tensor, Slopes | None]:
     """The loss of all rows, and its slopes if they are wanted; compiled where that can be."""
     rule, n = job.spec.rule, job.sizes.n
     assert rule is not None
@@ -166,7 +166,7 @@ def _compiled(
 ) -> tuple[Tensor, Slopes | None]:
     like = seen.positive
     stats = seen.rows if rule.name == "sigmoid" else seen.sides
-    loss = torch.empty(like.shape[0] if rule.reduction == "none" else (), dtype=like.dtype)
+    loss = like.new_empty(like.shape[0] if rule.reduction == "none" else ())
     slopes = [torch.empty_like(like) for _ in stats] if wanted else []
     positive = torch.empty_like(like) if wanted else None
     module.row_loss(
@@ -218,14 +218,19 @@ def slopes_of(rule: Rule, seen: Seen, weights: Tensor | None, n: int) -> Slopes:
     return RULES[rule.name].slopes(seen, rule.share, grad)
 
 
-def scaled(slopes: Slopes, upstream: Tensor) -> Upstream:
-    """The slopes times the gradient of the loss: one number, or one a row."""
+def scaled(slopes: Slopes, of_rows: Tensor, of_cols: Tensor) -> Slopes:
+    """The slopes times the gradient of the loss: one number, or one a row and one a column."""
+    return Slopes(
+        tuple([_times(vector, of_rows) for vector in slopes.rows]),
+        tuple([_times(vector, of_cols) for vector in slopes.cols]),
+        _times(slopes.positive, of_rows),
+        _times(slopes.row_gap, of_rows),
+        _times(slopes.col_gap, of_cols),
+    )
 
-    def times(vector: Tensor | None) -> Tensor | None:
-        return None if vector is None else vector * upstream
 
-    rows, cols = ([times(vector) for vector in vectors] for vectors in (slopes.rows, slopes.cols))
-    return Upstream(tuple(rows), tuple(cols), times(slopes.positive))
+def _times(vector: Tensor | None, factor: Tensor) -> Tensor | None:
+    return None if vector is None else vector * factor
 
 
 def _count(rule: Rule, seen: Seen, n: int) -> int | Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,9 +18,10 @@ from .options import LossOptions, LossOutput, Options, loss_function
 from .rows import (
     Stats,
     asks_for_gap,
+    finish,
     make_stats,
     reduce_rows,
-    several_positives_loss,
+    several_from_means,
     shift_of,
 )
 
@@ -88,13 +90,21 @@ def multi_positive_nce(
     flipped = groups.flipped()
     row_count, col_count = groups.counts(), flipped.counts()
     gap = asks_for_gap(variant, query, key)
+    from_classes = variant == "out" and not gap
     row_mean = col_mean = None
-    if opts.return_stats or (variant == "out" and not gap):
+    if opts.return_stats or from_classes:
         scaled = query if isinstance(scale, float) or scale.dim() == 0 else query * scale[:, None]
         factor = scale if scaled is query else 1.0
         row_mean = groups.dot_sums(query, key) * scale / row_count.clamp(min=1)
         col_mean = flipped.dot_sums(key, scaled) * factor / col_count.clamp(min=1)
     same = Equal(groups.query, groups.key)
+    row_loss = opts.row_loss(
+        "several",
+        weights,
+        share=0.5,
+        row_count=row_count if rows else None,
+        col_count=col_count if columns else None,
+    )
     stats = log_sum_exp(
         query,
         key,
@@ -107,16 +117,25 @@ def multi_positive_nce(
         col_thresholds=None if col_mean is None else col_mean.detach(),
         row_counts=row_count if gap and rows else None,
         col_counts=col_count if gap and columns else None,
+        row_loss=None if from_classes else row_loss,
         **opts.engine,
     )
     sides = []
     if rows:
-        side = _Side(stats.rows, row_mean, row_count, stats.row_gap, stats.row_rank)
-        sides.append(side)
+        sides.append(_Side(stats.rows, row_mean, row_count, stats.row_rank))
     if columns:
-        side = _Side(stats.columns, col_mean, col_count, stats.col_gap, stats.col_rank)
-        sides.append(side)
-    return _reduce_sides(opts, variant, sides, weights, bias)
+        sides.append(_Side(stats.columns, col_mean, col_count, stats.col_rank))
+
+    def valid() -> Tensor:
+        return torch.cat([side.valid for side in sides])
+
+    def seen() -> Stats:
+        shift = shift_of(bias, sides[0].lse[0])
+        return sides[0].stats(shift, sides[1].stats(shift) if len(sides) == 2 else None)
+
+    if stats.loss is not None:
+        return finish(opts, stats.loss, valid, seen, bias)
+    return _reduce_sides(opts, sides, weights, valid, seen, bias)
 
 
 def multi_positive_nce_reference(
@@ -146,7 +165,6 @@ class _Side:
     lse: tuple[Tensor, ...]
     mean_positive: Tensor | None
     count: Tensor
-    gap: Tensor | None
     rank: Tensor | None
 
     @property
@@ -154,34 +172,33 @@ class _Side:
         """The rows (or columns) that have a positive."""
         return self.count > 0
 
-    def losses(self, variant: str) -> Tensor:
-        """The loss of each row (or column)."""
-        negatives, positives = self.lse
-        return several_positives_loss(
-            variant, negatives, positives, self.mean_positive, self.count, self.gap
-        )
+    @property
+    def mean(self) -> Tensor:
+        """The mean score of each row's positives, where it was asked for."""
+        assert self.mean_positive is not None
+        return self.mean_positive
 
     def stats(self, bias: Tensor | float, columns: Stats | None = None) -> Stats:
         """What this direction saw."""
-        assert self.mean_positive is not None
-        positive = torch.where(self.valid, self.mean_positive + bias, 0.0)
+        positive = torch.where(self.valid, self.mean + bias, 0.0)
         denominator = merge_log_sum_exp(*self.lse) + bias
         return make_stats(denominator, positive, self.rank, self.valid, columns)
 
 
 def _reduce_sides(
-    opts: Options, variant: str, sides: list[_Side], weights: Tensor | None, bias: Tensor | None
+    opts: Options,
+    sides: list[_Side],
+    weights: Tensor | None,
+    valid: Callable[[], Tensor],
+    seen: Callable[[], Stats],
+    bias: Tensor | None,
 ) -> LossOutput:
-    """The loss of one or both directions; ``bias`` is one number, which cancels."""
-
-    def seen() -> Stats:
-        shift = shift_of(bias, sides[0].lse[0])
-        return sides[0].stats(shift, sides[1].stats(shift) if len(sides) == 2 else None)
-
-    losses = [side.losses(variant) for side in sides]
+    """The loss of one or both directions, with means from classes; ``bias`` is one number, which
+    cancels.
+    """
+    losses = [several_from_means(*side.lse, side.mean, side.count) for side in sides]
     if len(sides) == 1 or opts.reduction != "mean":
-        valid = torch.cat([side.valid for side in sides])
-        return reduce_rows(opts, torch.cat(losses), lambda: valid, weights, seen, bias)
+        return reduce_rows(opts, torch.cat(losses), valid, weights, seen, bias)
     plain = replace(opts, return_stats=False)
     split = [None] * 2 if weights is None else weights.split([own.shape[0] for own in losses])
     total = sum(

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ..engine.rules import softmax_loss
+from ..engine.several import log_count, several_loss
 from ..problem.checks import InputError
 from ..problem.plain import may_be_read
 from .options import LossOutput, Options
+
 
 @dataclass(frozen=True, eq=False)
 class Stats:
@@ -51,40 +53,20 @@ def poison(loss: Tensor, score: Tensor) -> Tensor:
     return loss + score.detach() * 0.0
 
 
-def several_positives_loss(
-    variant: str,
-    negatives: Tensor,
-    positives: Tensor,
-    mean: Tensor | None,
-    count: Tensor,
-    gap: Tensor | None,
-) -> Tensor:
-    """The loss of rows with ``count`` positives: the log of the sum of all powers less the log of
-    the positives' mean power ("in"), or less their mean score ("out").
+def several_from_means(negatives: Tensor, positives: Tensor, mean: Tensor, count: Tensor) -> Tensor:
+    """The loss of rows with ``count`` positives, "out", with the gap between the log of their mean
+    power and their mean score taken from sums over classes.
 
-    "out" is "in" plus the gap between the log of the mean power and the mean score. So nothing
-    nearly equal is subtracted when the positives agree and rule their rows; one positive has no
-    gap at all. ``gap`` comes from the pass over the scores. Where the plain formula rounds scores
-    to half precision, the gap to ``mean``, from sums over classes, is exact enough.
+    Where the plain formula rounds scores to half precision that is exact enough; else the gap comes
+    from the pass over the scores (engine/several.py).
     """
-    losses = softmax_loss(negatives, positives) + log_count(count, negatives)
-    if variant == "in":
-        return losses
-    if gap is None:
-        assert mean is not None
-        gap = positives - log_count(count, positives) - mean
-        gap = poison(torch.where(count > 1, gap, 0.0), mean)
-    return losses + gap.to(losses.dtype)
+    gap = positives - log_count(count, positives) - mean
+    return several_loss(negatives, positives, count, poison(torch.where(count > 1, gap, 0.0), mean))
 
 
 def asks_for_gap(variant: str, *embeddings: Tensor) -> bool:
-    """Whether the loss needs the gap from the scores; see :func:`several_positives_loss`."""
+    """Whether the loss needs the gap from the scores; see :func:`several_from_means`."""
     return variant == "out" and any(x.element_size() > 2 for x in embeddings)
-
-
-def log_count(count: Tensor, like: Tensor) -> Tensor:
-    """log of a row's number of positives, 0 where it has none, in the dtype of ``like``."""
-    return count.clamp(min=1).to(like.dtype).log()
 
 
 def with_margin(positive: Tensor, scale: float | Tensor, margin: float) -> Tensor:

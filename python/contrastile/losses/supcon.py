@@ -12,7 +12,14 @@ from ..problem.checks import check_embedding, check_integers
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
-from .rows import Stats, asks_for_gap, make_stats, reduce_rows, several_positives_loss
+from .rows import (
+    Stats,
+    asks_for_gap,
+    finish,
+    make_stats,
+    reduce_rows,
+    several_from_means,
+)
 
 NAME = "supcon_loss"
 SEVERAL = "use {name}.flatten(0, 1) with labels.repeat_interleave({count})"
@@ -66,8 +73,9 @@ def supcon_loss(
     others = Not(Index.diagonal(n, device=device))
     same = Equal(groups.query, groups.key)
     gap = asks_for_gap(variant, z)
+    from_classes = variant == "out" and not gap
     mean = None
-    if opts.return_stats or (variant == "out" and not gap):
+    if opts.return_stats or from_classes:
         wide = widen(z)
         own = (wide * wide).sum(1)
         mean = (groups.dot_sums(z, z) - own) * scale / count.clamp(min=1)
@@ -78,10 +86,9 @@ def supcon_loss(
         ranks=opts.return_stats,
         row_thresholds=None if mean is None else mean.detach(),
         row_counts=count if gap else None,
+        row_loss=None if from_classes else opts.row_loss("several", weights, row_count=count),
         **opts.engine,
     )
-    negatives, positives = stats.rows
-    losses = several_positives_loss(variant, negatives, positives, mean, count, stats.row_gap)
 
     def valid() -> Tensor:
         return count > 0
@@ -91,6 +98,10 @@ def supcon_loss(
         score = torch.where(valid(), mean, 0.0)
         return make_stats(merge_log_sum_exp(*stats.rows), score, stats.row_rank, valid())
 
+    if stats.loss is not None:
+        return finish(opts, stats.loss, valid, seen, opts.bias(z))
+    assert mean is not None
+    losses = several_from_means(*stats.rows, mean, count)
     return reduce_rows(opts, losses, valid, weights, seen, opts.bias(z))
 
 

@@ -170,6 +170,8 @@ def _rule(loss: RowLoss, slots: Slots) -> Rule:
         skip=loss.skip,
         some_without=loss.some_without,
         shows=loss.shows,
+        row_count=slots.of(loss.row_count),
+        col_count=slots.of(loss.col_count),
     )
 
 
@@ -200,7 +202,9 @@ def _lowered(reduction: Channel | Term, slots: Slots) -> Stat:
 def _program(pairs: Pairs | None, slots: Slots) -> Program:
     if pairs is None:
         return ()
-    return tuple([(int(op), slots.of(left), slots.of(right)) for op, left, right in pairs.program()])
+    return tuple(
+        [(int(op), slots.of(left), slots.of(right)) for op, left, right in pairs.program()]
+    )
 
 
 def check_workspace(caller: str, workspace: object) -> int | None:

@@ -18,7 +18,8 @@ class RowLoss:
         rule: "softmax", :math:`\log(1 + e^{\ell_i - p_i})` with the log-sum-exp :math:`\ell_i` of
             the negatives and the score :math:`p_i` of the positive, for each reduced side;
             "decoupled", :math:`\ell_i - \omega_i p_i`; "sigmoid", :math:`\log(1 + e^{-p_i})` plus
-            all sums of the row.
+            all sums of the row; "several", with the log-sum-exps of negatives and of positives,
+            of both reduced sides, one after the other (see engine/several.py).
         reduction: "mean" (over rows), "sum" or "none".
         share: multiplies the loss of each side.
         weights: [N], one a row.
@@ -26,6 +27,8 @@ class RowLoss:
         skip: the mean is over the rows that are not empty: those with a positive and a negative.
         some_without: positives may be -1; the loss of such a row is 0.
         shows: return the stats too, without gradients.
+        row_count: [N], how many positives each row has, of "several".
+        col_count: [M], likewise of columns.
     """
 
     rule: str
@@ -36,3 +39,5 @@ class RowLoss:
     skip: bool = False
     some_without: bool = False
     shows: bool = False
+    row_count: Tensor | None = None
+    col_count: Tensor | None = None

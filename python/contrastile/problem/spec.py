@@ -53,7 +53,7 @@ class Stat(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A lowered :class:`~.row_loss.RowLoss`; ``weights`` and ``omega`` are slots."""
+    """A lowered :class:`~.row_loss.RowLoss`, whose tensors are slots."""
 
     name: str
     reduction: str
@@ -63,6 +63,8 @@ class Rule(NamedTuple):
     skip: bool
     some_without: bool
     shows: bool
+    row_count: int
+    col_count: int
 
 
 class Spec(NamedTuple):
