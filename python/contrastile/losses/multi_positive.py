@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.several import several_loss
 from ..ops import log_sum_exp, merge_log_sum_exp
 from ..problem import Channel, Equal, Not
 from ..problem.checks import check_embedding, check_integers, check_same_size
@@ -122,9 +123,9 @@ def multi_positive_nce(
     )
     sides = []
     if rows:
-        sides.append(_Side(stats.rows, row_mean, row_count, stats.row_rank))
+        sides.append(_Side(stats.rows, row_mean, row_count, stats.row_gap, stats.row_rank))
     if columns:
-        sides.append(_Side(stats.columns, col_mean, col_count, stats.col_rank))
+        sides.append(_Side(stats.columns, col_mean, col_count, stats.col_gap, stats.col_rank))
 
     def valid() -> Tensor:
         return torch.cat([side.valid for side in sides])
@@ -135,7 +136,8 @@ def multi_positive_nce(
 
     if stats.loss is not None:
         return finish(opts, stats.loss, valid, seen, bias)
-    return _reduce_sides(opts, sides, weights, valid, seen, bias)
+    losses = [side.from_means() if from_classes else side.losses() for side in sides]
+    return _reduce_sides(opts, sides, losses, weights, valid, seen, bias)
 
 
 def multi_positive_nce_reference(
@@ -165,6 +167,7 @@ class _Side:
     lse: tuple[Tensor, ...]
     mean_positive: Tensor | None
     count: Tensor
+    gap: Tensor | None
     rank: Tensor | None
 
     @property
@@ -178,6 +181,14 @@ class _Side:
         assert self.mean_positive is not None
         return self.mean_positive
 
+    def losses(self) -> Tensor:
+        """The loss of each row, with the gap from the pass over the scores."""
+        return several_loss(*self.lse, self.count, self.gap)
+
+    def from_means(self) -> Tensor:
+        """The same with means from classes."""
+        return several_from_means(*self.lse, self.mean, self.count)
+
     def stats(self, bias: Tensor | float, columns: Stats | None = None) -> Stats:
         """What this direction saw."""
         positive = torch.where(self.valid, self.mean + bias, 0.0)
@@ -188,15 +199,13 @@ class _Side:
 def _reduce_sides(
     opts: Options,
     sides: list[_Side],
+    losses: list[Tensor],
     weights: Tensor | None,
     valid: Callable[[], Tensor],
     seen: Callable[[], Stats],
     bias: Tensor | None,
 ) -> LossOutput:
-    """The loss of one or both directions, with means from classes; ``bias`` is one number, which
-    cancels.
-    """
-    losses = [several_from_means(*side.lse, side.mean, side.count) for side in sides]
+    """The loss of one or both directions; ``bias`` is one number, which cancels."""
     if len(sides) == 1 or opts.reduction != "mean":
         return reduce_rows(opts, torch.cat(losses), valid, weights, seen, bias)
     plain = replace(opts, return_stats=False)

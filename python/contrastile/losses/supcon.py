@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.several import several_loss
 from ..ops import log_sum_exp, merge_log_sum_exp
 from ..problem import Channel, Equal, Index, Not
 from ..problem.checks import check_embedding, check_integers
@@ -100,8 +101,11 @@ def supcon_loss(
 
     if stats.loss is not None:
         return finish(opts, stats.loss, valid, seen, opts.bias(z))
-    assert mean is not None
-    losses = several_from_means(*stats.rows, mean, count)
+    if from_classes:
+        assert mean is not None
+        losses = several_from_means(*stats.rows, mean, count)
+    else:
+        losses = several_loss(*stats.rows, count, stats.row_gap)
     return reduce_rows(opts, losses, valid, weights, seen, opts.bias(z))
 
 
