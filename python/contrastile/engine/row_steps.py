@@ -14,8 +14,8 @@ LN2 = math.log(2.0)
 
 CHUNK_BYTES = 2**20
 
-# Exponents so large are 32 apart in fp32, so that rounding one moves 2^y by up to 16 bits. From here
-# on nothing makes up for roundings: scores count as rounded, as they do in the dense formula.
+# Exponents so large are 32 apart in fp32, so that rounding one moves 2^y by up to 16 bits. From
+# here on nothing makes up for roundings: scores count as rounded, as in the dense formula.
 ROUNDED_FROM = 2.0**28
 
 

@@ -17,7 +17,8 @@ from ...engine.plan import Block
 from ...engine.spans import WHOLE
 from ...problem.spec import Stat
 
-Coefficients = tuple[float, float, int, int, int, int]
+# High and low part of the coefficient, as numbers or as addresses; addresses of the offsets.
+ArgumentCall = tuple[float, float, int, int, int, int]
 
 
 def lowered(module: ModuleType, job: Job) -> Any:
@@ -40,11 +41,11 @@ def _lowered(
     return module.Lowered(stats, *sides, gaps, double, level)
 
 
-def call(job: Job) -> tuple[list[int], list[Coefficients], int, int]:
-    """The addresses of the job's tensors by slot, the coefficients of each stat, and the sizes."""
+def call(job: Job) -> tuple[list[int], list[ArgumentCall], int, int]:
+    """The addresses of the job's tensors by slot, the argument of each stat, and the sizes."""
     sizes = job.sizes
     tensors = [tensor.data_ptr() for tensor in job.tensors]
-    return tensors, [_coefficients(argument) for argument in job.arguments], sizes.n, sizes.m
+    return tensors, [_argument_call(argument) for argument in job.arguments], sizes.n, sizes.m
 
 
 def address(tensor: Tensor | None) -> int:
@@ -92,7 +93,7 @@ class Scratch:
         return self._memory[: rows * cols].view(rows, cols)
 
 
-def _coefficients(argument: Argument) -> Coefficients:
+def _argument_call(argument: Argument) -> ArgumentCall:
     _, high, low, row_offset, col_offset = argument
     if not isinstance(high, Tensor):
         assert not isinstance(low, Tensor), "one coefficient for all rows beside one for each"

@@ -18,12 +18,13 @@ from ...engine.state import Reduced, State, Vectors
 from ...problem.spec import NONE
 from .compiled import Scratch, address, addresses, call, ends, lowered, place
 
-# Instead of a bound on the dot products: the only block there is tells.
+# In place of a bound on the dot products: the pass looks for it in the only block there is. Sums of
+# a function have no exponents to be bounded.
 FROM_BLOCK = -1.0
 
 
 class Counted(NamedTuple):
-    """Numbers of scores above the limits, which have to stay as long as they are compared with."""
+    """Numbers of scores above the limits; held here, as the pass knows their addresses only."""
 
     limits: Thresholds = Thresholds()
     rows: Tensor | None = None
@@ -31,7 +32,7 @@ class Counted(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Sums of scores, each times its row's scale, which has to stay as long."""
+    """Sums of scores, each times its row's scale; held here, as the pass knows addresses only."""
 
     scale: Tensor | None = None
     rows: Tensor | None = None
@@ -58,7 +59,7 @@ class NativeReducer:
             self._counted = self._count()
         elif self._positive is not None:
             self._sums.take_positives(address(job.positives), self._positive.data_ptr())
-        # Filled strip by strip.
+        # Each settle() fills in the rows it settles, and all columns.
         self._shifts = torch.empty(len(spec.stats), dtype=torch.float64, device=sizes.device)
         self._rows = self._vectors(sizes.n) if spec.rows else ((), ())
         self._cols = self._vectors(sizes.m) if spec.columns else ((), ())
@@ -96,7 +97,7 @@ class NativeReducer:
         return tuple(stats), tuple(bits)
 
     def _count(self) -> Counted:
-        """Room for the counts of the first stat, which its sums are told of."""
+        """Room for the counts of the first stat, whose addresses the pass is given."""
         limits = thresholds_of(self.job, self._positive)
         rows, cols = (
             None if limit is None else limit.new_zeros(len(limit), dtype=torch.int64)

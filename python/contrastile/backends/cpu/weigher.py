@@ -29,7 +29,7 @@ class NativeWeigher:
         rows: slice = WHOLE,
     ) -> None:
         self.job = job
-        # Whose addresses the pass has.
+        # Held here, as the pass knows the addresses of their tensors only.
         self._state, self._upstream = state, upstream
         self._weights = lowered(module, job).weights(
             *call(job),

@@ -20,8 +20,8 @@ class Kernels(Protocol):
     settles_only_block: bool
 
     def prepare(self, memory: Memory) -> None:
-        """Before all blocks: fixed shifts and their spans, the flag at 0, the positives' dot
-        products unless ranks took them; what sums are to be zeroed.
+        """Before all blocks: the fixed shifts and their spans; the flag at 0; the positives' dot
+        products, unless they were gathered for ranks; sums that are added to at 0.
         """
 
     def reduce(self, block: Block, form: Form, memory: Memory) -> None:

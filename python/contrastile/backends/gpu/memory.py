@@ -21,8 +21,8 @@ class Side:
     Attributes:
         length: entries of each.
         totals: sums of the fixed form, or of a function, fp64.
-        general: sums of the general form, fp64, to be readied by whoever adds to them.
-        tops: the shifts of these.
+        general: sums of the general form, fp64; kernels that add to them set them to 0 first.
+        tops: what the powers in these are relative to, the largest exponent so far.
         bits: log-sum-exps in bits, fp64.
         stats: log-sum-exps in nats.
         counts: of the first stat, int64.
@@ -63,7 +63,9 @@ class Memory:
 
     @staticmethod
     def of(scene: Scene, settled_at_once: bool) -> Memory:
-        """Room for everything. ``settled_at_once``: nothing has to be added up across blocks."""
+        """Room for everything. ``settled_at_once``: a single block's kernel leaves the stats
+        themselves, so sums that blocks are added to are not needed.
+        """
         job, spec, sizes = scene.job, scene.spec, scene.sizes
         sides = [sizes.n if spec.rows else 0, sizes.m if spec.columns else 0]
         totals = _totals(scene, sides)
@@ -118,7 +120,9 @@ class Memory:
 
 
 def _positive(scene: Scene) -> Tensor | None:
-    """Room that the kernel which prepares a pass fills; what ranks compare with is there before."""
+    """Room that the kernel which prepares a pass fills; with ranks, which compare scores with the
+    positives' own, their dot products as torch's operations gather them.
+    """
     spec, sizes = scene.spec, scene.sizes
     if spec.positives == NONE or spec.ranks:
         return positives_beforehand(scene.job)

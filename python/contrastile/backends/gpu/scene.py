@@ -41,7 +41,7 @@ class Scene:
 
     @property
     def sizes(self) -> Sizes:
-        """Of what."""
+        """How many rows, columns and features it has, and in which dtypes."""
         return self.job.sizes
 
     def is_diagonal(self, block: Block) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...engine.plan import Block
 from ..gpu.scene import Scene
-from .encode import Vectors, vectors_of
+from .encode import StatVectors, vectors_of
 from .operands import matrix
 from .program import Program, Tiles, program_of
 
@@ -23,7 +23,7 @@ class Bound:
 
     scene: Scene
     program: Program
-    vectors: Vectors
+    vectors: StatVectors
     data: tuple[Tensor, ...]
 
     @staticmethod
@@ -65,12 +65,12 @@ class Bound:
         tiles.start(tiles.programs, *arguments)
 
 
-def first(*tensors: Tensor | None) -> Tensor:
-    """The first that exists: a kernel takes a tensor for every argument, read or not."""
-    return next(tensor for tensor in tensors if tensor is not None)
+def first(tensor: Tensor | None, absent: Tensor) -> Tensor:
+    """``tensor`` if there is one: a kernel takes one for every argument, read or not."""
+    return absent if tensor is None else tensor
 
 
 def kept_dots(bound: Bound, block: Block, absent: Tensor) -> tuple[Tensor, int]:
-    """The memory of a block's dot products and its row stride; any where there is none."""
+    """The memory of a block's dot products and its row stride; ``absent`` stands in for none."""
     kept = bound.scene.job.kept_dots(block)
     return (absent, 0) if kept is None else (kept, kept.stride(0))

@@ -16,7 +16,7 @@ from ...problem.pairs import Op
 from ...problem.spec import NONE, Program, Spec, Stat
 from ...triton_kernels.exponents import HEADER, PAIRS
 
-Vectors = tuple[tuple[Tensor, ...], ...]
+StatVectors = tuple[tuple[Tensor, ...], ...]
 
 
 class Code(NamedTuple):
@@ -94,9 +94,10 @@ def _place(slot: int, slots: list[int]) -> int:
     return slots.index(slot)
 
 
-def vectors_of(job: Job) -> Vectors:
-    """Of each stat the coefficient (high, low), row offset, column offset, class weights; any for
-    what is absent.
+def vectors_of(job: Job) -> StatVectors:
+    """Of each stat the coefficient (high, low), row offset, column offset, class weights.
+
+    A kernel takes a tensor for each, so one that is absent is stood in for by another.
     """
     pairs = zip(job.spec.stats, job.arguments, strict=True)
     return tuple([_vectors(job, stat, argument) for stat, argument in pairs])

@@ -18,12 +18,13 @@ from .operands import as_triton, matrix
 from .program import LINE, SWEEP, Tiles, programs
 from .sums import Partials, room
 
-# Up to so many, one program finds the largest in less time than another launch takes the host.
+# Up to so many entries every program looks for the largest itself: that takes the device less time
+# than the launch of a kernel for it would take the host.
 DIRECT = 8 * SWEEP
 
 
-class Strip(NamedTuple):
-    """Weights of a block, and what else is to be made of them.
+class Output(NamedTuple):
+    """Where the weights of a block go, and what else is made of them.
 
     Attributes:
         weights: their memory.
@@ -90,7 +91,7 @@ def form_coefficients(bound: Bound, state: State, entries: Entries) -> Tensor | 
 def weigh_block(
     bound: Bound,
     block: Block,
-    strip: Strip,
+    output: Output,
     state: State,
     entries: Entries,
     sums: Partials | None = None,
@@ -99,11 +100,11 @@ def weigh_block(
 
     ``sums``: of a function, to be filled beside, as :func:`room_for_sums` makes them.
     """
-    parts = [_weigh(bound, block, strip, state, entries, form, sums) for form in bound.scene.forms]
-    if strip.products is not None:
-        _add_products(bound, block, strip, state, parts)
+    parts = [_weigh(bound, block, output, state, entries, form, sums) for form in bound.scene.forms]
+    if output.products is not None:
+        _add_products(bound, block, output, state, parts)
     if entries.positive is not None:
-        _put_positives(bound, block, strip, state, entries.positive)
+        _put_positives(bound, block, output, state, entries.positive)
 
 
 def room_for_sums(bound: Bound, block: Block) -> Partials:
@@ -131,7 +132,7 @@ def _needs_unit(bound: Bound) -> bool:
 def _weigh(
     bound: Bound,
     block: Block,
-    strip: Strip,
+    output: Output,
     state: State,
     entries: Entries,
     form: Form,
@@ -139,10 +140,10 @@ def _weigh(
 ) -> Tensor:
     """Write the strip; what is returned are the partial row products [tiles, height]."""
     assert state.shifts is not None and state.flag is not None
-    scene, out, flag = bound.scene, strip.weights, state.flag
-    tiles = _tiles(bound, block, strip, entries, form, sums is not None)
+    scene, out, flag = bound.scene, output.weights, state.flag
+    tiles = _tiles(bound, block, output, entries, form, sums is not None)
     products = state.shifts
-    if strip.products is not None:
+    if output.products is not None:
         products = partial_products(bound, block, tiles)
     bound.start(
         tiles,
@@ -185,7 +186,7 @@ def coefficients_of(
         made: list[Tensor] = []
         for entry in pair:
             if with_shifts:
-                made.append(absent if entry is None else first(entry.tops))
+                made.append(absent if entry is None else first(entry.tops, absent))
             made.append(absent if entry is None else entry.out)
         found.append(tuple(made))
     return tuple(found)
@@ -197,13 +198,13 @@ def sides_of(entries: Entries) -> tuple[int, ...]:
 
 
 def _tiles(
-    bound: Bound, block: Block, strip: Strip, entries: Entries, form: Form, sums: bool
+    bound: Bound, block: Block, output: Output, entries: Entries, form: Form, sums: bool
 ) -> Tiles:
     program, diagonal = bound.program, bound.scene.is_diagonal(block)
-    kept, products = block.kept_at is not None, strip.products is not None
+    kept, products = block.kept_at is not None, output.products is not None
     sides = sides_of(entries)
     lines = tuple([int(line is not None) for line in entries.lines])
-    key = weights.weigh, form, diagonal, kept, products, sums, sides, lines, block.shape
+    key = "weigh", form, diagonal, kept, products, sums, sides, lines, block.shape
     found = program.tiles.get(key)
     if found is None:
         launch = program.launch(_purpose(form, diagonal, kept, sums))
@@ -239,36 +240,36 @@ def _purpose(form: Form, diagonal: bool, kept: bool, sums: bool) -> Purpose:
 
 
 def _add_products(
-    bound: Bound, block: Block, strip: Strip, state: State, parts: list[Tensor]
+    bound: Bound, block: Block, output: Output, state: State, parts: list[Tensor]
 ) -> None:
     assert state.flag is not None
     length = block.shape[0]
     start = bound.program.vectors(
-        merge.add_products, UNIT=strip.unit is not None, GENERAL=len(parts) > 1, BLOCK=LINE
+        merge.add_products, UNIT=output.unit is not None, GENERAL=len(parts) > 1, BLOCK=LINE
     )
     start(
         programs(length),
         parts[0],
-        len(parts[0]),
+        parts[0].shape[0],
         parts[-1],
-        len(parts[-1]),
-        strip.products,
+        parts[-1].shape[0],
+        output.products,
         block.rows.start,
         length,
         state.flag,
-        first(strip.unit, state.shifts),
+        first(output.unit, state.shifts),
     )
 
 
-def _put_positives(bound: Bound, block: Block, strip: Strip, state: State, grad: Tensor) -> None:
-    scene, out = bound.scene, strip.weights
-    key = strip.products is not None, out.stride(0)
+def _put_positives(bound: Bound, block: Block, output: Output, state: State, grad: Tensor) -> None:
+    scene, out = bound.scene, output.weights
+    key = output.products is not None, out.stride(0)
     start = bound.program.vectors(
         weights.put_positives,
         key,
-        UNIT=strip.unit is not None,
+        UNIT=output.unit is not None,
         TRIANGLE=scene.spec.triangle,
-        PRODUCTS=strip.products is not None,
+        PRODUCTS=output.products is not None,
         BLOCK=LINE,
     )
     start(
@@ -282,7 +283,7 @@ def _put_positives(bound: Bound, block: Block, strip: Strip, state: State, grad:
         scene.job.positives,
         grad,
         state.positive,
-        first(strip.unit, state.shifts),
-        first(strip.products, state.flag),
+        first(output.unit, state.shifts),
+        first(output.products, state.flag),
         scene.sizes.n,
     )

@@ -15,7 +15,7 @@ from ..gpu.memory import Memory
 from ..gpu.scene import Scene
 from .bound import Bound, first
 from .encode import class_range
-from .gradients import Strip, form_coefficients, room_for_sums, weigh_block
+from .gradients import Output, form_coefficients, room_for_sums, weigh_block
 from .operands import as_triton
 from .program import LINE, SWEEP, programs
 from .sums import certify, merge_block, reduce_block, take_logs
@@ -111,7 +111,7 @@ class TritonKernels:
         products: Tensor | None,
     ) -> None:
         """The weights of a block, the positives among them, and its share of the products."""
-        weigh_block(self.bound, block, Strip(strip, unit, products), state, entries)
+        weigh_block(self.bound, block, Output(strip, unit, products), state, entries)
 
     def weigh_and_sum(
         self,
@@ -125,5 +125,5 @@ class TritonKernels:
     ) -> None:
         """As :meth:`weigh`, and add the block's sums of a function to those of the rows."""
         sums = room_for_sums(self.bound, block)
-        weigh_block(self.bound, block, Strip(strip, unit, products), state, entries, sums)
+        weigh_block(self.bound, block, Output(strip, unit, products), state, entries, sums)
         merge_block(self.bound, (sums, None), Form.SUM, memory)

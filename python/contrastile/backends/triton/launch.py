@@ -164,7 +164,11 @@ def _pick(arch: str, kind: str, purpose: Purpose, several: bool) -> Launch:
 
 
 def _within(launch: Launch, outer: Launch) -> Launch:
-    """No side longer than the other's longest: of a diagonal, the tiles that were kept suffice."""
+    """``launch`` with no side longer than the longest of ``outer``.
+
+    On a block on the diagonal ``reduce`` keeps dot products in tiles that lie on the diagonal or
+    above it. A tile of weights reads them, so it must not reach further below it than they do.
+    """
     longest = max(outer.rows, outer.cols)
     return replace(launch, rows=min(launch.rows, longest), cols=min(launch.cols, longest))
 
