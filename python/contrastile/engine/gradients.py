@@ -82,10 +82,11 @@ class Ready(NamedTuple):
 class Gradients:
     """Accumulators of one pass: of the embeddings in the compute dtype, else fp64.
 
-    ``query`` and ``key`` hold ``s sum_j G_ij k_j`` and ``sum_i s_i G_ij q_i``; a scale per row is
-    applied to the former at the end, and one that only the device knows to both. The scale takes
-    the row sums of ``G_ij <q_i, k_j>`` from the pass that makes G: 3 to 7 times more accurate in
-    fp32 than ``<query, q>``, which inherits the roundings of a matrix product, and with
+    ``query`` and ``key`` hold ``s sum_j G_ij k_j`` and ``sum_i s_i G_ij q_i``. A scale that
+    the host knows is a factor of the products as they are made; one of each row multiplies the
+    finished rows of ``query``, and one that only the device knows multiplies both at the end. The
+    scale takes the row sums of ``G_ij <q_i, k_j>`` from the pass that makes G: 3 to 7 times more
+    accurate in fp32 than ``<query, q>``, which inherits the roundings of a matrix product, and with
     G in half precision those of G (bf16: up to twice the error of the plain formula).
     """
 
@@ -115,7 +116,7 @@ class Gradients:
         else:
             wanted = needs.query if self_mode else needs.key
             self.key = self._columns() if wanted else None
-        # The weigher's sums, or those of the positives alone.
+        # The weigher's row sums of G_ij <q_i, k_j>; without a weigher those of the positives alone.
         self.products: Tensor | None = None
         self.row_bias = self._vector(sizes.n) if needs.row_bias else None
         self.col_bias = self._vector(sizes.m) if needs.col_bias else None
@@ -222,7 +223,12 @@ class Gradients:
         return torch.zeros(count, dtype=torch.float64, device=self._job.sizes.device)
 
     def _unit_of_queries(self) -> Tensor | None:
-        """A power of two: divided by it, a scale per row leaves half precision queries in range."""
+        """The power of two above the largest scale of a row; None where none is needed.
+
+        Queries in half precision are multiplied by their rows' scales before they meet G. Divided
+        by this number first, the scales are at most 1 and no query overflows; the keys' gradients
+        are multiplied by it at the end.
+        """
         if self._row_scale is None or self._job.operand_dtype.itemsize > 2:
             return None
         largest = self._row_scale.abs().max()
@@ -230,7 +236,7 @@ class Gradients:
         return torch.exp2(torch.ceil(torch.log2(torch.where(usable, largest, 1.0))))
 
     def _scaled_query(self, rows: slice) -> Tensor:
-        """The query block with its per-row scale, if it has one, less ``_query_unit``."""
+        """The query block times its rows' scales over ``_query_unit``, if it has such scales."""
         block = self._job.query.rows(rows)
         if self._key_scale is None:
             return block

@@ -8,7 +8,8 @@ from torch import Tensor
 from .. import native
 from ..problem.spec import Sizes
 
-# A page fault every 4 KiB cost a fifth of a step at N = 8192, D = 256.
+# Bytes from which on a buffer asks for huge pages: fresh memory faults once a page, and a fault
+# every 4 KiB cost a fifth of a step at N = 8192, D = 256.
 LARGE = 8 * 2**20
 
 

@@ -11,9 +11,10 @@ from .spans import rows_of
 class Operand:
     """Row blocks of an embedding; half precision is widened, the rows asked for or all at once.
 
-    torch.mm on half precision rounds its products to that precision, which the scores may not
-    suffer. The blocks of a strip share their rows, but each strip meets all columns again: widened
-    anew each time, bf16 took 1.05 to 1.2 times as long as fp32 (N = 8192).
+    torch.mm on half precision rounds its products to that precision, too coarse for scores. The
+    blocks of a strip share their rows, so queries are widened a strip at a time; but each strip
+    meets all columns again, so keys are widened at once: anew for each strip, bf16 took 1.05 to 1.2
+    times as long as fp32 (N = 8192).
     """
 
     def __init__(self, tensor: Tensor, dtype: torch.dtype, at_once: bool = False) -> None:

@@ -14,8 +14,10 @@ from .spans import spans
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where a product costs more than to write and read its result: from an embedding size on, and
-    below it where all results together stay in a cache of so many scores.
+    """Where dot products are worth being kept for the backward pass.
+
+    From an embedding size on, as their product then costs more than to write and read its result;
+    below it where all of them, at most ``cached`` scores, stay in a cache.
     """
 
     from_size: int
@@ -128,8 +130,8 @@ def keeping_scores(
 ) -> Plan:
     """The plan with places for the dots of as many blocks as fit the workspace beside one more.
 
-    Each saves the backward pass one product of four (of two in the self mode). ``most`` is what
-    there is memory for, where that was settled before.
+    Each saves the backward pass one product of four (of two in the self mode). ``most``: the memory
+    that there is for them was allotted before, by a trace, which knows sizes but no blocks.
     """
     counts = [rows * cols for rows, cols in plan.shapes()]
     if most is None:

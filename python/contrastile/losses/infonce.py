@@ -215,8 +215,9 @@ def _groups(
 def _biases(opts: Options, key: Tensor, negatives: bool) -> tuple[Tensor | None, Tensor | None]:
     """The bias of each key, less the number that all scores share; and that number, which cancels.
 
-    Left in the scores it would round all of them the same way, which no mean over rows heals.
-    Further negatives share one number with the keys, but no vector's mean.
+    Left in the scores it would round all of them in the same direction, and that does not average
+    out over rows. Further negatives have no bias of their own: with them only a number that is
+    added to all scores cancels, not the mean of the keys' biases.
     """
     bias = opts.bias(key, per_key=True)
     if bias is None or not isinstance(opts.logit_bias, Tensor) or opts.logit_bias.numel() == 1:

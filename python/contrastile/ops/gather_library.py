@@ -27,7 +27,7 @@ def _gather(query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) ->
     """<q_rows[e], k_columns[e]>."""
     check_no_tangent("gather_dot", (query, key))
     if query.device.type == "cpu":
-        # Nobody could while this was traced.
+        # While this was traced the columns had no values to be checked.
         check_index("gather_dot", "columns", columns, columns.shape[0], key.shape[0])
     return gathered(query, key, rows, columns)
 

@@ -57,7 +57,7 @@ def _reduce(tensors: list[Tensor], spec: str, needs: str, kept: int, at_once: bo
     check_no_tangent(lowered.caller, tensors)
     backend, sizes = named(lowered.caller, lowered.backend), Sizes.of(lowered, tensors)
     if lowered.positives != NONE and sizes.device.type == "cpu":
-        # Nobody could while this was traced.
+        # While this was traced the columns had no values to be checked.
         check_index(lowered.caller, "positives", tensors[lowered.positives], sizes.n, sizes.m)
     outcome = forward(backend, lowered, sizes, tensors, wanted, Mode(kept, at_once))
     outputs, others = outcome.outputs(lowered)
@@ -213,7 +213,11 @@ def _needs(letters: str) -> Needs:
 
 
 def _complete(residual: Residual, backend: Backend, sizes: Sizes) -> Residual:
-    """With all the tensors that the op returns whatever the sizes and values are."""
+    """With a tensor for everything that its shapes in a trace promise, and nothing more.
+
+    How many tensors an op returns may not depend on sizes or values, but what an eager call leaves
+    does: no kept dot products, or the powers of a small problem.
+    """
     state, ready = residual.state, residual.ready
     if state is not None:
         kept = state.kept

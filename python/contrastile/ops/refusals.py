@@ -33,7 +33,7 @@ def _without_autograd() -> torch._C.DispatchKeySet:
 
 
 def remember_caller(ctx: Any, inputs: Iterable[Any], output: Any) -> None:
-    """All that is kept for a backward pass that there is not: whom its error names."""
+    """Keep for the backward pass, which is an error, the function that the error names."""
     ctx.caller = _caller(inputs)
 
 

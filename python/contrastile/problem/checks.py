@@ -13,7 +13,7 @@ from torch.fx import Proxy
 from .plain import may_be_read
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# What more than one vector a row comes to.
+# The remedy for more than one vector a row.
 SEVERAL = (
     "{name}.flatten(0, -2) makes a row of every vector, and of the rows of one item negatives of "
     "each other"

@@ -20,13 +20,13 @@ def keys(*names: str) -> int:
     return bits
 
 
-# All that the dispatcher may meet on its way to the kernel of a plain tensor. What else it would
-# stop at, in a torch to come too, means something that the memory alone does not tell.
+# All that the dispatcher may meet on its way to the kernel of a plain tensor. Where it would stop
+# at any other key, one that a later torch adds among them, the tensor is more than its memory.
 PLAIN = keys(
     *("CPU", "CUDA", "BackendSelect", "ADInplaceOrView", "Conjugate", "Negative"),
     *("AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA"),
 )
-# Of a thread with modes in Python.
+# What a thread has while modes written in Python are active.
 WATCHED = keys("Python", "PythonTLSSnapshot")
 
 PLAIN_TYPES = (Tensor, Parameter)

@@ -38,7 +38,8 @@ T = TypeVar("T")
 MODES_IN_PYTHON = WATCHED | keys("PythonDispatcher")
 TRANSFORMS = keys("FuncTorchDynamicLayerFrontMode")
 BATCHED = keys("Batched", "FuncTorchBatched")
-# Of tensors that torch.func differentiates, or that functionalisation keeps apart from memory.
+# Tensors that torch.func wraps to differentiate them, and those that functionalisation makes of
+# tensors that are written to.
 WRAPPED = keys("FuncTorchGradWrapper", "Functionalize")
 
 # Most options are one of these.
@@ -171,7 +172,7 @@ def _has_memory(tensor: Tensor) -> bool:
 
 
 def _is_of_trace(tensor: Tensor) -> bool:
-    """Whether torch has put ``tensor`` in the place of one with memory, to find out about it."""
+    """Whether ``tensor`` stands, in a trace or a transform, for one that will have memory."""
     if tensor.is_meta or key_bits(tensor) & BATCHED or tensor.layout != torch.strided:
         return False
     return bool(key_bits(tensor) & WRAPPED) or any(name(tensor) for name in TRACE_TYPES)
@@ -191,7 +192,9 @@ def _bytes_needed(tensor: Tensor) -> int:
 
 
 def _named(*names: str) -> Callable[[Tensor], bool]:
-    """Whether a tensor is of a class so called: importing it would take longer than all of ours."""
+    """Whether a tensor is of a class so called. By name: to import some of the classes would take
+    longer than to import this package.
+    """
     return lambda tensor: any(base.__name__ in names for base in type(tensor).__mro__)
 
 
