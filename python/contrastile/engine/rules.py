@@ -209,10 +209,13 @@ def slopes_of(rule: Rule, seen: Seen, weights: Tensor | None, n: int) -> Slopes:
     its own row's loss.
     """
     count = _count(rule, seen, n) if rule.reduction == "mean" else 1
+    like = seen.positive
     if isinstance(count, Tensor):
-        grad = torch.where(seen.full(), 1.0 / count.to(seen.positive.dtype), 0.0)
+        grad = 1.0 / count.to(like.dtype)
     else:
-        grad = torch.full((), 1.0 / count, dtype=seen.positive.dtype, device=seen.positive.device)
+        grad = torch.full((), 1.0 / count, dtype=like.dtype, device=like.device)
+    if rule.skip:
+        grad = _masked(grad, seen.full())
     if weights is not None:
         grad = weights.detach().to(grad.dtype) * grad
     return RULES[rule.name].slopes(seen, rule.share, grad)
