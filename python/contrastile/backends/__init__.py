@@ -6,12 +6,12 @@ from ..engine.job import Backend
 from ..problem import InputError
 from ..problem.spec import Sizes, Spec
 from .cpu import CpuBackend
-#from .cuda import CudaBackend
+from .cuda import CudaBackend
 from .reference import ReferenceBackend
 from .triton import TritonBackend
 
 # Nobody has measured CUDA's kernels beside Triton's yet: they come after them.
-BACKENDS: tuple[Backend, ...] = (CpuBackend(), TritonBackend(), ReferenceBackend())
+BACKENDS: tuple[Backend, ...] = (CpuBackend(), TritonBackend(), CudaBackend(), ReferenceBackend())
 
 # The reference materialises S: "auto" never takes it, whoever wants it names it.
 AUTO: tuple[Backend, ...] = BACKENDS[:-1]

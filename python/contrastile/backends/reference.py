@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.job import Job, ReducingWeigher
+from ..engine.job import Job, ReducingWeigher, UpstreamOfPositives
 from ..engine.plan import CPU_KEEPING, Keeping, Tile
 from ..engine.spans import WHOLE
 from ..engine.state import State, Upstream
@@ -50,6 +50,6 @@ class ReferenceBackend:
         return TorchWeigher(job, state, upstream, products, rows)
 
     def reducing_weigher(
-        self, job: Job, upstream: Upstream, products: bool
+        self, job: Job, upstream: UpstreamOfPositives, products: bool
     ) -> ReducingWeigher | None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -78,6 +78,10 @@ class Job(NamedTuple):
         return out
 
 
+# From the dot products of the positives, all that gradients of sums may depend on.
+UpstreamOfPositives = Callable[[Tensor], Upstream]
+
+
 class Reducer(Protocol):
     """Sums of one forward pass, which are its own until they are settled."""
 
@@ -87,7 +91,7 @@ class Reducer(Protocol):
     def settle(self, rows: slice = WHOLE) -> Reduced:
         """The stats of all blocks; or of ``rows`` alone, whose blocks are all in.
 
-        Then the vectors have their full length, and no other entries are numbers.
+        Then the vectors have their full length too, and the entries of other rows mean nothing.
         """
 
 
@@ -182,6 +186,9 @@ class Backend(Protocol):
         """
 
     def reducing_weigher(
-        self, job: Job, upstream: Upstream, products: bool
+        self, job: Job, upstream: UpstreamOfPositives, products: bool
     ) -> ReducingWeigher | None:
-        """Sums of a function and their weights from one look at the scores; None if it cannot."""
+        """Sums of a function and their weights from one look at the scores; None if it cannot.
+
+        ``upstream`` tells the upstream gradients from the dot products of the positives.
+        """

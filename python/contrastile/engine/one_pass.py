@@ -8,6 +8,8 @@ wait for their strip: a kernel that can makes sums and weights from one look at 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from ..problem.spec import NONE, Sizes, Spec
 from .gradients import Gradients, Needs
 from .job import Backend, Job
 from .plan import Plan, Strip, scores_in
-from .positives import dots, positive_scores
+from .positives import positive_scores
 from .rules import Seen, Slopes, slopes_of
 from .spans import part
 from .state import MaybeVectors, Reduced, Upstream
@@ -47,8 +49,7 @@ def strip_height(spec: Spec, sizes: Sizes, plan: Plan) -> int:
 def gradients_at_once(job: Job, backend: Backend, needs: Needs) -> tuple[Reduced, Gradients]:
     """The stats of all rows, and gradients for a gradient of the loss of 1."""
     if not job.spec.log_sums:
-        upstream = _of_sums(job)
-        both = backend.reducing_weigher(job, upstream, needs.scale)
+        both = backend.reducing_weigher(job, partial(_of_sums, job), needs.scale)
         if both is not None:
             gradients = Gradients(job, needs, unit=both.unit)
             for strip in job.plan.strips:
@@ -77,7 +78,10 @@ def _strip_by_strip(job: Job, backend: Backend, needs: Needs) -> tuple[Reduced, 
 
 
 def _of_strip(job: Job, reduced: Reduced, strip: Strip) -> Upstream:
-    """The upstream gradients of a strip's stats, in vectors of which only its rows are numbers."""
+    """The upstream gradients of a strip's stats, in vectors of full length for a weigher.
+
+    It never reads other rows: their memory is not filled.
+    """
     rows, rule = strip[0].rows, job.spec.rule
     assert rule is not None and reduced.state.positive is not None
     positive = positive_scores(job, reduced.state.positive, rows)
@@ -97,14 +101,15 @@ def _of_strip(job: Job, reduced: Reduced, strip: Strip) -> Upstream:
     return Upstream(tuple([whole(vector) for vector in slopes.rows]), (), whole(slopes.positive))
 
 
-def _of_sums(job: Job) -> Upstream:
+def _of_sums(job: Job, positive_dots: Tensor) -> Upstream:
     """The upstream gradients of sums, which depend on no stat but the positive's score."""
-    rule, columns, dtype = job.spec.rule, job.positives, job.sizes.dtype
-    assert rule is not None and columns is not None
-    positive = positive_scores(job, dots(job.query, job.key, None, columns, dtype))
+    rule, dtype = job.spec.rule, job.sizes.dtype
+    assert rule is not None
+    positive = positive_scores(job, positive_dots)
     assert positive is not None
-    nothing = (positive,) * len(job.spec.stats)
-    seen = Seen.of(job, (nothing, ()), positive)
+    # Slopes of sums do not depend on the sums, which are not known yet: any vector stands for them.
+    sums = (positive,) * len(job.spec.stats)
+    seen = Seen.of(job, (sums, ()), positive)
     slopes: Slopes = slopes_of(rule, seen, job.tensor(rule.weights), job.sizes.n)
     rows: MaybeVectors = tuple(
         [None if vector is None else vector.to(dtype).contiguous() for vector in slopes.rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...engine.job import Job, ReducingWeigher
+from ...engine.job import Job, ReducingWeigher, UpstreamOfPositives
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
 from ...problem.spec import Sizes, Spec
@@ -49,7 +49,7 @@ class GpuBackend:
         return GpuWeigher(scene, self.kernels(scene), state, upstream, products)
 
     def reducing_weigher(
-        self, job: Job, upstream: Upstream, products: bool
+        self, job: Job, upstream: UpstreamOfPositives, products: bool
     ) -> ReducingWeigher | None:
         """None: sums and weights take a look at the scores each."""
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...engine.job import UpstreamOfPositives
 from ...engine.plan import Block
 from ...engine.spans import WHOLE
 from ...engine.state import Reduced, State, Upstream
@@ -77,12 +78,15 @@ class GpuReducingWeigher(GpuWeigher):
     """Weights of sums of a function, whose upstream gradients are known before the sums."""
 
     def __init__(
-        self, scene: Scene, kernels: SummingKernels, upstream: Upstream, products: bool
+        self, scene: Scene, kernels: SummingKernels, upstream: UpstreamOfPositives, products: bool
     ) -> None:
         self._summing, self.memory = kernels, Memory.of(scene, False)
         with scene.on_device():
             kernels.prepare(self.memory)
-        super().__init__(scene, kernels, self.memory.state(scene), upstream, products)
+        positive = self.memory.positive
+        assert positive is not None, "a loss of rows has positives"
+        own = upstream(positive)
+        super().__init__(scene, kernels, self.memory.state(scene), own, products)
 
     def weights(self, block: Block) -> Tensor:
         """``unit`` times G of the block, whose sums are added; valid until the next call."""

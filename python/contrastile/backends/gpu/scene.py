@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...engine.job import Job
+from ...engine.operands import Operand
 from ...engine.plan import Block
 from ...problem.spec import NONE, Sizes, Spec
 from .aligned import aligned_rows
@@ -30,8 +31,8 @@ class Scene:
     @staticmethod
     def of(job: Job) -> Scene:
         """Embeddings as they are, or padded copies of them: N D work, and no slow path."""
-        query = aligned_rows(job.query.whole())
-        key = query if job.spec.key == NONE else aligned_rows(job.key.whole())
+        query = aligned_rows(_whole(job.query))
+        key = query if job.spec.key == NONE else aligned_rows(_whole(job.key))
         return Scene(job, forms_of(job.spec, job.sizes, job.plan), query, key)
 
     @property
@@ -54,3 +55,9 @@ class Scene:
         if device.type != "cuda" or device.index in (None, torch.cuda.current_device()):
             return NOWHERE_ELSE
         return torch.cuda.device(device)
+
+
+def _whole(operand: Operand) -> Tensor:
+    """All of it in the operands' dtype; where it is, without a step in between."""
+    tensor = operand.tensor
+    return tensor if tensor.dtype == operand.dtype else operand.whole()

@@ -7,9 +7,8 @@ from functools import cache
 
 import torch
 
-from ...engine.job import Job
+from ...engine.job import Job, UpstreamOfPositives
 from ...engine.plan import Keeping, Tile
-from ...engine.state import Upstream
 from ...problem.spec import Sizes, Spec
 from ..gpu.backend import GpuBackend
 from ..gpu.kernels import SummingKernels
@@ -97,7 +96,9 @@ class TritonBackend(GpuBackend):
         processors = Device.of(sizes.device).processors
         return strip_tile(spec, sizes, self.operand_dtype(spec, sizes), processors)
 
-    def reducing_weigher(self, job: Job, upstream: Upstream, products: bool) -> GpuReducingWeigher:
+    def reducing_weigher(
+        self, job: Job, upstream: UpstreamOfPositives, products: bool
+    ) -> GpuReducingWeigher:
         """Sums of a function and their weights from one look at the scores."""
         scene = Scene.of(job)
         return GpuReducingWeigher(scene, self.kernels(scene), upstream, products)

@@ -242,7 +242,7 @@ def _purpose(form: Form, diagonal: bool, kept: bool, sums: bool) -> Purpose:
 def _add_products(
     bound: Bound, block: Block, output: Output, state: State, parts: list[Tensor]
 ) -> None:
-    assert state.flag is not None
+    assert state.flag is not None and state.shifts is not None
     length = block.shape[0]
     start = bound.program.vectors(
         merge.add_products, UNIT=output.unit is not None, GENERAL=len(parts) > 1, BLOCK=LINE
@@ -262,6 +262,7 @@ def _add_products(
 
 
 def _put_positives(bound: Bound, block: Block, output: Output, state: State, grad: Tensor) -> None:
+    assert state.flag is not None and state.shifts is not None
     scene, out = bound.scene, output.weights
     key = output.products is not None, out.stride(0)
     start = bound.program.vectors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,9 +22,23 @@ TRITONS = {
 
 def matrix(tensor: Tensor, launch: Launch, height: int, width: int) -> Any:
     """A descriptor of tiles of that shape, or the pointer: also for a kernel to make one."""
-    if launch.descriptors and not launch.specialize:
-        return TensorDescriptor(tensor, tensor.shape, tensor.stride(), [height, width])
-    return tensor
+    if not launch.descriptors or launch.specialize:
+        return tensor
+    descriptor: TensorDescriptor = object.__new__(TensorDescriptor)
+    own = _description(tensor.dtype, tensor.shape, tensor.stride(), height, width)
+    descriptor.__dict__.update(own, base=tensor)
+    return descriptor
+
+
+@lru_cache(maxsize=1024)
+def _description(
+    dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...], height: int, width: int
+) -> dict[str, Any]:
+    """All of a descriptor but the tensor: to check it takes 10 us, here once."""
+    # Of the tensor only dtype and address are looked at; those of a strip and of an embedding are
+    # aligned, as this one is.
+    anywhere = torch.empty(1, dtype=dtype)
+    return vars(TensorDescriptor(anywhere, shape, strides, [height, width])) | {"base": None}
 
 
 def as_triton(dtype: torch.dtype) -> Any:

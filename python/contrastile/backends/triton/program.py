@@ -76,7 +76,8 @@ class Program:
 
     def vectors(self, kernel: Any, *key: Any, **constants: Any) -> Start:
         """The launch of a kernel over vectors; ``key`` decides the constants."""
-        place = kernel, *key
+        # A kernel's own hash is one of its source.
+        place = id(kernel), *key
         found = self._starts.get(place)
         if found is None:
             found = self._starts[place] = Start(kernel, **constants)

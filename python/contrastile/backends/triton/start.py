@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -20,20 +20,22 @@ class Start:
     binder looks at is the same in all of its calls: dtypes, and integers that are specialised.
     """
 
-    def __init__(
-        self, kernel: Any, options: dict[str, Any] | None = None, **constants: Any
-    ) -> None:
+    def __init__(self, kernel: Any, options: Options | None = None, **constants: Any) -> None:
+        """``options`` are the compiler's, ``constants`` arguments of the kernel."""
         self.kernel = kernel
         self.constants = constants
-        # How to compile it: no arguments of the kernel.
         self._options = options or {}
         self._compiled: Any = None
         self._last: tuple[Any, ...] = ()
+        self._places: Places | None = None
 
     def __call__(self, programs: int, *arguments: Any) -> None:
         """Launch so many programs."""
+        places = self._places
+        if places is None:
+            places = self._places = Places.of(arguments)
+        aligned = places.are_aligned(arguments)
         grid = programs, 1, 1
-        aligned = are_aligned(arguments)
         if aligned and self._compiled is not None:
             self._compiled[grid](*arguments, *self._last)
             return
@@ -45,12 +47,37 @@ class Start:
             self._compiled = compiled
 
 
-def are_aligned(arguments: tuple[Any, ...]) -> bool:
-    """Whether every tensor among them, and in tuples of them, starts on 16 bytes."""
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            if argument.data_ptr() % ALIGNMENT:
-                return False
-        elif isinstance(argument, tuple) and not are_aligned(argument):
-            return False
-    return True
+class Places(NamedTuple):
+    """Where tensors stand among arguments: as they are, in tuples, in tuples of tuples."""
+
+    plain: tuple[int, ...]
+    tuples: tuple[int, ...]
+    nested: tuple[int, ...]
+
+    @staticmethod
+    def of(arguments: tuple[Any, ...]) -> Places:
+        """The same in every call of one kernel."""
+        plain: list[int] = []
+        tuples: list[int] = []
+        nested: list[int] = []
+        for place, argument in enumerate(arguments):
+            if isinstance(argument, Tensor):
+                plain.append(place)
+            elif isinstance(argument, tuple):
+                inner = bool(argument) and isinstance(argument[0], tuple)
+                (nested if inner else tuples).append(place)
+        return Places(tuple(plain), tuple(tuples), tuple(nested))
+
+    def are_aligned(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether every tensor among them starts on 16 bytes."""
+        bits = 0
+        for place in self.plain:
+            bits |= arguments[place].data_ptr()
+        for place in self.tuples:
+            for tensor in arguments[place]:
+                bits |= tensor.data_ptr()
+        for place in self.nested:
+            for own in arguments[place]:
+                for tensor in own:
+                    bits |= tensor.data_ptr()
+        return bits % ALIGNMENT == 0

@@ -90,7 +90,7 @@ def certify(bound: Bound, memory: Memory) -> None:
         sizes.n,
         *(_argument(memory, memory.cols, name) for name in names),
         sizes.m,
-        first(memory.spans),
+        memory.spans,
         memory.flag,
     )
 
@@ -117,7 +117,7 @@ def take_logs(bound: Bound, memory: Memory) -> None:
 def _tiles(bound: Bound, block: Block, form: Form) -> Tiles:
     program, scene = bound.program, bound.scene
     diagonal, kept = scene.is_diagonal(block), block.kept_at is not None
-    key = reduce, form, diagonal, kept, block.shape
+    key = "reduce", form, diagonal, kept, block.shape
     found = program.tiles.get(key)
     if found is None:
         spec, is_first = scene.spec, scene.forms[0] is form
