@@ -1,4 +1,4 @@
-"""The backward pass: from the gradients of stats or of the loss to those of embeddings and scale."""
+"""The backward pass: from gradients of stats or of the loss to those of embeddings and scale."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..problem.row_loss import SEVERAL
 from ..problem.spec import NONE, Sizes, Spec
-from .forward import Mode, Residual, plans_of
+from .forward import Mode, Residual, two_pass_plan
 from .gaps import with_gaps
 from .gradients import Gradients, Needs, Values
 from .job import Backend, Job, Numbers, job_of
-from .plan import Plan, keeping_scores
 from .rules import Slopes, scaled
-from .several import SEVERAL
 from .state import Upstream
 
 
@@ -36,7 +35,7 @@ def backward(
         return residual.ready.times(upstream[0], spec, sizes, tensors)
     state = residual.state
     assert state is not None
-    plan = _plan(backend, spec, sizes, mode)
+    plan = two_pass_plan(backend, spec, sizes, mode)
     job = job_of(backend, spec, sizes, plan, tensors, numbers, state.kept)
     given = _upstream(job, backend, residual, upstream)
     if not (job.plan.strips and given.of_stats):
@@ -51,16 +50,6 @@ def backward(
         gradients.add_strip(weigher, strip)
     gradients.finish(weigher.products())
     return gradients.values(tensors)
-
-
-def _plan(backend: Backend, spec: Spec, sizes: Sizes, mode: Mode) -> Plan:
-    """The plan of the forward pass."""
-    plans = plans_of(backend, spec, sizes)
-    plan = plans.keeping if mode.kept else plans.plain
-    if plan.kept == mode.kept:
-        return plan
-    keeping = backend.keeping(spec, sizes)
-    return keeping_scores(spec, sizes, plans.plain, keeping, most=mode.kept)
 
 
 def _upstream(

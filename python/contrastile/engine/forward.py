@@ -1,4 +1,4 @@
-"""The forward pass: from a lowered problem and its tensors to stats, and what the backward needs."""
+"""The forward pass: from a lowered problem and its tensors to stats, and what backward needs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..problem.row_loss import SEVERAL
 from ..problem.spec import NONE, Sizes, Spec
 from . import several
 from .gaps import gaps
@@ -19,7 +20,6 @@ from .one_pass import gradients_at_once, is_one_way, strip_height
 from .plan import Plan, all_fit, keeping_scores, plan_of, strips_of
 from .positives import positive_scores
 from .rules import Seen, Slopes, evaluated
-from .several import SEVERAL
 from .state import Reduced, State, Vectors
 
 
@@ -113,6 +113,20 @@ def weighs_at_once(backend: Backend, spec: Spec) -> bool:
     return backend.weighs_at_once and is_one_way(spec) and not (spec.log_sums or spec.ranks)
 
 
+def two_pass_plan(backend: Backend, spec: Spec, sizes: Sizes, mode: Mode) -> Plan:
+    """The plan of a forward pass, and of the backward pass that follows it.
+
+    A trace decides by sizes alone how much is kept, not by blocks. Where that is another number
+    than the plan's own, the dot products of as many blocks are kept as it has room for.
+    """
+    plans = plans_of(backend, spec, sizes)
+    plan = plans.keeping if mode.kept else plans.plain
+    if plan.kept == mode.kept:
+        return plan
+    keeping = backend.keeping(spec, sizes)
+    return keeping_scores(spec, sizes, plans.plain, keeping, most=mode.kept)
+
+
 def forward(
     backend: Backend,
     spec: Spec,
@@ -129,10 +143,7 @@ def forward(
         room = empty_scores(sizes, plan.kept)
         job = job_of(backend, spec, sizes, plan, tensors, numbers, room)
         return _outcome(job, *gradients_at_once(job, backend, needs))
-    plan = plans.keeping if mode.kept else plans.plain
-    if plan.kept != mode.kept:
-        keeping = backend.keeping(spec, sizes)
-        plan = keeping_scores(spec, sizes, plans.plain, keeping, most=mode.kept)
+    plan = two_pass_plan(backend, spec, sizes, mode)
     room = empty_scores(sizes, mode.kept)
     job = job_of(backend, spec, sizes, plan, tensors, numbers, room)
     reduced = _reduce(job, backend) if plan.strips else _nothing(job, backend)
@@ -162,10 +173,7 @@ def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
         assert positive is not None
         seen = Seen.of(job, (reduced.rows, reduced.cols), positive)
         loss, slopes = evaluated(job, seen, wanted=ready is None)
-    if ready is None:
-        residual = Residual(state, slopes)
-    else:
-        residual = Residual(ready=ready.ready())
+    residual = Residual(state, slopes) if ready is None else Residual(ready=ready.ready())
     return Outcome(loss, reduced.rows, reduced.cols, positive, of_gaps, counts, residual)
 
 

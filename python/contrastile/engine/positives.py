@@ -57,7 +57,8 @@ def positive_scores(
 ) -> Tensor | None:
     """Scores of the positives of ``rows`` from their dot products; 0 where there is none.
 
-    NaN instead of infinite, unless all are known to be ``finite``: never a finite lie.
+    NaN instead of infinite, unless all are known to be ``finite``: a loss of an infinite score
+    could come out as a number that means nothing.
     """
     columns = job.positives
     if found is None or columns is None:

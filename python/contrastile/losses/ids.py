@@ -10,7 +10,7 @@ from torch import Tensor
 from ..problem.checks import SEVERAL
 from .options import widen
 
-# For the losses that pair row i with row i.
+# For the losses in which row i of one set belongs to row i of the other.
 SEVERAL_VECTORS = f"{SEVERAL}; ids= leaves those out, multi_positive_nce makes them positives"
 
 

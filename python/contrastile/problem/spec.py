@@ -1,7 +1,7 @@
-"""The lowered problem: one hashable value without tensors, beside the list of tensors it points to.
+"""The lowered problem: one hashable value without tensors, beside the list of tensors it names.
 
-A Spec is the key of the plan cache, the argument of the registered ops, and all that a backend reads
-of a problem. Tensors are named by their slot, which is their place in the list.
+A Spec is the key of the plan cache, the argument of the registered ops, and all that a backend
+reads of a problem. It names a tensor by its slot, which is its place in the list.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Slots:
         return len(self.tensors) - 1
 
     def add(self, tensor: Tensor | None) -> int:
-        """A slot of its own, for a tensor whose gradient is its own."""
+        """A slot of its own, even for a tensor that has one: each use has a gradient of its own."""
         if tensor is None:
             return NONE
         self.tensors.append(tensor)
