@@ -22,7 +22,8 @@ NEVER = Keeping(2**62)
 class CudaBackend(GpuBackend):
     """Tensor cores only: half precision, and fp32 where torch's switch allows TF32.
 
-    It keeps what it has: what it does not know of a problem is a reason to refuse it.
+    Nothing is added to it until a GPU has shown that it is worth it: what it does not know of a
+    problem is a reason to refuse it.
     """
 
     name = "cuda"

@@ -32,13 +32,13 @@ class CudaKernels:
         self.scene = scene
         self.launcher = machine.launcher(scene.job.operand_dtype)
         self.kernels = machine.kernels
-        # Of no features at all there is a copy with some that are 0.
+        # The copy that is multiplied: embeddings without features are padded by some that are 0.
         self.features = scene.query.shape[1]
         self.tile_cols = self.kernels.tile_cols(
             self.launcher.element, self.launcher.target, self.features
         )
         self.programs = Programs(machine.kernels, scene.job)
-        # That of the coefficients, in fp64.
+        # What the coefficients are multiplied by, in fp64, as the kernels read it.
         self.unit: Tensor | None = None
 
     def prepare(self, memory: Memory) -> None:
