@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import native
+from ..problem.row_loss import REDUCTIONS
 from ..problem.spec import Rule
 from .job import Job
 from .spans import WHOLE, part
@@ -136,9 +137,6 @@ RULES = {
     "sigmoid": RowRule(_sigmoid, _sigmoid_slopes),
 }
 RULE_NAMES = tuple(RULES)
-
-
-REDUCTIONS = ("mean", "sum", "none")
 
 
 def evaluated(job: Job, seen: Seen, wanted: bool) -> tuple[Tensor, Slopes | None]:

@@ -17,8 +17,6 @@ from .job import Job
 from .rules import EXACT_FROM, Slopes, softmax_loss
 from .state import Reduced
 
-SEVERAL = "several"
-
 
 class Side(NamedTuple):
     """One direction: log-sum-exps of negatives and of positives, how many there are, their gap."""

@@ -204,8 +204,13 @@ class Options:
         """``x``, of unit length if asked for."""
         return unit_length(x) if self.normalize else x
 
-    def row_loss(self, rule: str, weights: Tensor | None, **more: Any) -> RowLoss:
-        """The loss of a row, summed over rows as these options say."""
+    def row_loss(self, rule: str, weights: Tensor | None, **more: Any) -> RowLoss | None:
+        """The loss of a row, summed over rows as these options say.
+
+        None where weights are learned: the pass over the scores has no gradient for them.
+        """
+        if weights is not None and weights.requires_grad and torch.is_grad_enabled():
+            return None
         return RowLoss(
             rule,
             reduction=self.reduction,

@@ -13,7 +13,7 @@ from ..problem.checks import check_embedding, check_integers, check_same_rows, c
 from .ids import SEVERAL_VECTORS, Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
-from .rows import Stats, finish, make_stats
+from .rows import Stats, finish, make_stats, reduce_rows
 
 NAME = "siglip_loss"
 
@@ -106,8 +106,12 @@ def siglip_loss(
             "logit_scale that starts at 10",
             "logit_bias=0.0",
         )
-    assert stats.loss is not None
-    return finish(opts, stats.loss, valid, seen)
+    if stats.loss is not None:
+        return finish(opts, stats.loss, valid, seen)
+    losses = -torch.nn.functional.logsigmoid(stats.scores_of_positives)
+    for part in stats.rows:
+        losses = losses + part
+    return reduce_rows(opts, losses, None, weights, seen)
 
 
 def siglip_loss_reference(

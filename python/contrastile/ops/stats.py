@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.autograd import profiler
 
@@ -56,6 +57,9 @@ def reduce_scores(problem: Problem) -> ScoreStats:
     sizes = Sizes.of(spec, tensors)
     backend = choose(spec, sizes)
     spec = spec._replace(backend=backend.name, tf32=backend.allows_tf32())
+    if not torch.is_grad_enabled():
+        # autograd.Function asks the tensors alone which gradients are wanted.
+        tensors = [tensor.detach() for tensor in tensors]
     if is_traced() or library.is_watched(sizes):
         return _stats(spec, library.reduce(backend, spec, sizes, tensors))
     if profiler._is_profiler_enabled:

@@ -20,7 +20,7 @@ from .checks import (
 )
 from .pairs import Diagonal, Index, Pairs, split_holes
 from .plain import may_be_read
-from .row_loss import RowLoss
+from .row_loss import RowLoss, check_row_loss
 from .scores import Scores
 from .spec import Program, Rule, Slots, Spec, Stat
 
@@ -120,6 +120,9 @@ class Problem:
             _check_ranks(problem)
         if problem.gaps:
             _check_gaps(problem, scores)
+        if row_loss is not None:
+            sides = n if rows else None, m if columns else None
+            check_row_loss(caller, row_loss, reductions, sides, positives is not None)
         return problem
 
     @property
