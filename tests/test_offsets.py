@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import contrastile.functional as losses
 import pytest
@@ -20,8 +19,8 @@ from contrastile.backends.gpu import forms
 from contrastile.backends.gpu.strips import StripMemory
 from contrastile.backends.triton import TritonBackend
 from contrastile.backends.triton.launch import INTERPRETED, Purpose, trying
-from contrastile.engine import blocks
-from contrastile.engine.blocks import Block, Keeping
+from contrastile.engine.job import Job
+from contrastile.engine.plan import Block, Keeping
 from torch import Tensor
 
 ROWS, SIZE = 20, 8
@@ -108,15 +107,18 @@ def test_strips_of_weights(loss: str, sparse: Place, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("loss", ["clip_loss", "nt_xent", "siglip_loss"])
 def test_kept_dot_products(loss: str, sparse: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TritonBackend, "keeping", lambda self, problem: Keeping(0))
+    monkeypatch.setattr(TritonBackend, "keeping", lambda *_: Keeping(0))
     pair = embeddings(torch.float32)
     expected = evaluate(loss, *pair)
-    kept = []
+    kept: dict[Block, Tensor] = {}
 
-    def far(block: Block, memory: Any) -> Block:
-        kept.append(sparse(block.shape, memory.dtype))
-        return replace(block, kept=kept[-1])
+    def far(job: Job, block: Block) -> Tensor | None:
+        if block.kept_at is None:
+            return None
+        if block not in kept:
+            kept[block] = sparse(block.shape, job.sizes.dtype)
+        return kept[block]
 
-    monkeypatch.setattr(blocks, "_with_memory", far)
+    monkeypatch.setattr(Job, "kept_dots", far)
     assert_same(evaluate(loss, *pair), expected)
-    assert kept and all(each.any() for each in kept)
+    assert kept and all(each.any() for each in kept.values())

@@ -31,7 +31,9 @@ UNSHIPPED = ("contrastile.benches.gpu", "contrastile.benches.kernels")
 SHIPPED = {
     "contrastile",
     "contrastile/backends",
+    "contrastile/backends/cpu",
     "contrastile/backends/cuda",
+    "contrastile/backends/gpu",
     "contrastile/backends/triton",
     "contrastile/backends/triton/launches",
     "contrastile/benches",

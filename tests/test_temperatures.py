@@ -11,7 +11,7 @@ import torch
 from cases import LOSSES, TWO_VIEWS
 from contrastile.problem import values
 from contrastile.testing import checked_values
-from rejections import ROWS, each_loss, embeddings_of, minimal, rejected
+from rejections import ROWS, each_loss, embeddings_of, meta_as_a_device, minimal, rejected
 from torch import Tensor
 from waits import as_on_a_device
 
@@ -103,8 +103,10 @@ def test_where_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu, elsewhere = torch.ones(()), torch.ones((), device="meta")
     assert values.readable(on_cpu) and not values.readable(elsewhere)
     with checked_values():
-        assert values.readable(elsewhere)
-        monkeypatch.setattr(values, "capturing", lambda tensor: True)
-        assert values.readable(on_cpu) and not values.readable(elsewhere)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert not values.readable(elsewhere)
+        with meta_as_a_device():
+            assert values.readable(elsewhere)
+            monkeypatch.setattr(values, "capturing", lambda tensor: True)
+            assert values.readable(on_cpu) and not values.readable(elsewhere)
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: True)
     assert not values.readable(on_cpu)

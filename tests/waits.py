@@ -39,7 +39,8 @@ def as_on_a_device(monkeypatch: pytest.MonkeyPatch, looked: bool = False) -> Non
     ``looked``: every function was called before, so that there is no first look at one either.
     """
     monkeypatch.setattr(values, "readable", lambda tensor: False)
-    called = {(name, on_cpu): 1 for name in losses.__all__ for on_cpu in (True, False) if looked}
+    monkeypatch.setattr(values, "is_at_hand", lambda tensor: False)
+    called = {(name, False): 1 for name in losses.__all__ if looked}
     monkeypatch.setattr(advice, "CALLS", called)
 
 

@@ -73,15 +73,15 @@ def forgotten_exponential(scale: float) -> bool:
 def _may_look(caller: str, tensor: Tensor) -> bool:
     if not wanted():
         return False
-    of_cpu = tensor.device.type == "cpu"
-    calls = CALLS.get((caller, of_cpu), 0) + 1
-    if not of_cpu and values.capturing(tensor):
+    at_hand = values.is_at_hand(tensor)
+    calls = CALLS.get((caller, at_hand), 0) + 1
+    if not at_hand and values.capturing(tensor):
         return False
-    CALLS[caller, of_cpu] = calls
+    CALLS[caller, at_hand] = calls
     if values.checking():
         return values.readable(tensor)
     # The first, second, fourth ... on a CPU, the first on a GPU.
-    return calls == 1 or (of_cpu and calls & (calls - 1) == 0)
+    return calls == 1 or (at_hand and calls & (calls - 1) == 0)
 
 
 def _smallest_scale(options: Mapping[str, Any]) -> float | None:

@@ -133,11 +133,14 @@ def _check_transforms(caller: str) -> None:
             )
 
 
-@torch.compiler.assume_constant_result
 def _transforms() -> tuple[str, ...]:
     """The transforms of torch.func that this thread is in, as they are while a graph is made."""
     stack = torch._C._functorch.get_interpreter_stack() or ()
     return tuple([layer.key().name for layer in stack])
+
+
+# What torch.compiler.assume_constant_result does; that imports all of torch._dynamo.
+_transforms._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_made(caller: str, device: torch.device) -> None:
@@ -173,6 +176,8 @@ def _has_memory(tensor: Tensor) -> bool:
 
 def _is_of_trace(tensor: Tensor) -> bool:
     """Whether ``tensor`` stands, in a trace or a transform, for one that will have memory."""
+    if not is_traced():
+        return False
     if tensor.is_meta or key_bits(tensor) & BATCHED or tensor.layout != torch.strided:
         return False
     return bool(key_bits(tensor) & WRAPPED) or any(name(tensor) for name in TRACE_TYPES)
@@ -230,6 +235,12 @@ REASONS: tuple[tuple[Callable[[Tensor], bool], str], ...] = (
     (
         lambda tensor: tensor.device.type not in ("cpu", "cuda"),
         "is on {tensor.device}, which no backend serves; move it to the CPU or to a GPU",
+    ),
+    (
+        lambda tensor: (
+            any(name(tensor) for name in TRACE_TYPES) or bool(key_bits(tensor) & WRAPPED)
+        ),
+        "is a {kind} of a trace or transform that is not going on; call the loss inside of it",
     ),
     (
         lambda tensor: bool(key_bits(tensor) & MODES_IN_PYTHON),

@@ -43,7 +43,12 @@ def readable(tensor: Tensor) -> bool:
     """Whether the values of ``tensor`` may be looked at in every call."""
     if not may_be_read(tensor):
         return False
-    return tensor.device.type == "cpu" or (checking() and not capturing(tensor))
+    return is_at_hand(tensor) or (checking() and not capturing(tensor))
+
+
+def is_at_hand(tensor: Tensor) -> bool:
+    """Whether a look at ``tensor`` waits for no device."""
+    return tensor.device.type == "cpu"
 
 
 def checking() -> bool:
