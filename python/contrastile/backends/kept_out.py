@@ -1,4 +1,4 @@
-"""The pairs of a block that reductions leave out, in plain torch."""
+"""The pairs of a block that stats leave out, in plain torch."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         loss: of a row loss.
-        rows: the stat of each row, one vector a reduction.
-        cols: the stat of each column.
+        rows: the value of each row, one vector a stat.
+        cols: the value of each column.
         positive: scores of the positives.
         gaps: of rows and of columns.
         counts: of rows and of columns.

@@ -43,11 +43,11 @@ class Reduced(NamedTuple):
     """What the forward pass of a kernel comes to.
 
     Attributes:
-        rows: the stat of each row, one vector a reduction; empty where rows are not reduced.
-        cols: the stat of each column, likewise; empty in a triangle.
-        row_count: how many kept scores of the first reduction lie above the rows' thresholds.
+        rows: the value of each row, one vector a stat; empty where rows are not reduced.
+        cols: of each column, likewise; empty in a triangle.
+        row_count: how many kept scores of the first stat lie above the rows' thresholds.
         col_count: the same of columns.
-        row_scores: sums of the dot products that the last reduction keeps, each times its row's
+        row_scores: sums of the dot products that the last stat keeps, each times its row's
             scale where they have one each, fp64; for the gap.
         col_scores: the same of columns.
         state: for the backward pass.
@@ -68,10 +68,10 @@ class Upstream(NamedTuple):
     """Gradients of the loss with respect to the stats; None for one that has none.
 
     Attributes:
-        rows: of each reduction's rows.
-        cols: of each reduction's columns; in a triangle None.
+        rows: of each stat's rows.
+        cols: of each stat's columns; in a triangle None.
         positive: of the positives' scores; zero where a row has none.
-        row_line: what every pair that the last reduction keeps gets beside it, one number a row.
+        row_line: what each pair that the last stat keeps has in G besides, one number a row.
         col_line: one number a column.
     """
 

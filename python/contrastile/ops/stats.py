@@ -1,4 +1,4 @@
-"""What a primitive returns, and the call that both reductions share."""
+"""What a primitive returns, and the call that log_sum_exp and pair_sum share."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Program = tuple[tuple[int, int, int], ...]
 
 
 class Stat(NamedTuple):
-    """One reduction of the scores over its kept pairs: a log-sum-exp, or a sum of a function.
+    """A channel or a term, lowered: a log-sum-exp, or a sum of a function, over its kept pairs.
 
     Attributes:
         phi: the function summed (problem.channels.Phi); None for a log-sum-exp.

@@ -116,7 +116,7 @@ def pick(
 ) -> Launch:
     """The configuration for operands of ``dtype`` with ``size`` features (None: many).
 
-    Several reductions of one tile take registers each: its sides are half as long then.
+    ``reductions`` (stats) of one tile take registers each: of several its sides are half as long.
     """
     launch = _pick(device.arch, kind_of(dtype), purpose, reductions > 1)
     return launch if size is None else _in_steps(launch, size)
