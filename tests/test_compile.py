@@ -78,7 +78,10 @@ PRIMITIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
     ),
     "log_sum_exp of oneself": lambda x, y, ids: log_sum_exp(x, scale=x.sum()),
     "pair_sum": lambda x, y, ids: pair_sum(
-        x, y, terms=[Term(Phi.SQUARE), Term(Phi.RELU, Not(Index(ids)))], row_bias=y.sum(1)
+        x,
+        y,
+        terms=[Term(Phi.SQUARE), Term(Phi.RELU, Not(Equal(ids, ids) | Index(ids)))],
+        row_bias=y.sum(1),
     ),
     "gather_dot": lambda x, y, ids: gather_dot(x, y, ids, scale=x.mean(1)),
     "gather_dot of lists": lambda x, y, ids: gather_dot(

@@ -46,7 +46,7 @@ def coefficients_of(
     """Of the stat at ``position``; of ``rows`` alone where only these are settled."""
     stat, triangle = job.spec.stats[position], job.spec.triangle
     of_rows = upstream.rows[position]
-    of_cols = None if triangle else upstream.cols[position]
+    of_cols = upstream.cols[position] if job.spec.columns else None
     if stat.phi is not None:
         made = (None, of_rows, None, of_rows if triangle else of_cols)
         return Coefficients(*(None if v is None else v.to(dtype) for v in made))

@@ -61,7 +61,7 @@ def _reduce(tensors: list[Tensor], spec: str, needs: str, kept: int, at_once: bo
         check_index(lowered.caller, "positives", tensors[lowered.positives], sizes.n, sizes.m)
     outcome = forward(backend, lowered, sizes, tensors, wanted, Mode(kept, at_once))
     outputs, others = outcome.outputs(lowered)
-    residual = _complete(outcome.residual, backend, sizes)
+    residual = _complete(outcome.residual, backend, lowered, sizes)
     return _apart([*outputs, *others, *flatten(residual)[0]])
 
 
@@ -212,7 +212,7 @@ def _needs(letters: str) -> Needs:
     return Needs(*[letter == GIVEN for letter in letters])
 
 
-def _complete(residual: Residual, backend: Backend, sizes: Sizes) -> Residual:
+def _complete(residual: Residual, backend: Backend, spec: Spec, sizes: Sizes) -> Residual:
     """With a tensor for everything that its shapes in a trace promise, and nothing more.
 
     How many tensors an op returns may not depend on sizes or values, but what an eager call leaves
@@ -223,7 +223,10 @@ def _complete(residual: Residual, backend: Backend, sizes: Sizes) -> Residual:
         kept = state.kept
         if kept is None:
             kept = torch.empty(0, dtype=sizes.dtype, device=sizes.device)
-        residual = residual._replace(state=state._replace(kept=kept, powers=None))
+        # Sums of a function have no shifts, but numbers in their place, as outputs are compared.
+        shifts = state.shifts if spec.log_sums else torch.zeros_like(state.shifts)
+        state = state._replace(kept=kept, powers=None, shifts=shifts)
+        residual = residual._replace(state=state)
     if ready is not None and ready.factor is None and backend.has_forms:
         one = torch.ones((), dtype=sizes.dtype, device=sizes.device)
         residual = residual._replace(ready=ready._replace(factor=one))
