@@ -1,9 +1,9 @@
-// Lowered problems, and the sums and weights of their calls. Addresses are integers, 0 for none;
-// nothing here checks them.
+// Lowered problems, and the sums and weights of their calls. Nothing here checks what tensors hold.
 #include <pybind11/stl.h>
 
 #include <tuple>
 
+#include "arguments.h"
 #include "bindings.h"
 #include "sums.h"
 #include "weights.h"
@@ -20,8 +20,6 @@ using StepTuples = std::vector<StepTuple>;
 // problem.spec.Stat; the slots of its offsets are not read here.
 using StatTuple = std::tuple<std::optional<int>, double, std::vector<int>, StepTuples,
                              std::vector<std::tuple<StepTuples, double>>, int, int>;
-using CoefficientTuple = std::tuple<double, double, Address, Address, Address, Address>;
-using Addresses = std::vector<Address>;
 
 Steps steps_of(const StepTuples& given) {
   Steps steps;
@@ -53,36 +51,31 @@ std::shared_ptr<Lowered> lowered_of(const std::vector<StatTuple>& given, bool ro
                                    is_double, level);
 }
 
-Call call_of(Addresses tensors, const std::vector<CoefficientTuple>& given, int64_t n, int64_t m,
-             int threads) {
-  std::vector<Coefficients> coefficients;
-  for (const auto& [high, low, highs, lows, row_offset, col_offset] : given)
-    coefficients.push_back({high, low, highs, lows, row_offset, col_offset});
-  return {std::move(tensors), std::move(coefficients), n, m, threads};
+std::unique_ptr<Sums> make_sums(const std::shared_ptr<Lowered>& lowered, const Vectors& tensors,
+                                const std::vector<ArgumentTuple>& arguments, int64_t n, int64_t m,
+                                double largest_dot, int threads) {
+  return sums_of(lowered, call_of(tensors, arguments, n, m, threads), largest_dot);
 }
 
-std::unique_ptr<Sums> make_sums(const std::shared_ptr<Lowered>& lowered, Addresses tensors,
-                                const std::vector<CoefficientTuple>& coefficients, int64_t n,
-                                int64_t m, double largest_dot, int threads) {
-  return sums_of(lowered, call_of(std::move(tensors), coefficients, n, m, threads), largest_dot);
-}
-
-std::unique_ptr<Weights> make_weights(const std::shared_ptr<Lowered>& lowered, Addresses tensors,
-                                      const std::vector<CoefficientTuple>& coefficients, int64_t n,
-                                      int64_t m, Addresses row_bits, Addresses row_grads,
-                                      Addresses col_bits, Addresses col_grads, Address shifts,
-                                      int64_t begin, int64_t end, int threads) {
-  const Call call = call_of(std::move(tensors), coefficients, n, m, threads);
+std::unique_ptr<Weights> make_weights(const std::shared_ptr<Lowered>& lowered,
+                                      const Vectors& tensors,
+                                      const std::vector<ArgumentTuple>& arguments, int64_t n,
+                                      int64_t m, const Vectors& row_bits, const Vectors& row_grads,
+                                      const Vectors& col_bits, const Vectors& col_grads,
+                                      Data shifts, int64_t begin, int64_t end, int threads) {
+  const Call call = call_of(tensors, arguments, n, m, threads);
+  const SideGradients rows{addresses_of(row_bits), addresses_of(row_grads)};
+  const SideGradients cols{addresses_of(col_bits), addresses_of(col_grads)};
   const py::gil_scoped_release release;
-  return weights_of(lowered, call, {std::move(row_bits), std::move(row_grads)},
-                    {std::move(col_bits), std::move(col_grads)}, shifts, begin, end);
+  return weights_of(lowered, call, rows, cols, shifts, begin, end);
 }
 
-void settle(const Sums& sums, int64_t begin, int64_t end, Addresses rows, Addresses row_bits,
-            Addresses cols, Addresses col_bits, Address shifts) {
+void settle(const Sums& sums, int64_t begin, int64_t end, const Vectors& rows,
+            const Vectors& row_bits, const Vectors& cols, const Vectors& col_bits, Data shifts) {
+  const SideStats of_rows{addresses_of(rows), addresses_of(row_bits)};
+  const SideStats of_cols{addresses_of(cols), addresses_of(col_bits)};
   const py::gil_scoped_release release;
-  sums.settle(begin, end, {std::move(rows), std::move(row_bits)},
-              {std::move(cols), std::move(col_bits)}, shifts);
+  sums.settle(begin, end, of_rows, of_cols, shifts);
 }
 
 }  // namespace
@@ -102,19 +95,31 @@ void bind_passes(py::module_& m) {
       m, "Lowered", "A problem without its tensors: checked once, run by any number of calls.")
       .def(py::init(&lowered_of), "stats"_a, "rows"_a, "cols"_a, "triangle"_a, "gaps"_a, "double"_a,
            "level"_a)
-      .def("sums", &make_sums, "tensors"_a, "coefficients"_a, "n"_a, "m"_a, "largest_dot"_a,
+      .def("sums", &make_sums, "tensors"_a, "arguments"_a, "n"_a, "m"_a, "largest_dot"_a,
            "threads"_a)
-      .def("weights", &make_weights, "tensors"_a, "coefficients"_a, "n"_a, "m"_a, "row_bits"_a,
+      .def("weights", &make_weights, "tensors"_a, "arguments"_a, "n"_a, "m"_a, "row_bits"_a,
            "row_grads"_a, "col_bits"_a, "col_grads"_a, "shifts"_a, "begin"_a, "end"_a, "threads"_a);
 
   py::class_<Sums>(m, "Sums", "The sums of one forward pass.")
-      .def("take_positives", &Sums::take_positives, "columns"_a, "dots"_a)
-      .def("count", &Sums::count, "row_threshold"_a, "row_count"_a, "col_threshold"_a,
-           "col_count"_a)
-      .def("sum_scores", &Sums::sum_scores, "each"_a, "row_sum"_a, "col_sum"_a)
+      .def(
+          "take_positives",
+          [](Sums& sums, Data columns, Data dots) { sums.take_positives(columns, dots); },
+          "columns"_a, "dots"_a)
+      .def(
+          "count",
+          [](Sums& sums, Data row_threshold, Data row_count, Data col_threshold, Data col_count) {
+            sums.count(row_threshold, row_count, col_threshold, col_count);
+          },
+          "row_threshold"_a, "row_count"_a, "col_threshold"_a, "col_count"_a)
+      .def(
+          "sum_scores",
+          [](Sums& sums, Data each, Data row_sum, Data col_sum) {
+            sums.sum_scores(each, row_sum, col_sum);
+          },
+          "each"_a, "row_sum"_a, "col_sum"_a)
       .def(
           "add",
-          [](Sums& sums, Address dots, int64_t ld, int64_t row0, int64_t rows, int64_t col0,
+          [](Sums& sums, Data dots, int64_t ld, int64_t row0, int64_t rows, int64_t col0,
              int64_t cols, bool mirrored) {
             sums.add(dots, ld, {row0, rows, col0, cols, mirrored});
           },
@@ -123,12 +128,24 @@ void bind_passes(py::module_& m) {
            "shifts"_a);
 
   py::class_<Weights>(m, "Weights", "The weights of one backward pass.")
-      .def("put_positives", &Weights::put_positives, "columns"_a, "grad"_a, "dots"_a)
-      .def("add_lines", &Weights::add_lines, "row_line"_a, "col_line"_a)
-      .def("sum_products", &Weights::sum_products, "products"_a)
+      .def(
+          "put_positives",
+          [](Weights& weights, Data columns, Data grad, Data dots) {
+            weights.put_positives(columns, grad, dots);
+          },
+          "columns"_a, "grad"_a, "dots"_a)
+      .def(
+          "add_lines",
+          [](Weights& weights, Data row_line, Data col_line) {
+            weights.add_lines(row_line, col_line);
+          },
+          "row_line"_a, "col_line"_a)
+      .def(
+          "sum_products", [](Weights& weights, Data products) { weights.sum_products(products); },
+          "products"_a)
       .def(
           "weigh",
-          [](Weights& weights, Address dots, int64_t ld, Address out, int64_t out_ld, int64_t row0,
+          [](Weights& weights, Data dots, int64_t ld, Data out, int64_t out_ld, int64_t row0,
              int64_t rows, int64_t col0, int64_t cols, bool mirrored) {
             weights.weigh(dots, ld, out, out_ld, {row0, rows, col0, cols, mirrored});
           },

@@ -27,6 +27,8 @@ forms = pytest.mark.parametrize("bounded", [True, False], ids=["bounded", "gener
 
 Array = np.ndarray
 Steps = list[tuple[int, int, int]]
+# As engine.arguments.Argument: the coefficient as numbers, or as addresses; addresses of offsets.
+Argument = tuple[float, float, float, int, int]
 # As problem.spec.Stat.
 Stat = tuple[int | None, float, list[int], Steps, list[tuple[Steps, float]], int, int]
 
@@ -104,9 +106,9 @@ class Problem:
     def stat(self, phi: int | None = None, factor: float = 1.0) -> Stat:
         return phi, factor, self.holes, self.program, self.classes, -1, -1
 
-    def coefficients(self) -> tuple[float, float, int, int, int, int]:
-        vectors = [self.coef_hi, self.coef_lo, self.row_offset]
-        return 0.0, 0.0, *addresses(vectors), address(self.col_offset)
+    def argument(self) -> Argument:
+        vectors = self.coef_hi, self.coef_lo, self.row_offset, self.col_offset
+        return 1.0, *map(address, vectors)
 
     def tiles(self) -> list[tuple[int, int, int, int]]:
         corners = itertools.product(
@@ -166,7 +168,7 @@ class Outputs:
 
 
 class Pass:
-    """Stats of a problem at one level; their coefficients may differ."""
+    """Stats of a problem at one level; their arguments may differ."""
 
     def __init__(
         self,
@@ -181,11 +183,11 @@ class Pass:
         self.count, self.phi = len(stats), stats[0][0]
         double = problem.dtype is np.float64
         self.lowered = _C.Lowered(stats, *sides, False, gaps, double, level)
-        self.coefficients = [problem.coefficients()] * len(stats)
+        self.arguments = [problem.argument()] * len(stats)
 
     def call(self) -> tuple[Any, ...]:
         p = self.problem
-        return addresses(p.tensors), self.coefficients, p.n, p.m
+        return addresses(p.tensors), self.arguments, p.n, p.m
 
     def sums(self, bounded: bool) -> Any:
         """To be added to. In the general form nothing is known of the dot products."""

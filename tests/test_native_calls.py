@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from contrastile.problem import Phi
 from contrastile.problem.pairs import Equal, Index, Op, Overlap
 from native_problem import (
@@ -85,9 +86,36 @@ def test_malformed_problems_are_refused() -> None:
             _C.Lowered(stats, *BOTH, False, gaps, False, "baseline")
     lowered = _C.Lowered([(None, 1.0, [3], [], [], -1, -1)], *BOTH, False, False, False, "baseline")
     with pytest.raises(ValueError, match="fewer than the problem reads"):
-        lowered.sums([0, 0, 0], [(1.0, 0.0, 0, 0, 0, 0)], 1, 1, 1.0, 1)
+        lowered.sums([0, 0, 0], [(1.0, 1.0, 0.0, 0, 0)], 1, 1, 1.0, 1)
     with pytest.raises(ValueError, match="one set a stat"):
         lowered.sums([0, 0, 0, 0], [], 1, 1, 1.0, 1)
+    for given in ([0.0] * 4, ["?"] * 4, [-1] * 4):
+        with pytest.raises(TypeError):
+            lowered.sums(given, [(1.0, 1.0, 0.0, 0, 0)], 1, 1, 1.0, 1)
+    for number in (None, "?"):
+        with pytest.raises(TypeError):
+            lowered.sums([0] * 4, [(1.0, number, 0.0, 0, 0)], 1, 1, 1.0, 1)
+
+
+def test_tensors_are_taken_as_they_are() -> None:
+    """As addresses, None for none."""
+    n = 3
+    dots, columns = torch.randn(n, n), torch.tensor([2, -1, 0])
+    found = []
+    for give in (lambda tensor: tensor, torch.Tensor.data_ptr):
+        coefs = torch.full((n,), 2.0)
+        for coef in (2.0, give(coefs)):
+            lowered = _C.Lowered([PLAIN], *ROWS, False, False, False, "baseline")
+            sums = lowered.sums([], [(1.0, coef, 0.0, None, None)], n, n, 9.0, 1)
+            taken, stat = torch.zeros(n), torch.empty(n)
+            bits, shifts = (torch.empty(length, dtype=torch.float64) for length in (n, 1))
+            sums.take_positives(give(columns), give(taken))
+            sums.add(give(dots), n, 0, n, 0, n, False)
+            sums.settle(0, n, [give(stat)], [give(bits)], (), (), give(shifts))
+            found.append((taken, stat, bits, shifts))
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+    assert torch.equal(found[0][0], torch.stack([dots[0, 2], torch.tensor(0.0), dots[2, 0]]))
 
 
 def shift_of(
@@ -96,7 +124,7 @@ def shift_of(
     """Of a call with one coefficient for all rows."""
     run = Pass(problem, "baseline", *stats, gaps=gaps)
     offsets = address(problem.row_offset), address(problem.col_offset)
-    run.coefficients = [(coef, 0.0, 0, 0, *offsets)] * len(stats)
+    run.arguments = [(1.0, coef, 0.0, *offsets)] * len(stats)
     sums = run.lowered.sums(*run.call(), largest, 1)
     if gaps:
         sums.sum_scores(0, 0, 0)

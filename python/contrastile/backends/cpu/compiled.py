@@ -1,8 +1,7 @@
-"""What the compiled pass is told: of a problem once, and of each call where its tensors lie."""
+"""What the compiled pass is told of a problem, once, and of a block."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -11,21 +10,16 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ...engine.arguments import Argument
 from ...engine.job import Job
 from ...engine.plan import Block
 from ...engine.spans import WHOLE
-from ...problem.spec import Stat
-
-# High and low part of the coefficient, as numbers or as addresses; addresses of the offsets.
-ArgumentCall = tuple[float, float, int, int, int, int]
+from ...problem.spec import Sizes, Spec, Stat
 
 
-def lowered(module: ModuleType, job: Job) -> Any:
-    """The compiled form of the job's problem."""
-    spec = job.spec
+def lowered(module: ModuleType, spec: Spec, sizes: Sizes) -> Any:
+    """The compiled form of a problem."""
     sides = spec.rows, spec.columns, spec.triangle
-    double = job.sizes.dtype == torch.float64
+    double = sizes.dtype == torch.float64
     return _lowered(module, spec.stats, sides, spec.gaps, double, native.level())
 
 
@@ -39,23 +33,6 @@ def _lowered(
     level: str,
 ) -> Any:
     return module.Lowered(stats, *sides, gaps, double, level)
-
-
-def call(job: Job) -> tuple[list[int], list[ArgumentCall], int, int]:
-    """The addresses of the job's tensors by slot, the argument of each stat, and the sizes."""
-    sizes = job.sizes
-    tensors = [tensor.data_ptr() for tensor in job.tensors]
-    return tensors, [_argument_call(argument) for argument in job.arguments], sizes.n, sizes.m
-
-
-def address(tensor: Tensor | None) -> int:
-    """Where a tensor lies; 0 for none."""
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def addresses(tensors: Iterable[Tensor | None]) -> list[int]:
-    """Where tensors lie."""
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def place(block: Block) -> tuple[int, int, int, int, bool]:
@@ -91,12 +68,3 @@ class Scratch:
         if self._memory is None:
             self._memory = torch.empty(plan.largest, dtype=sizes.dtype, device=sizes.device)
         return self._memory[: rows * cols].view(rows, cols)
-
-
-def _argument_call(argument: Argument) -> ArgumentCall:
-    _, high, low, row_offset, col_offset = argument
-    if not isinstance(high, Tensor):
-        assert not isinstance(low, Tensor), "one coefficient for all rows beside one for each"
-        return high, low, 0, 0, address(row_offset), address(col_offset)
-    lows = address(low) if isinstance(low, Tensor) else 0
-    return 0.0, 0.0, address(high), lows, address(row_offset), address(col_offset)

@@ -16,7 +16,7 @@ from ...engine.ranks import Thresholds, positives_beforehand, thresholds_of
 from ...engine.spans import WHOLE
 from ...engine.state import Reduced, State, Vectors
 from ...problem.spec import NONE
-from .compiled import Scratch, address, addresses, call, ends, lowered, place
+from .compiled import Scratch, ends, lowered, place
 
 # In place of a bound on the dot products: the pass looks for it in the only block there is. Sums of
 # a function have no exponents to be bounded.
@@ -50,7 +50,9 @@ class NativeReducer:
         spec, sizes = job.spec, job.sizes
         threads = torch.get_num_threads()
         largest = FROM_BLOCK if job.plan.single else _largest_dot(job, module, threads)
-        self._sums = lowered(module, job).sums(*call(job), largest, threads)
+        self._sums = lowered(module, spec, sizes).sums(
+            job.tensors, job.arguments, sizes.n, sizes.m, largest, threads
+        )
         self._scratch = Scratch(job)
         self._positive = positives_beforehand(job)
         if spec.gaps:
@@ -58,7 +60,7 @@ class NativeReducer:
         if spec.ranks:
             self._counted = self._count()
         elif self._positive is not None:
-            self._sums.take_positives(address(job.positives), self._positive.data_ptr())
+            self._sums.take_positives(job.positives, self._positive)
         # Each settle() fills in the rows it settles, and all columns.
         self._shifts = torch.empty(len(spec.stats), dtype=torch.float64, device=sizes.device)
         self._rows = self._vectors(sizes.n) if spec.rows else ((), ())
@@ -68,21 +70,13 @@ class NativeReducer:
         """Add a block to the sums and counts."""
         out = self.job.kept_dots(block)
         dots = self.job.dot_products(block, self._scratch.room(block) if out is None else out)
-        self._sums.add(dots.data_ptr(), dots.stride(0), *place(block))
+        self._sums.add(dots, dots.stride(0), *place(block))
 
     def settle(self, rows: slice = WHOLE) -> Reduced:
         """The stats; of a strip, in vectors of full length."""
         begin, end = ends(rows, self.job.sizes.n)
         (row_stats, row_bits), (col_stats, col_bits) = self._rows, self._cols
-        self._sums.settle(
-            begin,
-            end,
-            addresses(row_stats),
-            addresses(row_bits),
-            addresses(col_stats),
-            addresses(col_bits),
-            self._shifts.data_ptr(),
-        )
+        self._sums.settle(begin, end, row_stats, row_bits, col_stats, col_bits, self._shifts)
         state = State(row_bits, col_bits, shifts=self._shifts, positive=self._positive)
         counted, scored = self._counted, self._scored
         return Reduced(
@@ -105,7 +99,7 @@ class NativeReducer:
         )
         triangle = self.job.spec.triangle
         of_cols = rows if triangle else cols
-        self._sums.count(*addresses((limits.rows, rows, limits.cols, of_cols)))
+        self._sums.count(limits.rows, rows, limits.cols, of_cols)
         return Counted(limits, rows, None if triangle else cols)
 
     def _sum_scores(self) -> Scored:
@@ -117,7 +111,7 @@ class NativeReducer:
             for slot, length in ((spec.row_counts, sizes.n), (spec.col_counts, sizes.m))
         )
         each = own if isinstance(own, Tensor) else None
-        self._sums.sum_scores(*addresses((each, rows, rows if spec.triangle else cols)))
+        self._sums.sum_scores(each, rows, rows if spec.triangle else cols)
         return Scored(each, rows, cols)
 
 

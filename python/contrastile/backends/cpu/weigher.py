@@ -11,7 +11,7 @@ from ...engine.job import Job
 from ...engine.plan import Block
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
-from .compiled import Scratch, address, addresses, call, ends, lowered, place
+from .compiled import Scratch, ends, lowered, place
 
 
 class NativeWeigher:
@@ -31,26 +31,29 @@ class NativeWeigher:
         self.job = job
         # Held here, as the pass knows the addresses of their tensors only.
         self._state, self._upstream = state, upstream
-        self._weights = lowered(module, job).weights(
-            *call(job),
-            addresses(state.row_bits),
-            addresses(upstream.rows),
-            addresses(state.col_bits),
-            addresses(upstream.cols),
-            address(state.shifts),
-            *ends(rows, job.sizes.n),
+        sizes = job.sizes
+        self._weights = lowered(module, job.spec, sizes).weights(
+            job.tensors,
+            job.arguments,
+            sizes.n,
+            sizes.m,
+            state.row_bits,
+            upstream.rows,
+            state.col_bits,
+            upstream.cols,
+            state.shifts,
+            *ends(rows, sizes.n),
             torch.get_num_threads(),
         )
         self._scratch = Scratch(job)
         self._products: Tensor | None = None
         if products:
-            self._products = torch.empty(job.sizes.n, dtype=torch.float64, device=job.sizes.device)
-            self._weights.sum_products(self._products.data_ptr())
+            self._products = torch.empty(sizes.n, dtype=torch.float64, device=sizes.device)
+            self._weights.sum_products(self._products)
         if upstream.positive is not None:
-            found = job.positives, upstream.positive, state.positive
-            self._weights.put_positives(*addresses(found))
+            self._weights.put_positives(job.positives, upstream.positive, state.positive)
         if upstream.row_line is not None or upstream.col_line is not None:
-            self._weights.add_lines(address(upstream.row_line), address(upstream.col_line))
+            self._weights.add_lines(upstream.row_line, upstream.col_line)
 
     def weights(self, block: Block) -> Tensor:
         """G of the block."""
@@ -59,9 +62,7 @@ class NativeWeigher:
         dots = job.kept_dots(block)
         if dots is None:
             dots = job.dot_products(block, out)
-        self._weights.weigh(
-            dots.data_ptr(), dots.stride(0), out.data_ptr(), out.stride(0), *place(block)
-        )
+        self._weights.weigh(dots, dots.stride(0), out, out.stride(0), *place(block))
         return out
 
     def products(self) -> Tensor | None:
