@@ -47,7 +47,7 @@ def test_every_option_is_one_graph(loss: str, mix: int) -> None:
     assert_same(numbers_of(compiled(call), tensors), numbers_of(call, tensors))
 
 
-@pytest.mark.parametrize("loss", ["clip_loss", "nt_xent", "supcon_loss"])
+@pytest.mark.parametrize("loss", ["clip_loss", "supcon_loss"])
 def test_batch_sizes_do_not_recompile(loss: str) -> None:
     counter = CompileCounterWithBackend("aot_eager")
     function = None
@@ -58,10 +58,9 @@ def test_batch_sizes_do_not_recompile(loss: str) -> None:
     assert counter.frame_count <= 3
 
 
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_inductor(mode: str) -> None:
+def test_inductor_with_the_least_overhead() -> None:
     call, tensors = plain("clip_loss")
-    function = compiled(call, backend="inductor", mode=mode)
+    function = compiled(call, backend="inductor", mode="reduce-overhead")
     for ours, theirs in zip(numbers_of(function, tensors), numbers_of(call, tensors), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -206,7 +205,7 @@ def test_checkpoints(loss: str) -> None:
     call, tensors = plain(loss)
 
     def checkpointed(**tensors: Tensor) -> Any:
-        return checkpoint(call, use_reentrant=False, **tensors)
+        return checkpoint(lambda: call(**tensors), use_reentrant=False)
 
     assert_same(numbers_of(compiled(checkpointed), tensors), numbers_of(call, tensors))
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from contrastile.engine.rules import REDUCTIONS, Seen, Slopes, evaluated, loss_of, scaled, slopes_of
+from contrastile.engine.rules import Seen, Slopes, evaluated, loss_of, scaled, slopes_of
+from contrastile.problem.row_loss import REDUCTIONS
 from contrastile.problem.spec import NONE, Rule
 from helpers import generator
 from torch import Tensor

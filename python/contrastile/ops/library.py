@@ -224,7 +224,9 @@ def _complete(residual: Residual, backend: Backend, spec: Spec, sizes: Sizes) ->
         if kept is None:
             kept = torch.empty(0, dtype=sizes.dtype, device=sizes.device)
         # Sums of a function have no shifts, but numbers in their place, as outputs are compared.
-        shifts = state.shifts if spec.log_sums else torch.zeros_like(state.shifts)
+        shifts = state.shifts
+        if not spec.log_sums and shifts is not None:
+            shifts = torch.zeros_like(shifts)
         state = state._replace(kept=kept, powers=None, shifts=shifts)
         residual = residual._replace(state=state)
     if ready is not None and ready.factor is None and backend.has_forms:
