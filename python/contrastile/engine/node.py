@@ -43,6 +43,8 @@ class ReduceScores(BackwardOnly):
     @staticmethod
     @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> Grads:
+        if all([grad is None for grad in upstream]):
+            return (None,) * len(ctx.needs_input_grad)
         backend, spec, sizes, needs, mode, numbers = ctx.call
         count = len(ctx.needs_input_grad) - 3
         saved = ctx.saved_tensors
