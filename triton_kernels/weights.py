@@ -318,6 +318,7 @@ def put_positives(
     value = own
     found = straight
     if TRIANGLE:
+        paired = paired & (column < count)
         mutual = paired & (tl.load(columns + column, mask=paired, other=-1) == i)
         value = own + tl.load(grad + column, mask=mutual, other=0.0)
         turned = paired & (column >= first_row) & (column < row_end)
