@@ -45,8 +45,8 @@ SHIPPED = {
     "contrastile/problem",
     "contrastile/triton_kernels",
 }
-# Bytes of a wheel without the extension: 222 325 were measured, 309 299 with the unshipped tools.
-LARGEST_WHEEL = 250_000
+# Bytes of a wheel without the extension: 276 430 were measured; the unshipped tools have 87 000.
+LARGEST_WHEEL = 300_000
 # What a checkout has beside the package, for the tests and for who reads.
 IN_SDIST = ("csrc", "docs", "examples", "tests", *FOLDERS)
 SOURCE_SUFFIXES = {".py", ".cpp", ".cu", ".h", ".json", ".md", ".png"}

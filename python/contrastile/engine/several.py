@@ -23,7 +23,7 @@ class Side(NamedTuple):
 
     negatives: Tensor
     positives: Tensor
-    count: Tensor
+    how_many: Tensor
     gap: Tensor | None
     weights: Tensor | None
 
@@ -91,23 +91,23 @@ def _sides(job: Job, reduced: Reduced, gaps: tuple[Tensor | None, Tensor | None]
 
 
 def _losses(side: Side) -> Tensor:
-    own = several_loss(side.negatives, side.positives, side.count, side.gap)
-    losses = torch.where(side.count > 0, own, 0.0)
+    own = several_loss(side.negatives, side.positives, side.how_many, side.gap)
+    losses = torch.where(side.how_many > 0, own, 0.0)
     return losses if side.weights is None else losses * side.weights
 
 
 def _divisor(skip: bool, side: Side) -> int | Tensor:
     if skip:
         # An integer tensor that divides a number would make fp32 of it.
-        return (side.count > 0).sum().clamp(min=1).to(side.negatives.dtype)
-    return max(side.count.shape[0], 1)
+        return (side.how_many > 0).sum().clamp(min=1).to(side.negatives.dtype)
+    return max(side.how_many.shape[0], 1)
 
 
 def _slopes(side: Side, grad: float | Tensor) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
     """Of both log-sum-exps, and of the gap."""
     like = side.negatives
     grad = grad.to(like.dtype) if isinstance(grad, Tensor) else like.new_full((), grad)
-    own = torch.where(side.count > 0, grad, 0.0)
+    own = torch.where(side.how_many > 0, grad, 0.0)
     if side.weights is not None:
         own = own * side.weights.to(like.dtype)
     slope = torch.ops.aten.softplus_backward(own, side.negatives - side.positives, 1.0, EXACT_FROM)

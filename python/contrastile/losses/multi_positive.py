@@ -183,11 +183,13 @@ class _Side:
 
     def losses(self) -> Tensor:
         """The loss of each row, with the gap from the pass over the scores."""
-        return several_loss(*self.lse, self.count, self.gap)
+        negatives, positives = self.lse
+        return several_loss(negatives, positives, self.count, self.gap)
 
     def from_means(self) -> Tensor:
         """The same with means from classes."""
-        return several_from_means(*self.lse, self.mean, self.count)
+        negatives, positives = self.lse
+        return several_from_means(negatives, positives, self.mean, self.count)
 
     def stats(self, bias: Tensor | float, columns: Stats | None = None) -> Stats:
         """What this direction saw."""

@@ -101,11 +101,12 @@ def supcon_loss(
 
     if stats.loss is not None:
         return finish(opts, stats.loss, valid, seen, opts.bias(z))
+    negatives, positives = stats.rows
     if from_classes:
         assert mean is not None
-        losses = several_from_means(*stats.rows, mean, count)
+        losses = several_from_means(negatives, positives, mean, count)
     else:
-        losses = several_loss(*stats.rows, count, stats.row_gap)
+        losses = several_loss(negatives, positives, count, stats.row_gap)
     return reduce_rows(opts, losses, valid, weights, seen, opts.bias(z))
 
 
