@@ -12,4 +12,6 @@ P* pointer(Address address) {
   return reinterpret_cast<P*>(address);
 }
 
+inline Address address_of(const void* memory) { return reinterpret_cast<Address>(memory); }
+
 }  // namespace contrastile

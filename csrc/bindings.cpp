@@ -47,6 +47,7 @@ PYBIND11_MODULE(_C, m) {
       "bytes"_a);
   bind_passes(m);
   bind_rules(m);
+  bind_block(m);
 #if defined(CONTRASTILE_CUDA)
   py::module_ kernels = m.def_submodule("cuda", "Kernels for NVIDIA GPUs.");
   cuda::bind(kernels);

@@ -13,4 +13,7 @@ void bind_passes(pybind11::module_& m);
 // Losses of rows from their stats.
 void bind_rules(pybind11::module_& m);
 
+// Losses of a single block.
+void bind_block(pybind11::module_& m);
+
 }  // namespace contrastile

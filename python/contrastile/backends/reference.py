@@ -49,6 +49,9 @@ class ReferenceBackend:
     ) -> TorchWeigher:
         return TorchWeigher(job, state, upstream, products, rows)
 
+    def block_loss(self, spec: Spec, sizes: Sizes) -> None:
+        return None
+
     def reducing_weigher(
         self, job: Job, upstream: UpstreamOfPositives, products: bool
     ) -> ReducingWeigher | None:

@@ -37,14 +37,18 @@ def backward(
     assert state is not None
     plan = two_pass_plan(backend, spec, sizes, mode)
     job = job_of(backend, spec, sizes, plan, tensors, numbers, state.kept)
-    given = _upstream(job, backend, residual, upstream)
-    if not (job.plan.strips and given.of_stats):
-        gradients = Gradients(job, needs)
-        if given.positive is not None:
-            gradients.add_positives(given.positive, state.positive)
-        gradients.finish(None)
-        return gradients.values(tensors)
-    weigher = backend.weigher(job, state, given, needs.scale)
+    if state.arena is not None:
+        assert mode.block is not None and upstream[0] is not None
+        weigher = mode.block.weigher(job, state.arena, upstream[0], needs.scale)
+    else:
+        given = _upstream(job, backend, residual, upstream)
+        if not (job.plan.strips and given.of_stats):
+            gradients = Gradients(job, needs)
+            if given.positive is not None:
+                gradients.add_positives(given.positive, state.positive)
+            gradients.finish(None)
+            return gradients.values(tensors)
+        weigher = backend.weigher(job, state, given, needs.scale)
     gradients = Gradients(job, needs, overwrite=plan.single, unit=weigher.unit)
     for strip in plan.strips:
         gradients.add_strip(weigher, strip)

@@ -14,12 +14,12 @@ from ..problem.spec import NONE, Sizes, Spec
 from . import several
 from .gaps import gaps
 from .gradients import Gradients, Needs, Ready
-from .job import Backend, Job, Numbers, job_of
+from .job import Backend, BlockLoss, Job, Numbers, job_of
 from .memory import empty_scores
 from .one_pass import gradients_at_once, is_one_way, strip_height
 from .plan import Plan, all_fit, keeping_scores, plan_of, strips_of
 from .positives import positive_scores
-from .rules import Seen, Slopes, evaluated
+from .rules import RULES, Seen, Slopes, evaluated
 from .state import Reduced, State, Vectors
 
 
@@ -29,10 +29,12 @@ class Mode(NamedTuple):
     Attributes:
         kept: how many dot products are kept for the backward pass.
         at_once: whether gradients are made in the forward pass.
+        block: the loss of a single block in one call a pass; never in a trace.
     """
 
     kept: int
     at_once: bool
+    block: BlockLoss | None = None
 
 
 class Residual(NamedTuple):
@@ -79,11 +81,14 @@ def _there(tensors: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 class Plans(NamedTuple):
-    """The plans of a problem: as it is, with dot products kept, in strips of one direction."""
+    """The plans of a problem: as it is, with dot products kept, in strips of one direction; and
+    what takes their place, where one block is all there is and nothing but its loss is asked for.
+    """
 
     plain: Plan
     keeping: Plan
     strips: Plan | None
+    block: BlockLoss | None
 
 
 @lru_cache(maxsize=512)
@@ -95,17 +100,26 @@ def plans_of(backend: Backend, spec: Spec, sizes: Sizes) -> Plans:
     height = strip_height(spec, sizes, plain)
     if height and backend.settles_strips and not all_fit(spec, sizes, plain):
         strips = strips_of(sizes, height, plain.strips[0][0].shape[1])
-    return Plans(plain, keeping, strips)
+    block = backend.block_loss(spec, sizes) if plain.single and is_loss_alone(spec) else None
+    return Plans(plain, keeping, strips, block)
+
+
+def is_loss_alone(spec: Spec) -> bool:
+    """Whether a loss of rows is all that is asked for, by a rule of indexed positives."""
+    rule = spec.rule
+    if rule is None or rule.shows or spec.ranks or spec.gaps:
+        return False
+    return rule.name in RULES
 
 
 def mode_of(backend: Backend, spec: Spec, sizes: Sizes, needs: Needs) -> Mode:
     """How a call is best computed."""
-    if not needs.any:
-        return Mode(0, False)
     plans = plans_of(backend, spec, sizes)
+    if not needs.any:
+        return Mode(0, False, plans.block)
     if plans.strips is not None or weighs_at_once(backend, spec):
         return Mode(0, True)
-    return Mode(plans.keeping.kept, False)
+    return Mode(plans.keeping.kept, False, plans.block)
 
 
 def weighs_at_once(backend: Backend, spec: Spec) -> bool:
@@ -146,6 +160,10 @@ def forward(
     plan = two_pass_plan(backend, spec, sizes, mode)
     room = empty_scores(sizes, mode.kept)
     job = job_of(backend, spec, sizes, plan, tensors, numbers, room)
+    if mode.block is not None and mode.block.reads(tensors):
+        loss, arena = mode.block.reduce(job)
+        state = State(arena=arena, kept=job.kept)
+        return Outcome(loss, (), (), None, (None, None), (None, None), Residual(state))
     reduced = _reduce(job, backend) if plan.strips else _nothing(job, backend)
     if job.kept is not None:
         reduced = reduced._replace(state=reduced.state._replace(kept=job.kept))
@@ -199,11 +217,12 @@ def _nothing(job: Job, backend: Backend) -> Reduced:
     flag = torch.zeros(1, dtype=torch.int32, device=device) if backend.has_forms else None
     positive = None if spec.positives == NONE else job.scores_of_none()
     state = State(*of_sides(-torch.inf, double, sums), *tops, shifts, flag, positive)
-    counts = of_sides(0, torch.int64, int(spec.ranks))
-    scores = of_sides(0.0, double, int(spec.gaps))
-    return Reduced(
-        *of_sides(empty, dtype, stats),
-        *((counts[side] or (None,))[0] for side in (0, 1)),
-        *((scores[side] or (None,))[0] for side in (0, 1)),
-        state,
+    rows, cols = of_sides(empty, dtype, stats)
+    row_count, col_count, row_scores, col_scores = (
+        own[0] if own else None
+        for own in (
+            *of_sides(0, torch.int64, int(spec.ranks)),
+            *of_sides(0.0, double, int(spec.gaps)),
+        )
     )
+    return Reduced(rows, cols, row_count, col_count, row_scores, col_scores, state)

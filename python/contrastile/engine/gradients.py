@@ -36,9 +36,6 @@ class Needs(NamedTuple):
         return True in self
 
 
-NOTHING = Needs(False, False, False, False, False)
-
-
 class Values(NamedTuple):
     """Gradients as they leave, in the dtypes and shapes of what they are of."""
 
@@ -190,7 +187,7 @@ class Gradients:
 
     def _scale_gradient(self) -> Tensor | None:
         """Of the scale: one number, or one a row."""
-        if self.products is None or self._row_scale is not None:
+        if self.products is None or self._row_scale is not None or not self.products.dim():
             return self.products
         return self.products.sum()
 

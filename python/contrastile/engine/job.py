@@ -123,6 +123,25 @@ class ReducingWeigher(Weigher, Protocol):
         """The stats of all blocks."""
 
 
+class BlockLoss(Protocol):
+    """A loss of rows whose scores are a single block: each pass in one call.
+
+    A small problem costs what the host does: at N = D = 64 the calls for sums, stats, positives'
+    scores, the loss and coefficients took a quarter of a step of clip_loss. The numbers are those
+    of a Reducer, of rules.evaluated() and of a Weigher, to the last bit; but the total of products,
+    which is summed in another order, in fp64.
+    """
+
+    def reads(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether it can take these tensors as they are."""
+
+    def reduce(self, job: Job) -> tuple[Tensor, Tensor]:
+        """The loss; and the arena, which is all that its weigher needs beside the job."""
+
+    def weigher(self, job: Job, arena: Tensor, grad: Tensor, products: bool) -> Weigher:
+        """The weights for this gradient of the loss; its products may be their total, 0-d."""
+
+
 def job_of(
     backend: Backend,
     spec: Spec,
@@ -184,6 +203,9 @@ class Backend(Protocol):
 
         Of ``rows`` alone where only these are settled.
         """
+
+    def block_loss(self, spec: Spec, sizes: Sizes) -> BlockLoss | None:
+        """The loss of rows of a single block in one call a pass; None if it has no such call."""
 
     def reducing_weigher(
         self, job: Job, upstream: UpstreamOfPositives, products: bool

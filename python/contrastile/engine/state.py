@@ -25,6 +25,8 @@ class State(NamedTuple):
         flag: on a GPU, whether the general form took the place of the fixed shifts [1], int32.
         positive: dot products of the rows with their positives [N].
         kept: dot products of blocks that are not computed again, where their plan says.
+        arena: of a loss of rows of one block, all of the above but ``kept`` in one piece of memory,
+            which its BlockLoss knows the layout of.
         powers: all powers of a small problem, from the pass in plain torch, fp64 [N, M].
     """
 
@@ -36,6 +38,7 @@ class State(NamedTuple):
     flag: Tensor | None = None
     positive: Tensor | None = None
     kept: Tensor | None = None
+    arena: Tensor | None = None
     powers: Tensor | None = None
 
 

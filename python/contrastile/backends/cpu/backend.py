@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ... import native
-from ...engine.job import Job, Reducer, ReducingWeigher, Weigher
+from ...engine.job import BlockLoss, Job, Reducer, ReducingWeigher, UpstreamOfPositives, Weigher
 from ...engine.plan import CPU_KEEPING, Keeping, Tile
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
@@ -13,6 +13,7 @@ from ...problem.advice import advise
 from ...problem.spec import Sizes, Spec
 from ..torch_pass import TorchReducer
 from ..torch_weights import TorchWeigher
+from .block_loss import CompiledBlockLoss
 from .reducer import NativeReducer
 from .weigher import NativeWeigher
 
@@ -70,8 +71,14 @@ class CpuBackend:
             return TorchWeigher(job, state, upstream, products, rows)
         return NativeWeigher(job, module, state, upstream, products, rows)
 
+    def block_loss(self, spec: Spec, sizes: Sizes) -> BlockLoss | None:
+        module, rule = native.load(), spec.rule
+        if module is None or rule is None:
+            return None
+        return CompiledBlockLoss(module, spec, sizes, rule)
+
     def reducing_weigher(
-        self, job: Job, upstream: Upstream, products: bool
+        self, job: Job, upstream: UpstreamOfPositives, products: bool
     ) -> ReducingWeigher | None:
         return None
 

@@ -48,6 +48,10 @@ class GpuBackend:
         scene = Scene.of(job)
         return GpuWeigher(scene, self.kernels(scene), state, upstream, products)
 
+    def block_loss(self, spec: Spec, sizes: Sizes) -> None:
+        """None: a launch is what costs there, and the kernels keep their own."""
+        return None
+
     def reducing_weigher(
         self, job: Job, upstream: UpstreamOfPositives, products: bool
     ) -> ReducingWeigher | None:
