@@ -181,7 +181,7 @@ def _reduce(job: Job, backend: Backend) -> Reduced:
 
 def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
     spec, state = job.spec, reduced.state
-    positive = positive_scores(job, state.positive, finite=reduced.finite)
+    positive = positive_scores(job, state.positive)
     of_gaps = gaps(job, reduced) if spec.gaps else (None, None)
     counts = reduced.row_count, reduced.col_count
     loss, slopes = None, None

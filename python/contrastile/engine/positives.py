@@ -52,9 +52,7 @@ def add_gradients(
             dkey.index_add_(0, column, torch.where(there, values, 0.0))
 
 
-def positive_scores(
-    job: Job, found: Tensor | None, rows: slice = WHOLE, finite: bool = False
-) -> Tensor | None:
+def positive_scores(job: Job, found: Tensor | None, rows: slice = WHOLE) -> Tensor | None:
     """Scores of the positives of ``rows`` from their dot products; 0 where there is none.
 
     NaN instead of infinite, unless all are known to be ``finite``: a loss of an infinite score
@@ -73,9 +71,7 @@ def positive_scores(
         if scores.col_bias is not None and len(scores.col_bias):
             score = score + scores.col_bias[columns.clamp(min=0)]
         score = torch.where(columns >= 0, score, 0.0)
-    if not finite:
-        score = score + (score - score)
-    return score.to(job.sizes.dtype)
+    return (score + (score - score)).to(job.sizes.dtype)
 
 
 def safe_upstream(upstream: Tensor, columns: Tensor) -> Tensor:

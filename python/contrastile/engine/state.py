@@ -54,7 +54,6 @@ class Reduced(NamedTuple):
             scale where they have one each, fp64; for the gap.
         col_scores: the same of columns.
         state: for the backward pass.
-        finite: whether all scores are known to be numbers.
     """
 
     rows: Vectors
@@ -64,7 +63,6 @@ class Reduced(NamedTuple):
     row_scores: Tensor | None
     col_scores: Tensor | None
     state: State
-    finite: bool = False
 
 
 class Upstream(NamedTuple):
