@@ -55,7 +55,7 @@ def add_gradients(
 def positive_scores(job: Job, found: Tensor | None, rows: slice = WHOLE) -> Tensor | None:
     """Scores of the positives of ``rows`` from their dot products; 0 where there is none.
 
-    NaN instead of infinite, unless all are known to be ``finite``: a loss of an infinite score
+    NaN instead of infinite: a loss of an infinite score
     could come out as a number that means nothing.
     """
     columns = job.positives

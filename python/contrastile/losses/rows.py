@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..engine.rules import softmax_loss
 from ..engine.several import log_count, several_loss
 from ..problem.checks import InputError
 from ..problem.plain import may_be_read
@@ -134,7 +133,9 @@ def finish(
 
 
 def _full(options: Options, loss: Tensor, kept: Tensor) -> Tensor:
-    """``loss``, if no row is empty or that is allowed. In a trace nobody knows; it is NaN then."""
+    """``loss``, if no row is empty or empty rows are allowed; else an error. A trace has no values
+    to find empty rows by: what it makes of them is NaN.
+    """
     if options.empty != "error":
         return loss
     if not may_be_read(kept):
