@@ -24,12 +24,16 @@ class Room:
 
     def dots(self, block: Block) -> Tensor:
         """For the dot products, or the weights, of a block."""
-        return self._get("dots", block, self._job.plan.largest, self._job.sizes.dtype)
+        if "dots" not in self._memory:
+            self._memory["dots"] = self._empty(self._job.plan.largest, self._job.sizes.dtype)
+        return self._part("dots", block)
 
     def get(self, name: str, piece: Block) -> Tensor:
         """For a piece, in fp64."""
-        most = max(self.height(block) * block.shape[1] for block in self._job.plan.blocks())
-        return self._get(name, piece, most, torch.float64)
+        if name not in self._memory:
+            most = max(self.height(block) * block.shape[1] for block in self._job.plan.blocks())
+            self._memory[name] = self._empty(most, torch.float64)
+        return self._part(name, piece)
 
     @staticmethod
     def height(block: Block) -> int:
@@ -37,10 +41,11 @@ class Room:
         rows, cols = block.shape
         return min(rows, max(PIECE // cols, 1))
 
-    def _get(self, name: str, piece: Block, largest: int, dtype: torch.dtype) -> Tensor:
+    def _empty(self, scores: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(scores, dtype=dtype, device=self._job.sizes.device)
+
+    def _part(self, name: str, piece: Block) -> Tensor:
         rows, cols = piece.shape
-        if name not in self._memory:
-            self._memory[name] = torch.empty(largest, dtype=dtype, device=self._job.sizes.device)
         return self._memory[name][: rows * cols].view(rows, cols)
 
 

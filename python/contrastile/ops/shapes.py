@@ -40,13 +40,13 @@ def mode_of(backend: Backend, spec: Spec, sizes: Sizes, needs: Needs) -> Mode:
 
 def count_of_outputs(spec: Spec) -> int:
     """How many outputs of the engine come before what the backward pass needs."""
-    outputs, others = _outcome(spec, _nothing_of(spec), _meta, torch.float32).outputs(spec)
+    outputs, others = _outcome(spec, _of_nothing(), _meta, torch.float32).outputs(spec)
     return len(outputs) + len(others)
 
 
 def count_of_gradients(spec: Spec) -> int:
     """How many of the outputs are differentiable."""
-    return len(_outcome(spec, _nothing_of(spec), _meta, torch.float32).outputs(spec)[0])
+    return len(_outcome(spec, _of_nothing(), _meta, torch.float32).outputs(spec)[0])
 
 
 def outcome_like(
@@ -86,7 +86,7 @@ def _meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty((0,) * len(shape), dtype=dtype, device="meta")
 
 
-def _nothing_of(spec: Spec) -> Sizes:
+def _of_nothing() -> Sizes:
     return Sizes(0, 0, 0, torch.float32, torch.float32, torch.device("meta"))
 
 
