@@ -26,12 +26,16 @@ from typing import Any
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError, CompileError, LinkError, PlatformError
 
 from distutils.ccompiler import new_compiler  # isort: skip  # served by setuptools
 from distutils.sysconfig import customize_compiler  # isort: skip
 
 FOLDERS = {"contrastile.triton_kernels": "triton_kernels", "contrastile.benches": "benches"}
+# Tools for changing the kernels, by the beginning of their names (gpu_check is one): a wheel leaves
+# them out. In a checkout an editable install finds them all the same.
+UNSHIPPED = ("contrastile.benches.gpu", "contrastile.benches.kernels")
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden"]
 # Contraction to fma and no traps or errno: faster loops, the same NaN and infinity rules.
@@ -280,13 +284,23 @@ def packages() -> list[str]:
     found = find_packages("python")
     for name, folder in FOLDERS.items():
         found += [name, *(f"{name}.{part}" for part in find_packages(folder))]
-    return found
+    return [name for name in found if not name.startswith(UNSHIPPED)]
+
+
+class BuildShipped(build_py):
+    """Leaves out single modules too, where packages() leaves out packages."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        found = super().find_package_modules(package, package_dir)
+        return [entry for entry in found if not f"{package}.{entry[1]}".startswith(UNSHIPPED)]
 
 
 setup(
     package_dir={"": "python", **FOLDERS},
     packages=packages(),
+    # Else what MANIFEST.in puts into the sdist would be data of the package whose folder it is in.
+    include_package_data=False,
     package_data={"contrastile": ["py.typed", "backends/triton/launches/*.json"]},
     ext_modules=extensions(),
-    cmdclass={"build_ext": BuildLevels},
+    cmdclass={"build_ext": BuildLevels, "build_py": BuildShipped},
 )

@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m contrastile.benches --help``, and README.md beside this file."""
+"""Benchmarks: ``python -m contrastile.benches --help``, and benches/README.md of a checkout."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import get_type_hints
 
 import torch
+from contrastile.losses.registry import LOSSES, LossEntry
 
 OURS, NAIVE = "contrastile", "naive"
 FORWARD = "fwd"
@@ -21,44 +22,11 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the runner knows of a loss.
-
-    Args:
-        forward: least work of the loss alone, in units of 2 N M D flop.
-        training: least work of the loss and its gradients, in the same units.
-        normalize: the loss normalises its inputs; it does where the peers that offer it do.
-        views: tensors the rows of the scores come from, stacked: nt_xent has two of N / 2 rows.
-        square: M is N.
-    """
-
-    forward: float
-    training: float
-    normalize: bool
-    views: int = 1
-    square: bool = True
-
-
-# Both directions need S, S again, G K and G^T Q: 4. One direction, or a sum over single pairs,
-# can turn a strip of S into G at once: 3. Of a symmetric S one triangle is enough: 2.
-LOSSES = {
-    "info_nce": Facts(1, 3, normalize=True, square=False),
-    "clip_loss": Facts(1, 4, normalize=False),
-    "nt_xent": Facts(0.5, 2, normalize=True, views=2),
-    "dcl_loss": Facts(0.5, 2, normalize=True, views=2),
-    "dclw_loss": Facts(0.5, 2, normalize=True, views=2),
-    "supcon_loss": Facts(0.5, 2, normalize=True),
-    "multi_positive_nce": Facts(1, 4, normalize=False),
-    "siglip_loss": Facts(1, 3, normalize=False),
-}
-
-
-@dataclass(frozen=True)
 class Case:
     """One row of a result table before the providers are known.
 
     Args:
-        loss: a name in ``LOSSES``.
+        loss: a name in ``LOSSES``, the table of the package.
         n: rows of the score matrix. 4096 pairs of nt_xent are n = 8192.
         d: embedding size.
         negatives: further columns of the score matrix, keys of no row (info_nce).
@@ -124,7 +92,7 @@ class Case:
         return self.n + self.negatives
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> LossEntry:
         return LOSSES[self.loss]
 
     @property

@@ -33,11 +33,11 @@ def start() -> int:
     with tempfile.TemporaryDirectory(prefix="contrastile-") as folder:
         make_importable(Path(folder))
         import contrastile
-        from contrastile.benches import gpu
+        from contrastile.benches.gpu.cli import main
 
         if not str(contrastile.__file__).startswith(folder):
             raise RuntimeError(f"{contrastile.__file__} was imported instead of the working tree")
-        return gpu.main()
+        return main()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,12 @@ def steps(
         return torch.tensor(value, device=device, requires_grad=True)
 
     ids = torch.arange(rows, device=device) % 7
+
+    def siglip(size: int = size, **own: Any) -> Tensor:
+        """Of rows, sums and weights each take a look at the scores; of one number, one for both."""
+        own = {"logit_scale": scalar(9.0), "logit_bias": scalar(-9.0), **own}
+        return losses.siglip_loss(make(size), make(size), **own).sum()
+
     kept: dict[str, Any] = {"backend": "triton"}
     own = {**kept, "workspace": rows * rows * max(dtype.itemsize, 4)}
     # Room for one block of all weights, but not for dot products beside it.
@@ -44,12 +50,10 @@ def steps(
         "multi_positive_nce": lambda: losses.multi_positive_nce(
             make(), make(), ids, ids, logit_scale=scalar(9.0), **own
         ),
-        "siglip_loss": lambda: losses.siglip_loss(
-            make(), make(), logit_scale=scalar(9.0), logit_bias=scalar(-9.0), **own
-        ),
-        "siglip_loss with ids": lambda: losses.siglip_loss(
-            make(), make(), ids=ids, logit_scale=scalar(9.0), logit_bias=scalar(-9.0), **own
-        ),
+        "siglip_loss": lambda: siglip(**own),
+        "siglip_loss with ids": lambda: siglip(ids=ids, **own),
+        "siglip_loss of rows": lambda: siglip(reduction="none", **own),
+        "siglip_loss of rows with ids": lambda: siglip(ids=ids, reduction="none", **own),
         "clip_loss, small": lambda: losses.clip_loss(
             make(rows=SMALL_ROWS), make(rows=SMALL_ROWS), logit_scale=scalar(9.0), **small
         ),
@@ -62,9 +66,7 @@ def steps(
         "nt_xent, kept": lambda: losses.nt_xent(
             make(kept_size), make(kept_size), logit_scale=scalar(9.0), **kept
         ),
-        "siglip_loss, kept": lambda: losses.siglip_loss(
-            make(kept_size), make(kept_size), logit_scale=9.0, logit_bias=-9.0, **kept
-        ),
+        "siglip_loss of rows, kept": lambda: siglip(kept_size, reduction="none", **kept),
     }
     return {name: _with_backward(step) for name, step in made.items()}
 

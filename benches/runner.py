@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from contrastile.losses.inputs import Inputs
+from contrastile.verify import evaluate
+
 from .cases import Case, groups
-from .check import Verdict, check, evaluate, not_finite
+from .check import Verdict, check, not_finite
 from .environment import environment
-from .inputs import Inputs, make_inputs
+from .inputs import make_inputs
 from .measure import ROOF_FLOP, Run, interleave, memory, quantiles, roof
 from .providers import Provider
 from .results import Results, Row, Skip

@@ -28,15 +28,16 @@ from contrastile.backends.triton.launch import (
 from contrastile.problem import InputError
 
 from .cases import DTYPES
-from .gpu.timing import median_ms
 from .problems import Step, steps
+from .timing import median_ms
 
 # The steps that are timed, and the kernels each is timed for. General forms hardly run but in small
 # problems, whose time is the host's.
 TIMED = {
     "clip_loss": (Purpose.REDUCE, Purpose.WEIGH),
     "info_nce": (Purpose.REDUCE_ROWS,),
-    "siglip_loss": (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS),
+    "siglip_loss": (Purpose.WEIGH_AND_SUM,),
+    "siglip_loss of rows": (Purpose.REDUCE_TERMS, Purpose.WEIGH_TERMS),
     "nt_xent": (Purpose.WEIGH_DIAGONAL,),
     "clip_loss, kept": (Purpose.REDUCE_AND_KEEP, Purpose.WEIGH_KEPT),
 }

@@ -3,17 +3,17 @@
 
 #include <pybind11/pybind11.h>
 
-#include <cstdint>
+#include "address.h"
 
 namespace contrastile {
 
-using Address = uintptr_t;
+// Programs, and the sums and weights of one call.
+void bind_passes(pybind11::module_& m);
 
-template <class P>
-P* pointer(Address address) {
-  return reinterpret_cast<P*>(address);
-}
+// Losses of rows from their stats.
+void bind_rules(pybind11::module_& m);
 
-void bind_row_steps(pybind11::module_& m);
+// Losses of a single block.
+void bind_block(pybind11::module_& m);
 
 }  // namespace contrastile

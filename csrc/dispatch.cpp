@@ -39,6 +39,24 @@ const Level& level_named(const std::string& name) {
   throw std::invalid_argument("level: expected one of " + known + ", got " + name);
 }
 
+namespace {
+
+// Column partials and chunk buffers of every thread.
+template <class T>
+class Workspace {
+ public:
+  void reserve(int threads, int64_t cols);
+  Scratch<T>& scratch(int thread) { return scratch_[thread]; }
+  const ColumnPartial<T>* partials() const { return partials_.data(); }
+
+ private:
+  std::vector<Scratch<T>> scratch_;
+  std::vector<ColumnPartial<T>> partials_;
+  std::vector<double> sum_;
+  std::vector<T> shift_;
+  std::vector<int64_t> count_;
+};
+
 template <class T>
 void Workspace<T>::reserve(int threads, int64_t cols) {
   // Whole cache lines for every thread.
@@ -55,7 +73,14 @@ void Workspace<T>::reserve(int threads, int64_t cols) {
     partials_.push_back({&sum_[k * stride], &shift_[k * stride], &count_[k * stride]});
 }
 
-namespace {
+// The workspace of the thread that calls, kept for its next tile: to allot one, and to touch it for
+// the first time, costs more than a small tile.
+template <class T>
+Workspace<T>& workspace_of(int threads, int64_t cols) {
+  thread_local Workspace<T> workspace;
+  workspace.reserve(threads, cols);
+  return workspace;
+}
 
 // Below this many scores a second thread costs more than it saves.
 constexpr int64_t kScoresPerThread = 32768;
@@ -73,11 +98,11 @@ int64_t share(int64_t size, int part, int parts) { return size * part / parts; }
 
 template <class T, class Item>
 void reduce_tile(const Level& level, const Tile<T>& tile, const std::vector<Item>& items,
-                 int threads, Workspace<T>& workspace) {
-  if (tile.rows == 0 || tile.cols == 0) return;
+                 int threads) {
+  if (items.empty() || tile.rows == 0 || tile.cols == 0) return;
   const auto& functions = pass_functions(level, items.data());
   const int parts = useful_threads(tile, threads);
-  workspace.reserve(parts, tile.cols);
+  Workspace<T>& workspace = workspace_of<T>(parts, tile.cols);
   // A fixed part per iteration: the result depends on `parts`, not on how many threads showed up.
 #pragma omp parallel num_threads(parts)
   for (const Item& item : items) {
@@ -94,11 +119,11 @@ void reduce_tile(const Level& level, const Tile<T>& tile, const std::vector<Item
 
 template <class T, class Item>
 void weigh_tile(const Level& level, const Tile<T>& tile, const std::vector<Item>& items,
-                int threads, Workspace<T>& workspace) {
-  if (tile.rows == 0 || tile.cols == 0) return;
+                int threads) {
+  if (items.empty() || tile.rows == 0 || tile.cols == 0) return;
   const auto& functions = pass_functions(level, items.data());
   const int parts = useful_threads(tile, threads);
-  workspace.reserve(parts, tile.cols);
+  Workspace<T>& workspace = workspace_of<T>(parts, tile.cols);
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
   for (int k = 0; k < parts; ++k)
     functions.weights(tile, items.data(), static_cast<int>(items.size()),
@@ -106,14 +131,10 @@ void weigh_tile(const Level& level, const Tile<T>& tile, const std::vector<Item>
                       workspace.scratch(k));
 }
 
-#define CONTRASTILE_INSTANTIATE(T, Item)                                                    \
-  template void reduce_tile(const Level&, const Tile<T>&, const std::vector<Item<T>>&, int, \
-                            Workspace<T>&);                                                 \
-  template void weigh_tile(const Level&, const Tile<T>&, const std::vector<Item<T>>&, int,  \
-                           Workspace<T>&);
+#define CONTRASTILE_INSTANTIATE(T, Item)                                                     \
+  template void reduce_tile(const Level&, const Tile<T>&, const std::vector<Item<T>>&, int); \
+  template void weigh_tile(const Level&, const Tile<T>&, const std::vector<Item<T>>&, int);
 
-template class Workspace<float>;
-template class Workspace<double>;
 CONTRASTILE_INSTANTIATE(float, Channel)
 CONTRASTILE_INSTANTIATE(double, Channel)
 CONTRASTILE_INSTANTIATE(float, Term)

@@ -1,7 +1,6 @@
 // Chooses the instruction set at run time and shares a tile among threads.
 #pragma once
 
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -29,30 +28,14 @@ inline const auto& pass_functions(const Level& level, const Term<double>*) {
   return level.pair_double;
 }
 
-// Column partials and chunk buffers of every thread; kept between the tiles of a call.
-template <class T>
-class Workspace {
- public:
-  void reserve(int threads, int64_t cols);
-  Scratch<T>& scratch(int thread) { return scratch_[thread]; }
-  const ColumnPartial<T>* partials() const { return partials_.data(); }
-
- private:
-  std::vector<Scratch<T>> scratch_;
-  std::vector<ColumnPartial<T>> partials_;
-  std::vector<double> sum_;
-  std::vector<T> shift_;
-  std::vector<int64_t> count_;
-};
-
-// Adds a tile's statistics to those of `items`.
+// Adds a tile's statistics to those of `items`, of which there may be none.
 template <class T, class Item>
 void reduce_tile(const Level& level, const Tile<T>& tile, const std::vector<Item>& items,
-                 int threads, Workspace<T>& workspace);
+                 int threads);
 
-// Writes G of a tile.
+// Writes G of a tile, if there are items.
 template <class T, class Item>
 void weigh_tile(const Level& level, const Tile<T>& tile, const std::vector<Item>& items,
-                int threads, Workspace<T>& workspace);
+                int threads);
 
 }  // namespace contrastile

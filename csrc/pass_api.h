@@ -4,15 +4,14 @@
 
 #include <cstdint>
 
+#include "codes.h"
+
 namespace contrastile {
 
 // Rows and columns that are handled between two flushes of the fp32 partial sums to double.
 constexpr int kChunk = 512;
 constexpr int kBlockRows = 32;
 constexpr int kMaxDepth = 32;
-
-enum class Op : int { index, equal, overlap, logical_not, logical_and, logical_or };
-enum class Phi : int { softplus, relu, identity, square };
 
 struct Instruction {
   Op op;

@@ -49,7 +49,7 @@ bool within(int64_t at, int64_t start, int64_t count) { return at >= start && at
 }  // namespace
 
 template <class T>
-void take_positives(const Block<T>& block, const int64_t* columns, T* out) {
+void take_positives(const Block<const T>& block, const int64_t* columns, T* out) {
   for (int64_t r = 0; r < block.rows; ++r) {
     const int64_t i = block.row0 + r, t = columns[i];
     if (within(t, block.col0, block.cols)) out[i] = block.data[r * block.ld + t - block.col0];
@@ -127,7 +127,7 @@ void advise_huge_pages(void* data, int64_t bytes) {
 }
 
 #define CONTRASTILE_INSTANTIATE(T)                                                                 \
-  template void take_positives<T>(const Block<T>&, const int64_t*, T*);                            \
+  template void take_positives<T>(const Block<const T>&, const int64_t*, T*);                      \
   template void put_positives<T>(const Block<T>&, const int64_t*, const T*, const T*, double*);    \
   template void log_sums<T>(RowValue<T>, const double*, double*, T*, int64_t);                     \
   template void channel_gradients<T>(const double*, const T*, int64_t, double, bool, double, T*,   \

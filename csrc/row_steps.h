@@ -18,7 +18,7 @@ struct Block {
 
 // out[i] = the block's entry at (i, columns[i]), for every row whose column lies in the block.
 template <class T>
-void take_positives(const Block<T>& block, const int64_t* columns, T* out);
+void take_positives(const Block<const T>& block, const int64_t* columns, T* out);
 
 // Adds grad[i] at (i, columns[i]); on the diagonal of a triangle at its mirror image too. And, unless
 // `product` is null, grad[i] dots[i] to product[i].

@@ -7,6 +7,8 @@ import random
 from typing import Any
 
 import torch
+from contrastile.losses.registry import LOSSES as REGISTRY
+from contrastile.losses.registry import LossEntry
 from helpers import Arguments, crowded_pairs, generator, overlapping_pairs, unit_rows
 from torch import Tensor
 
@@ -23,37 +25,42 @@ COMMON: dict[str, list[Any]] = {
     "empty": ["zero", "skip"],
 }
 PER_ROW_SCALE = [*COMMON["scale"], "temperature per row", "logit_scale per row"]
-IDS = {"ids": [None, "few", "all equal"]}
-MARGIN = {"margin": [0.0, 0.2]}
-SMOOTHING = {"label_smoothing": [0.0, 0.1]}
-VARIANT = {"variant": ["out", "in"]}
-
-LOSSES: dict[str, dict[str, list[Any]]] = {
-    "info_nce": {
-        **COMMON,
-        **IDS,
-        **MARGIN,
-        **SMOOTHING,
-        "scale": PER_ROW_SCALE,
-        "bias": [*COMMON["bias"], "per key"],
-        "positives": [False, True],
-        "negatives": [0, 5],
-    },
-    "clip_loss": {**COMMON, **IDS, **MARGIN, **SMOOTHING, "scale": PER_ROW_SCALE},
-    "nt_xent": {**COMMON, **IDS, **MARGIN, **SMOOTHING},
-    "dcl_loss": {**COMMON, **IDS, **MARGIN},
-    "dclw_loss": {**COMMON, **IDS, **MARGIN, "sigma": [0.5, 2.0]},
-    "supcon_loss": {**COMMON, **VARIANT, "ids": ["few", "all equal", "all different"]},
-    "multi_positive_nce": {
-        **COMMON,
-        **VARIANT,
-        "scale": PER_ROW_SCALE,
-        "ids": ["few", "all equal", "all different"],
-        "direction": ["both", "rows", "columns"],
-    },
-    "siglip_loss": {**COMMON, **IDS, "scale": PER_ROW_SCALE},
+SOME_IDS = ["few", "all equal", "all different"]
+# What a loss takes beside, by the name of the option.
+OWN: dict[str, list[Any]] = {
+    "variant": ["out", "in"],
+    "ids": [None, "few", "all equal"],
+    "margin": [0.0, 0.2],
+    "label_smoothing": [0.0, 0.1],
+    "sigma": [0.5, 2.0],
+    "positives": [False, True],
+    "negatives": [0, 5],
+    "direction": ["both", "rows", "columns"],
 }
-TWO_VIEWS = ("nt_xent", "dcl_loss", "dclw_loss")
+# What is no option of its own: a bias for each key.
+FURTHER: dict[str, dict[str, list[Any]]] = {
+    "info_nce": {"bias": [*COMMON["bias"], "per key"]},
+}
+
+
+def options_of(entry: LossEntry) -> dict[str, list[Any]]:
+    """The values of every option that a loss has, the default first."""
+    options = dict(COMMON)
+    if not entry.one_set:
+        options["scale"] = PER_ROW_SCALE
+    own = {**OWN, "ids": SOME_IDS} if entry.labels else OWN
+    taken = {*entry.options, *(["ids"] if ids_taken(entry) else [])}
+    options |= {name: values for name, values in own.items() if name in taken}
+    return options | FURTHER.get(entry.name, {})
+
+
+def ids_taken(entry: LossEntry) -> list[str]:
+    """The names of the ids that a loss takes or can take."""
+    return [n for n in (*entry.labels, *entry.options) if n.endswith(("ids", "labels"))]
+
+
+LOSSES = {name: options_of(entry) for name, entry in REGISTRY.items()}
+TWO_VIEWS = tuple(name for name, entry in REGISTRY.items() if entry.views == 2)
 PLAIN = {"margin", "label_smoothing", "normalize", "reduction", "empty", "variant", "direction"}
 
 
@@ -85,7 +92,7 @@ def arguments_for(loss: str, choice: Choice, seed: int = 0) -> Arguments:
     """fp64 keyword arguments; every floating tensor but the weights asks for a gradient."""
     rng = generator(seed)
     rows, size = choice["shape"]
-    columns = {"info_nce": rows + 3, "multi_positive_nce": rows // 2 + 1}.get(loss, rows)
+    columns = columns_for(loss, rows)
     arguments: Arguments = {name: choice[name] for name in choice if name in PLAIN}
     arguments |= embeddings(loss, rows, columns, size, choice, rng)
     arguments |= scale_argument(choice["scale"], choice.get("value", 14.3), rows, rng)
@@ -102,16 +109,19 @@ def arguments_for(loss: str, choice: Choice, seed: int = 0) -> Arguments:
     return arguments
 
 
+def columns_for(loss: str, rows: int) -> int:
+    """Keys beside ``rows`` queries: more where positives are told by index, fewer where by id."""
+    if "positives" in LOSSES[loss]:
+        return rows + 3
+    return rows // 2 + 1 if "key_ids" in REGISTRY[loss].labels else rows
+
+
 def embeddings(
     loss: str, rows: int, columns: int, size: int, choice: Choice, rng: torch.Generator
 ) -> Arguments:
-    names = ("query", "key") if loss in ("info_nce", "multi_positive_nce") else ("x", "y")
-    names = ("z0", "z1") if loss in TWO_VIEWS else names
     make = crowded_pairs if choice.get("crowded") else overlapping_pairs
     pair = make(rows, columns, size, rng)
-    made: dict[str, Tensor] = dict(zip(names, pair, strict=True))
-    if loss == "supcon_loss":
-        made = {"z": pair[0]}
+    made: dict[str, Tensor] = dict(zip(REGISTRY[loss].embeddings, pair, strict=False))
     if choice.get("negatives"):
         made["negatives"] = unit_rows(choice["negatives"], size, rng)
     if choice["normalize"]:
@@ -132,7 +142,7 @@ def scale_argument(kind: str, value: float, rows: int, rng: torch.Generator) -> 
 
 
 def bias_argument(loss: str, kind: str | None, columns: int, rng: torch.Generator) -> Arguments:
-    value = -3.0 if loss == "siglip_loss" else 0.7
+    value = -3.0 if "logit_bias" in REGISTRY[loss].parameters else 0.7
     if kind == "per key":
         return {
             "logit_bias": torch.randn(
@@ -155,6 +165,5 @@ def id_arguments(
         "all different": lambda count: torch.randperm(count, generator=rng),
     }
     make = makers[kind]
-    if loss in ("info_nce", "multi_positive_nce"):
-        return {"query_ids": make(rows), "key_ids": make(columns)}
-    return {"labels" if loss == "supcon_loss" else "ids": make(rows)}
+    names = ids_taken(REGISTRY[loss])
+    return {name: make(columns if name == "key_ids" else rows) for name in names}

@@ -13,6 +13,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import contrastile.native
 import pytest
 import torch
+from contrastile.engine.forward import plans_of
 from engines import engine as engine
 from hypothesis import settings
 from interpreter import correct
@@ -73,6 +74,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def backend(request: pytest.FixtureRequest) -> str:
     """Session-wide, so that hypothesis accepts it next to its own arguments."""
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def own_plans() -> None:
+    """Plans are kept for a process: those of other tests may have other tiles."""
+    plans_of.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 import contrastile.native
 import pytest
-from contrastile.backends import torch_pass
+from contrastile.backends import pieces
 from contrastile.backends.cpu import CpuBackend
-from contrastile.backends.triton import context
-from contrastile.engine.blocks import Keeping, Tile
+from contrastile.backends.gpu import forms
+from contrastile.engine.plan import Keeping, Tile
 
 # Tiles far smaller than the inputs and no divisor of them: many ragged edges are crossed.
 RAGGED = Tile(5, 7)
@@ -51,13 +51,13 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> d
     """Options that a primitive takes, with the tile and the compiled pass as named."""
     chosen = dict(ENGINES[request.param])
     if tile := chosen.pop("tile", None):
-        monkeypatch.setattr(CpuBackend, "tile", lambda self, problem: tile)
+        monkeypatch.setattr(CpuBackend, "tile", lambda *_: tile)
         # Keeping pays for itself at large embeddings only; here it is always on trial.
-        monkeypatch.setattr(CpuBackend, "keeping", lambda self, problem: Keeping(0))
+        monkeypatch.setattr(CpuBackend, "keeping", lambda *_: Keeping(0))
     if "small" in chosen:
-        monkeypatch.setattr(context, "SMALL", chosen.pop("small"))
+        monkeypatch.setattr(forms, "SMALL", chosen.pop("small"))
     if not chosen.pop("native", True):
         monkeypatch.setattr(contrastile.native, "load", lambda: None)
         # Two rows of a tile at a time.
-        monkeypatch.setattr(torch_pass, "PIECE", 2 * RAGGED.cols)
+        monkeypatch.setattr(pieces, "PIECE", 2 * RAGGED.cols)
     return chosen

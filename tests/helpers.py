@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from contrastile.losses.registry import LOSSES
 from torch import Tensor
 
 Arguments = dict[str, Any]
@@ -13,7 +14,7 @@ Results = dict[str, Tensor]
 
 # S is symmetric there: the gradient of a row is one sum, where the plain formula has two of half
 # the size. The errors of two sums partly cancel.
-SELF_MODE = {"nt_xent", "dcl_loss", "dclw_loss", "supcon_loss"}
+SELF_MODE = {name for name, entry in LOSSES.items() if entry.one_set}
 ONE_SUM_FOR_TWO = 2**0.5
 
 

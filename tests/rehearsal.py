@@ -108,7 +108,7 @@ CUDA = {
 def everywhere(name: str, value: object) -> None:
     """Replaces a function of the check in every module that imported it."""
     for module in list(sys.modules.values()):
-        if module.__name__.startswith("contrastile.benches.gpu") and hasattr(module, name):
+        if module.__name__.startswith("contrastile.benches") and hasattr(module, name):
             setattr(module, name, value)
 
 

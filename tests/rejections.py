@@ -11,26 +11,22 @@ import contrastile
 import contrastile.functional as losses
 import pytest
 import torch
-from cases import LOSSES, TWO_VIEWS
-from contrastile.problem import storage
+from cases import LOSSES
+from contrastile.losses.registry import LOSSES as REGISTRY
+from contrastile.problem import plain
 from helpers import Arguments
 
 ROWS, SIZE = 6, 4
 
 
 def embeddings_of(loss: str) -> list[str]:
-    if loss == "supcon_loss":
-        return ["z"]
-    if loss in TWO_VIEWS:
-        return ["z0", "z1"]
-    return ["query", "key"] if loss in ("info_nce", "multi_positive_nce") else ["x", "y"]
+    return list(REGISTRY[loss].embeddings)
 
 
 def minimal(loss: str) -> Arguments:
     """The fewest arguments that work."""
     arguments: Arguments = {name: torch.ones(ROWS, SIZE) for name in embeddings_of(loss)}
-    ids = {"supcon_loss": ["labels"], "multi_positive_nce": ["query_ids", "key_ids"]}
-    arguments |= {name: torch.arange(ROWS) for name in ids.get(loss, [])}
+    arguments |= {name: torch.arange(ROWS) for name in REGISTRY[loss].labels}
     return {**arguments, "temperature": 0.5}
 
 
@@ -50,14 +46,14 @@ def rejected(
 @contextmanager
 def meta_as_a_device() -> Iterator[None]:
     """Tensors on the meta device pass for tensors of a second device that can compute."""
-    plain = storage.PLAIN
-    storage.PLAIN |= storage._keys("Meta", "AutogradMeta")
+    known = plain.PLAIN
+    plain.PLAIN |= plain.keys("Meta", "AutogradMeta")
     yield
-    storage.PLAIN = plain
+    plain.PLAIN = known
 
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)
-with_two_sides = pytest.mark.parametrize("loss", [n for n in LOSSES if n != "supcon_loss"])
+with_two_sides = pytest.mark.parametrize("loss", [n for n in LOSSES if len(embeddings_of(n)) == 2])
 with_partners = pytest.mark.parametrize(
     "loss", ["clip_loss", "siglip_loss", "nt_xent", "dcl_loss", "dclw_loss"]
 )

@@ -1,4 +1,4 @@
-"""Every shipped kernel compiled for every supported GPU, and held to the rules of benches/gates.
+"""Every shipped kernel compiled for every supported GPU, and held to the rules of kernels/gates.py.
 
 The test command takes one architecture, the tier of gates all.
 """
@@ -22,7 +22,9 @@ LOSSES = [
     "multi_positive_nce",
     "siglip_loss",
     "siglip_loss with ids",
-    "siglip_loss, kept",
+    "siglip_loss of rows",
+    "siglip_loss of rows with ids",
+    "siglip_loss of rows, kept",
 ]
 # Rows that every tile divides.
 EVEN = 2304
@@ -33,7 +35,7 @@ def gates(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     """In a process of its own: here kernels are interpreted."""
     inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     return subprocess.run(
-        [sys.executable, "-m", "contrastile.benches.gates", *arguments],
+        [sys.executable, "-m", "contrastile.benches.kernels.gates", *arguments],
         env={**inherited, **environment},
         capture_output=True,
         text=True,
@@ -48,7 +50,7 @@ def test_one_architecture() -> None:
     seen = {tuple(line.split()[2:5]) for line in done.stdout.splitlines()[:-1]}
     assert seen == {
         ("clip_loss", name, form) for name in ("reduce", "weigh") for form in ("fixed", "general")
-    } | {("siglip_loss", name, "fixed") for name in ("reduce", "weigh")}
+    } | {("siglip_loss", "weigh", "fixed")}
 
 
 # gfx90a has the configurations and the instructions of gfx942; sm_86 and sm_89 take the launches of
@@ -131,6 +133,9 @@ pairs = ((0, 0), (3,))
 text = repr(form(None, True, pairs, (pairs,)))
 functions = maps.lasting_power, maps.power, predicates.index, predicates.negation
 print([text.count(function.cache_key) for function in functions])
+text = repr(form(0, False, (), ()))
+functions = maps.softplus, maps.sigmoid, maps.softplus_and_sigmoid
+print([text.count(function.cache_key) for function in functions])
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -139,4 +144,4 @@ print([text.count(function.cache_key) for function in functions])
         text=True,
         check=False,
     )
-    assert done.stdout == "[1, 1, 2, 2]\n", done.stderr[-2000:]
+    assert done.stdout == "[1, 1, 2, 2]\n[1, 1, 1]\n", done.stderr[-2000:]

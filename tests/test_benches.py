@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contrastile.benches.cases import LOSSES, SUITES, Case, groups
+from contrastile.benches.cases import SUITES, Case, groups
 from contrastile.benches.check import check
 from contrastile.benches.crossover import crossovers
 from contrastile.benches.inputs import make_inputs
@@ -22,6 +22,7 @@ from contrastile.benches.results import Results, Row
 from contrastile.benches.run import main
 from contrastile.benches.runner import run_suite
 from contrastile.benches.targets import target_table
+from contrastile.losses.registry import LOSSES
 from contrastile.testing import AllocationSpy
 
 TINY = Case("clip_loss", 24, 8)

@@ -16,7 +16,8 @@ import oracles
 import pytest
 import torch
 from cases import LOSSES, arguments_for, default_choice
-from contrastile.backends.triton import context, launch
+from contrastile.backends.gpu import forms
+from contrastile.backends.triton import launch
 from contrastile.backends.triton.launch import INTERPRETED
 from helpers import assert_results_close, evaluate, upstream_of
 from torch import Tensor
@@ -102,8 +103,9 @@ def test_memory_beside(
         for name, value in arguments.items()
     }
     monkeypatch.setattr(launch, "INTERPRETED", replace(INTERPRETED, descriptors=descriptors))
+    launch.forget()
     if kind != "small":
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(forms, "SMALL", 0)
     workspace = 6000 if kind == "strips" else None
     canaries: Canaries = request.getfixturevalue("canaries")
     function = getattr(losses, loss)
@@ -117,6 +119,7 @@ def test_memory_beside(
     assert canaries.cages
     assert canaries.silent() == 0
     monkeypatch.undo()
+    launch.forget()
     got = {"loss": value.detach(), **{name: leaf.grad for name, leaf in leaves.items()}}
     assert_results_close(got, expected)
 

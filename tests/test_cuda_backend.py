@@ -11,11 +11,13 @@ import emulated
 import pytest
 import torch
 from cases import LOSSES, Choice, arguments_for, covering_choices, default_choice
-from contrastile.backends.cuda import CudaBackend, backend, kernel, sums
+from contrastile.backends.cuda import CudaBackend, backend, kernels, sums
 from contrastile.backends.cuda import machine as machines
 from contrastile.backends.cuda.machine import Machine, why_not_compiled, why_not_driven
+from contrastile.backends.gpu import forms as gpu_forms
 from contrastile.ops import log_sum_exp, pair_sum
-from contrastile.problem import Channel, Equal, InputError, Phi, Term
+from contrastile.problem import Channel, Equal, InputError, Phi, Problem, Scores, Term
+from contrastile.problem.spec import Sizes, Stat
 from helpers import Arguments, cast, evaluate
 from test_error_rule import assert_rule
 from waits import STEPS, Waits, as_on_a_device
@@ -51,7 +53,7 @@ def machine(
     found = EmulatedMachine(module, family, 0, 2, SHARED[family])
     monkeypatch.setattr(backend, "library", lambda: module)
     monkeypatch.setattr(backend, "has_gpu", lambda: True)
-    for place in (backend, kernel):
+    for place in (backend, kernels):
         monkeypatch.setattr(place, "machine_of", lambda device: found)
     yield found
 
@@ -60,7 +62,7 @@ def machine(
 def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The general form alone, as of a small problem, or fixed shifts and a certificate."""
     if request.param == "both forms":
-        monkeypatch.setattr(kernel, "SMALL", 0)
+        monkeypatch.setattr(gpu_forms, "SMALL", 0)
     return request.param
 
 
@@ -131,10 +133,10 @@ def test_strips_and_blocks(loss: str) -> None:
 @pytest.mark.usefixtures("machine")
 def test_a_failed_certificate_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores that no single shift can hold: the flag brings the general form on."""
-    monkeypatch.setattr(kernel, "SMALL", 0)
+    monkeypatch.setattr(gpu_forms, "SMALL", 0)
     flags = []
-    settle = sums.SideSums.settle
-    monkeypatch.setattr(sums.SideSums, "settle", lambda *a: flags.append(int(a[-1])) or settle(*a))
+    settle = sums.settle
+    monkeypatch.setattr(sums, "settle", lambda *a: flags.append(int(a[-1])) or settle(*a))
     x = torch.randn(40, 16).bfloat16().requires_grad_()
     y = torch.randn(40, 16).bfloat16().requires_grad_()
     for scale, expected in ((1.0, 0), (40.0, 1)):
@@ -157,7 +159,7 @@ def test_fp32_only_by_torchs_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = torch.randn(30, 20, requires_grad=True), torch.randn(30, 20, requires_grad=True)
     with pytest.raises(InputError, match="TF32"):
         losses.clip_loss(x, y, logit_scale=1.0, **CUDA)
-    monkeypatch.setattr(backend, "tf32_allowed", lambda: True)
+    monkeypatch.setattr(CudaBackend, "allows_tf32", lambda self: True)
     got = losses.clip_loss(x, y, logit_scale=1.0, **CUDA)
     truth = losses.clip_loss(x, y, logit_scale=1.0, backend="reference")
     assert torch.allclose(got, truth, rtol=2e-3)
@@ -183,6 +185,25 @@ def test_what_it_cannot_do_has_a_reason() -> None:
         many = labels & (labels | many)
     with pytest.raises(InputError, match="operands at once"):
         log_sum_exp(half, half, channels=[Channel(pairs=many)], **CUDA)
+
+
+@pytest.mark.usefixtures("machine")
+def test_what_it_does_not_know_yet_is_refused() -> None:
+    """Of a Spec of a later version."""
+    x = torch.randn(6, 8).bfloat16()
+    problem = Problem.of("test", Scores.of("test", x, x), [Channel()], Channel)
+    spec, tensors = problem.lower()
+    sizes = Sizes.of(spec, tensors)
+    (stat,) = spec.stats
+
+    def reason(*stats: Stat) -> str | None:
+        return CudaBackend().supports(spec._replace(stats=stats), sizes)
+
+    assert reason(stat) is None
+    assert reason(stat, stat._replace(phi=0)) == "it has no log-sum-exps beside sums of a function"
+    assert reason(stat._replace(phi=77)) == "it does not know the functions [77]"
+    program = ((77, 0, 0),)
+    assert reason(stat._replace(program=program)) == "it does not know the predicates [77]"
 
 
 def test_without_kernels_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,9 +268,10 @@ def test_what_the_driver_does_not_take_is_a_reason(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: hopper)
     monkeypatch.setattr(machines, "library", Kernels)
     monkeypatch.setattr(machines.native, "cuda_archs", lambda: "80 90a")
-    problem: Any = SimpleNamespace(device=torch.device("cuda", 0))
+    spec: Any = None
+    sizes: Any = SimpleNamespace(device=torch.device("cuda", 0))
     machines._of_gpu.cache_clear()
-    reason = CudaBackend().supports(problem)
+    reason = CudaBackend().supports(spec, sizes)
     machines._of_gpu.cache_clear()
     assert reason == (
         "the kernels were built with CUDA 13.0, and the NVIDIA driver takes no newer than 12.8: "

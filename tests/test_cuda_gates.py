@@ -10,8 +10,8 @@ from pathlib import Path
 
 import cuda_build
 import pytest
-from contrastile.benches import cuda_gates
-from contrastile.benches.cuda_gates import Kernel
+from contrastile.benches.kernels import cuda_gates
+from contrastile.benches.kernels.cuda_gates import Kernel
 
 KERNELS = cuda_build.ROOT / "csrc" / "cuda"
 

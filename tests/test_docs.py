@@ -47,12 +47,36 @@ def test_examples_run_without_a_warning(page: str) -> None:
         run(page)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "docs/design.md"])
+ALL_PAGES = sorted(
+    str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+)
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    named = re.findall(r"`(docs/[\w.]+)`", text)
+    named = re.findall(r"\b(docs/[\w/]+\.\w+)", text)
     linked = [(ROOT / page).parent / t for t in re.findall(r"\]\(([^)#:]+)\)", text)]
     assert not [p for p in (*linked, *(ROOT / name for name in named)) if not p.exists()]
+
+
+# A log of measurements may name what is gone; a walk through the code may not.
+WALKS = ["CONTRIBUTING.md", *(p for p in ALL_PAGES if "docs/" in p and "performance" not in p)]
+FOLDERS = ("python", "csrc", "triton_kernels", "benches", "tests", "docs", ".ci")
+FILES = [str(path) for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")]
+
+
+@pytest.mark.parametrize("page", WALKS)
+def test_files_that_a_page_names_exist(page: str) -> None:
+    """By their path, or the end of it where a page has said which folder it walks through."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./]+\.(?:py|h|cpp|cu|md))`", text))
+    assert not [name for name in named if not any(f.endswith(f"/{name}") for f in FILES)]
+
+
+def test_the_walk_is_one_page() -> None:
+    """About two screens: what does not fit belongs to a page of its own."""
+    assert len((ROOT / "docs/design.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
 # What the page says of several processes.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from contrastile import __version__, doctor, native
 from contrastile.backends import BACKENDS
 from contrastile.backends.triton import backend as triton
 from contrastile.cli import main
-from contrastile.problem import Problem
 
 GPU = torch.device("cuda", 0)
 
@@ -28,7 +26,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU for which problems can be described; nothing can be computed on it."""
     described = doctor._problems(torch.device("cpu"))
     assert not isinstance(described, str)
-    there: dict[str, Problem] = {k: replace(v, device=GPU) for k, v in described.items()}
+    there = {k: (spec, sizes._replace(device=GPU)) for k, (spec, sizes) in described.items()}
     monkeypatch.setattr(doctor, "devices", lambda: [torch.device("cpu"), GPU])
     monkeypatch.setattr(doctor, "_problems", lambda d: there if d == GPU else described)
 

@@ -15,6 +15,7 @@ import oracles
 import pytest
 import torch
 from cases import LOSSES, TWO_VIEWS, arguments_for, default_choice
+from contrastile.losses.registry import LOSSES as REGISTRY
 from helpers import (
     ONE_SUM_FOR_TWO,
     SELF_MODE,
@@ -62,7 +63,7 @@ def draw(loss: str, regime: str, scale: float, dtype: torch.dtype, seed: int) ->
             crowded=regime == "rivals",
         )
         arguments = arguments_for(loss, choice, seed)
-    if loss == "siglip_loss":
+    if "logit_bias" in REGISTRY[loss].parameters:
         bias = -0.5 if regime == "converged" else -0.9
         arguments["logit_bias"] = torch.tensor(bias * scale, requires_grad=True)
     return cast(cast(arguments, dtype), torch.float32, "logit_scale", "logit_bias")
@@ -85,9 +86,7 @@ def converged(loss: str, seed: int) -> Arguments:
         own = several[: rows // 2]
         ids = {"query_ids": several, "key_ids": own}
         return {"query": near(items[several]), "key": near(items[own]), **ids}
-    names = ("query", "key") if loss == "info_nce" else ("x", "y")
-    names = ("z0", "z1") if loss in TWO_VIEWS else names
-    return {name: near(items) for name in names}
+    return {name: near(items) for name in REGISTRY[loss].embeddings}
 
 
 def rows_of(function: Callable[..., torch.Tensor], arguments: Arguments) -> Results:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from contrastile.backends.triton import context
+from contrastile.backends.gpu import forms
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Index, InputError, Phi, Term
 from torch import Tensor
@@ -22,7 +22,7 @@ TRITON: dict[str, Any] = {"backend": "triton"}
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a large problem, and of a small one."""
     if request.param == "both forms":
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(forms, "SMALL", 0)
 
 
 def gradient(x: Tensor, y: Tensor, upstream: Tensor, scale: float | Tensor, **own: Any) -> Tensor:
@@ -154,8 +154,9 @@ def test_what_is_forgotten_is_freed_at_once(
         x, y = torch.randn(8, 4, dtype=dtype, requires_grad=True), torch.randn(rows, 4, dtype=dtype)
         stats = primitive(x, y, columns=True, backend=backend, **own)
         node: Any = stats.rows[0].grad_fn
-        run = weakref.ref(node.run)
+        node.guest = torch.empty(0)
+        guest = weakref.ref(node.guest)
         del stats, node
-        assert run() is None
+        assert guest() is None
     finally:
         gc.enable()

@@ -7,7 +7,9 @@ import oracles
 import pytest
 import torch
 from cases import arguments_for, default_choice
-from contrastile.backends.triton import context, kernel
+from contrastile.backends.gpu import forms
+from contrastile.backends.gpu.memory import Memory
+from contrastile.backends.triton.kernels import TritonKernels
 from contrastile.ops import log_sum_exp
 from contrastile.problem import Channel, Equal
 from helpers import assert_results_close, evaluate
@@ -19,22 +21,22 @@ TRITON = {"backend": "triton"}
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a large problem: both forms are launched, the device settles on one."""
-    monkeypatch.setattr(context, "SMALL", 0)
+    monkeypatch.setattr(forms, "SMALL", 0)
 
 
 @pytest.fixture(params=["fixed", "general", "general only"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Either form, whatever the device would have settled on."""
     if request.param != "general only":
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(forms, "SMALL", 0)
     if request.param == "general":
-        certify = kernel.certify
+        certify = TritonKernels.certify
 
-        def fail(run: context.Context) -> None:
-            certify(run)
-            run.carry.flag.fill_(1)
+        def fail(self: TritonKernels, memory: Memory) -> None:
+            certify(self, memory)
+            memory.flag.fill_(1)
 
-        monkeypatch.setattr(kernel, "certify", fail)
+        monkeypatch.setattr(TritonKernels, "certify", fail)
     return request.param
 
 
@@ -51,13 +53,13 @@ def test_both_forms(loss: str, workspace: int | None, form: str) -> None:
 def settled(large: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the device settled on, call by call: 0 is the fixed shift."""
     flags: list[int] = []
-    certify = kernel.certify
+    certify = TritonKernels.certify
 
-    def recorded(run: context.Context) -> None:
-        certify(run)
-        flags.append(int(run.carry.flag))
+    def recorded(self: TritonKernels, memory: Memory) -> None:
+        certify(self, memory)
+        flags.append(int(memory.flag))
 
-    monkeypatch.setattr(kernel, "certify", recorded)
+    monkeypatch.setattr(TritonKernels, "certify", recorded)
     return flags
 
 

@@ -242,7 +242,7 @@ def test_a_graph_is_compared_with_the_same_step_without_one(settings: Settings) 
 @pytest.mark.parametrize("loss", [contrastile.clip_loss, contrastile.nt_xent])
 def test_graphs_of_one_form_and_of_both_are_captured(loss: exact.Loss) -> None:
     pytest.importorskip("triton")
-    from contrastile.backends.triton.context import SMALL
+    from contrastile.backends.gpu.forms import SMALL
 
     views = 2 if loss is contrastile.nt_xent else 1
     cases = [case for case in exact.CAPTURED if case.loss is loss]

@@ -9,8 +9,7 @@ import torch
 from contrastile.backends.triton import backend as triton_backend
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.launch import Purpose, pick
-from contrastile.benches import gpu_targets
-from contrastile.benches.gpu import aims, gemm, host, specialised, speed
+from contrastile.benches.gpu import aims, gemm, host, specialised, speed, targets
 from contrastile.benches.gpu.cells import Cells
 from contrastile.benches.gpu.errors import Rule, Shape
 from contrastile.benches.gpu.record import FAIL, PASS, Row
@@ -67,8 +66,8 @@ def test_a_case_that_fails_is_told_and_the_next_is_timed(rows: list[Row]) -> Non
 def test_every_target_is_timed_and_first() -> None:
     cells = list(speed.plan(speed.SIZES, speed.WIDTHS))
     assert len(set(cells)) == len(cells)
-    first = cells[: len(gpu_targets.MILLISECONDS)]
-    assert {(c.loss, c.n, c.d) for c in first} == set(gpu_targets.MILLISECONDS)
+    first = cells[: len(targets.MILLISECONDS)]
+    assert {(c.loss, c.n, c.d) for c in first} == set(targets.MILLISECONDS)
     # All of them can be judged from what is timed.
     every = speed.aims(dict.fromkeys(cells, 1.0))
     assert all(aim.measured is not None for aim in every)

@@ -12,7 +12,8 @@ import contrastile.functional as losses
 import pytest
 import torch
 from cases import arguments_for, default_choice
-from contrastile.backends.triton import TritonBackend, context, launch
+from contrastile.backends.gpu import forms
+from contrastile.backends.triton import TritonBackend, launch
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.launch import (
     FOLDER,
@@ -31,10 +32,12 @@ from contrastile.backends.triton.launch import (
     trying,
     tuned,
 )
+from contrastile.backends.triton.program import Program
 from contrastile.benches.problems import Step
 from contrastile.benches.tune import TIMED, VALUES, Timer, Tuner, Work, candidates
 from contrastile.cli import main
-from contrastile.engine.blocks import Keeping
+from contrastile.engine.forward import plans_of
+from contrastile.engine.plan import Keeping
 from contrastile.problem import InputError
 from helpers import cast, evaluate
 
@@ -64,11 +67,11 @@ def override(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     def use(content: Any) -> Path:
         file = write(content)
         monkeypatch.setenv(VARIABLE, str(file))
-        launch._pick.cache_clear()
+        launch.forget()
         return file
 
     yield use
-    launch._pick.cache_clear()
+    launch.forget()
 
 
 def content_of(table: Table, arch: str = "interpreter") -> dict[str, Any]:
@@ -119,23 +122,25 @@ def test_specialised_loops_have_two_steps() -> None:
         assert pick(Device("sm_90", 132), torch.half, Purpose.WEIGH, size=64).depth == 32
 
 
-@pytest.mark.parametrize("small", [context.SMALL, 0])
+@pytest.mark.parametrize("small", [forms.SMALL, 0])
 @pytest.mark.parametrize("loss", ["clip_loss", "info_nce", "nt_xent", "siglip_loss"])
 def test_sums_of_rows_alone_have_their_own_launch(
     loss: str, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "SMALL", small)
-    monkeypatch.setattr(TritonBackend, "keeping", lambda self, problem: Keeping(2**62))
-    seen, choose = set(), context.pick
+    monkeypatch.setattr(forms, "SMALL", small)
+    monkeypatch.setattr(TritonBackend, "keeping", lambda *_: Keeping(2**62))
+    plans_of.cache_clear()
+    launch.forget()
+    seen, choose = set(), Program.launch
 
-    def recorded(device: Device, dtype: torch.dtype, purpose: Purpose, *rest: int) -> Launch:
+    def recorded(self: Program, purpose: Purpose) -> Launch:
         seen.add(purpose)
-        return choose(device, dtype, purpose, *rest)
+        return choose(self, purpose)
 
-    monkeypatch.setattr(context, "pick", recorded)
+    monkeypatch.setattr(Program, "launch", recorded)
     choice = default_choice(loss, shape=(10, 20))
     evaluate(getattr(losses, loss), arguments_for(loss, choice), backend="triton")
-    fixed = {"info_nce": Purpose.REDUCE_ROWS, "siglip_loss": Purpose.REDUCE_TERMS}
+    fixed = {"info_nce": Purpose.REDUCE_ROWS, "siglip_loss": Purpose.WEIGH_AND_SUM}
     expected = fixed.get(loss, Purpose.REDUCE)
     assert (expected in seen) == (not small or loss == "siglip_loss")
     assert not seen & ({Purpose.REDUCE, Purpose.REDUCE_ROWS, Purpose.REDUCE_TERMS} - {expected})
@@ -249,13 +254,14 @@ def test_candidates_change_one_tunable_field() -> None:
 @pytest.mark.parametrize("name", TIMED)
 def test_a_step_launches_what_it_is_timed_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a small size here, but launched as a large problem."""
-    monkeypatch.setattr(context, "SMALL", 0, raising=False)
+    monkeypatch.setattr(forms, "SMALL", 0, raising=False)
     seen, choose = set(), launch._pick
 
-    def recorded(arch: str, kind: str, purpose: Purpose, several: bool, own: Launch) -> Launch:
+    def recorded(arch: str, kind: str, purpose: Purpose, several: bool) -> Launch:
         seen.add((kind, purpose))
-        return choose(arch, kind, purpose, several, own)
+        return choose(arch, kind, purpose, several)
 
+    launch.forget()
     monkeypatch.setattr(launch, "_pick", recorded)
     for step in Work(torch.device("cpu"), ["bf16", "fp32"], [16], 64).steps("half", name):
         step()

@@ -29,8 +29,9 @@ LAYERS = [
     "warm_up",
     "contrastile",
     "testing",
-    "benches",
     "doctor",
+    "verify",
+    "benches",
     "demo",
     "cli",
     "__main__",
@@ -39,9 +40,9 @@ CORE = LAYERS[: LAYERS.index("contrastile") + 1]
 # What the core may use besides itself and the standard library.
 CORE_PACKAGES = {"numpy", "torch", "typing_extensions"}
 TRITON = ("contrastile.backends.triton", "contrastile.triton_kernels")
-# What the benches may know of the backends beyond their names: what they report on.
-REPORTED = {"backends.triton", "backends.strips"}
-REPORTED |= {f"backends.triton.{m}" for m in ("backend", "device", "launch")}
+# What the benches may know of the backends beyond their names: what they report on, and plans.
+REPORTED = {"backends.triton", "backends.gpu", "backends.gpu.strips", "engine.forward"}
+REPORTED |= {f"backends.triton.{m}" for m in ("backend", "device", "launch", "start")}
 # Each of these takes longer to import than all of the core.
 HEAVY = {"contrastile._C", "matplotlib", "PIL", "rich", "sympy", "torch._dynamo", "triton"}
 
@@ -97,6 +98,11 @@ def layer_of(name: str) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
+def room_of(name: str) -> str:
+    """The part of a room that a module is of, as contrastile.backends.cpu."""
+    return ".".join(name.split(".")[:3])
+
+
 def top(name: str) -> str:
     return name.split(".")[0]
 
@@ -146,8 +152,22 @@ def test_the_engine_knows_no_backend_and_no_loss() -> None:
 def test_backends_do_not_import_one_another() -> None:
     from contrastile.backends import BACKENDS
 
-    files = {type(backend).__module__ for backend in BACKENDS}
-    assert not [str(i) for i in IMPORTS if i.module in files and i.target in files - {i.module}]
+    rooms = {room_of(type(backend).__module__) for backend in BACKENDS}
+    assert {"contrastile.backends.cpu", "contrastile.backends.triton"} < rooms
+    crossing = [
+        str(found)
+        for found in IMPORTS
+        if room_of(found.module) in rooms
+        and room_of(found.target) in rooms - {room_of(found.module)}
+    ]
+    assert not crossing
+
+
+def test_what_gpus_share_knows_no_backend() -> None:
+    shared = "contrastile.backends.gpu"
+    targets = {i.target for i in IMPORTS if room_of(i.module) == shared}
+    rooms = {room_of(target) for target in targets if target.startswith("contrastile.backends")}
+    assert rooms == {shared}
 
 
 def test_only_native_imports_the_extension() -> None:
@@ -182,14 +202,16 @@ def test_no_hidden_switches_in_the_environment() -> None:
 
 
 def test_benches_use_the_public_api() -> None:
-    public = {"", "functional", "ops", "problem", "testing", "backends", "benches"}
+    public = {"", "functional", "ops", "problem", "testing", "backends", "verify"}
+    public |= {"losses.registry", "losses.inputs"}
     used = set()
     for path in (ROOT / "benches").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
-            used |= {name.partition(".")[2] for name in names if top(name) == "contrastile"}
+            ours = [name for name in names if top(name) == "contrastile"]
+            used |= {name.partition(".")[2] for name in ours if layer_of(name) != "benches"}
     assert used <= public | REPORTED
 
 

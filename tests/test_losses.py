@@ -55,6 +55,17 @@ def test_dtypes(loss: str, dtype: torch.dtype, backend: str) -> None:
     assert_results_close(got, truth(getattr(oracles, loss), arguments), rtol=8 * eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_learned_weights(loss: str, reduction: str, backend: str) -> None:
+    choice = default_choice(loss, shape=(9, 5), weights=True, ids="few", reduction=reduction)
+    arguments = arguments_for(loss, choice)
+    arguments["weights"].requires_grad_()
+    got = evaluate(getattr(losses, loss), arguments, backend=backend)
+    assert got["weights"].any()
+    assert_results_close(got, evaluate(getattr(oracles, loss), arguments))
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_backends_agree_on_what_auto_means(loss: str) -> None:
     arguments = arguments_for(loss, default_choice(loss, shape=(17, 33)))

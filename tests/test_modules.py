@@ -11,19 +11,11 @@ import contrastile.functional as losses
 import pytest
 import torch
 from cases import LOSSES, arguments_for, covering_choices, default_choice
+from contrastile.losses.registry import LOSSES as REGISTRY
 from helpers import Arguments, floats
 from torch import Tensor
 
-MODULES = {
-    "info_nce": "InfoNCE",
-    "clip_loss": "ClipLoss",
-    "nt_xent": "NTXent",
-    "dcl_loss": "DCL",
-    "dclw_loss": "DCLW",
-    "supcon_loss": "SupCon",
-    "multi_positive_nce": "MultiPositiveNCE",
-    "siglip_loss": "SigLip",
-}
+MODULES = {loss: entry.module.__name__ for loss, entry in REGISTRY.items()}
 OVERRIDES = ("temperature", "logit_scale", "logit_bias")
 
 

@@ -8,17 +8,16 @@ from native_problem import (
     _C,
     ROWS,
     SOFTPLUS,
-    Outputs,
+    Array,
+    Pass,
     Problem,
     address,
     dtypes,
     levels,
-    pair_pass,
-    softmax_pass,
 )
 
 
-def one_column(x: np.ndarray) -> Problem:
+def one_column(x: Array) -> Problem:
     """A problem whose rows hold one score each, equal to the dot."""
     problem = Problem((len(x), 1, 0, len(x), 1), x.dtype.type)
     problem.dots[:, 0] = x
@@ -26,37 +25,31 @@ def one_column(x: np.ndarray) -> Problem:
     return problem
 
 
-def ulps(actual: np.ndarray, expected: np.ndarray, dtype: type) -> np.ndarray:
+def powers(x: Array, level: str, shift: float) -> Array:
+    """2^x, as the weights of rows with log-sum-exp 0; NaN is the general form."""
+    problem = one_column(x)
+    ones, zeros = np.ones(len(x), x.dtype), np.zeros(len(x))
+    run = Pass(problem, level, problem.stat(), sides=ROWS)
+    return run.weights(([ones], []), ([zeros], []), np.array([shift]))[:, 0]
+
+
+def ulps(actual: Array, expected: Array, dtype: type) -> Array:
     return np.abs(actual - expected) / np.spacing(np.abs(expected).astype(dtype)).astype(np.float64)
 
 
 @levels
 @dtypes
-def test_exp2_accuracy(level: str, dtype: type) -> None:
+@pytest.mark.parametrize("shift", [0.0, np.nan], ids=["bounded", "general"])
+def test_exp2_accuracy(level: str, dtype: type, shift: float) -> None:
     x = np.concatenate([np.linspace(-125.5, 125.5, 200_001), np.arange(-126, 127)]).astype(dtype)
-    problem = one_column(x)
     exact = np.exp2(x.astype(np.longdouble))
-    channel = problem.channel(True)
-    channel.shift = 0.0
-    outputs = Outputs(problem, channel)
-    problem.reduce(softmax_pass(problem, level, channel))
-    assert ulps(outputs.row_sum, exact, dtype).max() <= 1.5
-    channel = problem.channel(False)
-    ones, zeros = np.ones(len(x), dtype), np.zeros(len(x), dtype)
-    channel.row_grad, channel.row_lse = address(ones), address(zeros)
-    g = problem.weights(softmax_pass(problem, level, channel), ROWS)[:, 0]
-    assert ulps(g, exact, dtype).max() <= 1.5
+    assert ulps(powers(x, level, shift), exact, dtype).max() <= 1.5
 
 
 @levels
 def test_exp2_flushes_and_saturates(level: str) -> None:
     x = np.array([-126.001, -127.3, -150.0, -1e9, -3e38, 128.0, 1e9, 3e38], np.float32)
-    problem = one_column(x)
-    channel = problem.channel(False)
-    ones, zeros = np.ones(len(x), np.float32), np.zeros(len(x), np.float32)
-    channel.row_grad, channel.row_lse = address(ones), address(zeros)
-    g = problem.weights(softmax_pass(problem, level, channel), ROWS)[:, 0]
-    np.testing.assert_array_equal(g, [0.0] * 5 + [np.inf] * 3)
+    np.testing.assert_array_equal(powers(x, level, np.nan), [0.0] * 5 + [np.inf] * 3)
 
 
 @levels
@@ -65,15 +58,11 @@ def test_softplus_accuracy(level: str, dtype: type) -> None:
     near = np.logspace(-30, 4, 20_001)
     x = np.concatenate([np.linspace(-87, 87, 200_001), near, -near[near < 87]]).astype(dtype)
     problem = one_column(x)
-    term = problem.term(SOFTPLUS)
-    outputs = Outputs(problem, term)
-    problem.reduce(pair_pass(problem, level, term))
+    run = Pass(problem, level, problem.stat(SOFTPLUS), sides=ROWS)
     wide = x.astype(np.longdouble)
     exact = np.maximum(wide, 0) + np.log1p(np.exp(-np.abs(wide)))
-    assert ulps(outputs.row_sum, exact, dtype).max() <= 4
-    ones = np.ones(len(x), dtype)
-    term.row_grad = address(ones)
-    g = problem.weights(pair_pass(problem, level, term), ROWS)[:, 0]
+    assert ulps(run.reduce().rows[0], exact, dtype).max() <= 4
+    g = run.weights(([np.ones(len(x), dtype)], []))[:, 0]
     t = np.exp(-np.abs(wide))
     assert ulps(g, np.where(x < 0, t, 1) / (1 + t), dtype).max() <= 4
 

@@ -16,11 +16,12 @@ from typing import Any
 import contrastile.functional as losses
 import pytest
 import torch
-from contrastile.backends.strips import StripMemory
-from contrastile.backends.triton import TritonBackend, context
+from contrastile.backends.gpu import forms
+from contrastile.backends.gpu.strips import StripMemory
+from contrastile.backends.triton import TritonBackend
 from contrastile.backends.triton.launch import INTERPRETED, Purpose, trying
-from contrastile.engine import blocks
-from contrastile.engine.blocks import Block, Keeping
+from contrastile.engine.job import Job
+from contrastile.engine.plan import Block, Keeping
 from torch import Tensor
 
 ROWS, SIZE = 20, 8
@@ -59,18 +60,18 @@ def either_launch(request: pytest.FixtureRequest) -> Iterator[None]:
 )
 def either_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "both forms":
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(forms, "SMALL", 0)
 
 
 def embeddings(dtype: torch.dtype) -> list[Tensor]:
     return [torch.nn.functional.normalize(torch.randn(ROWS, SIZE), dim=1).to(dtype) for _ in "xy"]
 
 
-def evaluate(loss: str, x: Tensor, y: Tensor) -> Results:
+def evaluate(loss: str, x: Tensor, y: Tensor, **options: Any) -> Results:
     """The loss, and its gradients by embeddings and scale."""
     scale = torch.tensor(5.0, requires_grad=True)
     leaves = [x.detach().requires_grad_(), y.detach().requires_grad_(), scale]
-    value = getattr(losses, loss)(*leaves[:2], logit_scale=scale, backend="triton")
+    value = getattr(losses, loss)(*leaves[:2], logit_scale=scale, backend="triton", **options).sum()
     return [value.detach(), *torch.autograd.grad(value, leaves)]
 
 
@@ -107,15 +108,19 @@ def test_strips_of_weights(loss: str, sparse: Place, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("loss", ["clip_loss", "nt_xent", "siglip_loss"])
 def test_kept_dot_products(loss: str, sparse: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TritonBackend, "keeping", lambda self, problem: Keeping(0))
+    """Of a loss of each row: its weights are not known at the first look at the scores."""
+    monkeypatch.setattr(TritonBackend, "keeping", lambda *_: Keeping(0))
     pair = embeddings(torch.float32)
-    expected = evaluate(loss, *pair)
-    kept = []
+    expected = evaluate(loss, *pair, reduction="none")
+    kept: dict[Block, Tensor] = {}
 
-    def far(block: Block, memory: Any) -> Block:
-        kept.append(sparse(block.shape, memory.dtype))
-        return replace(block, kept=kept[-1])
+    def far(job: Job, block: Block) -> Tensor | None:
+        if block.kept_at is None:
+            return None
+        if block not in kept:
+            kept[block] = sparse(block.shape, job.sizes.dtype)
+        return kept[block]
 
-    monkeypatch.setattr(blocks, "_with_memory", far)
-    assert_same(evaluate(loss, *pair), expected)
-    assert kept and all(each.any() for each in kept)
+    monkeypatch.setattr(Job, "kept_dots", far)
+    assert_same(evaluate(loss, *pair, reduction="none"), expected)
+    assert kept and all(each.any() for each in kept.values())

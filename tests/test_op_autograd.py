@@ -1,4 +1,4 @@
-"""The primitives as citizens of autograd: numerical derivatives, repeats, promises, mutation."""
+"""The primitives as citizens of autograd: numerical derivatives, repeats, mutation."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from contrastile.backends.cpu import CpuBackend
 from contrastile.ops import gather_dot, log_sum_exp, merge_log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, Index, Phi, Term
 from dense import inputs
-from engines import ENGINES, RAGGED
+from engines import ENGINES
 from helpers import Arguments, cast, floats, generator
 from torch import Tensor
 
@@ -182,80 +181,6 @@ def test_upstreams_lie_anywhere_in_memory(name: str, layout: str, engine: dict[s
     got = torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
     expected = torch.autograd.grad(outputs, leaves, plain)
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-
-
-# Gradients made in the forward pass.
-
-
-def train_row_loss(weight: Tensor, expected: Callable[..., Any] | None, **options: Any) -> Any:
-    """sum_i weight_i lse_i and its gradients, tiles ragged and scores not kept."""
-    arguments = inputs(scale="0-d", biases=BIASES)
-    call, leaves = of_leaves(
-        lambda **given: log_sum_exp(**given, expected=expected, **options).rows, arguments
-    )
-    value = (call(*leaves)[0] * weight).sum()
-    return value.detach(), torch.autograd.grad(value, leaves)
-
-
-@pytest.fixture
-def strips_fit(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A workspace with room for a strip of ragged tiles, not for all of S."""
-    monkeypatch.setattr(CpuBackend, "tile", lambda self, problem: RAGGED)
-    monkeypatch.setattr("contrastile.engine.one_pass.SHORTEST_STRIP", 1)
-    return 3 * RAGGED.rows * 31 * 8
-
-
-@pytest.mark.parametrize("promise", ["kept", "times 3", "broken", "broken in one row", "zero"])
-def test_an_expected_upstream_changes_nothing(promise: str, strips_fit: int) -> None:
-    weight = torch.randn(23, generator=generator(3), dtype=torch.float64)
-    told = {
-        "kept": weight,
-        "times 3": 3 * weight,
-        "broken": weight.flip(0),
-        "broken in one row": torch.where(torch.arange(23) == 7, 2.0, 1.0) * weight,
-        "zero": torch.zeros(23).double(),
-    }[promise]
-    plain = train_row_loss(weight, None, workspace=strips_fit)
-    ahead = train_row_loss(weight, lambda rows, *_: (told[rows],), workspace=strips_fit)
-    torch.testing.assert_close(ahead, plain, rtol=1e-11, atol=1e-12)
-
-
-def test_an_expected_upstream_sees_the_strips_stats(strips_fit: int) -> None:
-    arguments = inputs(scale="0-d")
-    seen: list[tuple[slice, Tensor, Tensor]] = []
-
-    def expected(rows: slice, stats: tuple[Tensor, ...], positive: Tensor) -> tuple[Tensor, ...]:
-        seen.append((rows, stats[0].clone(), positive.clone()))
-        return (torch.ones_like(stats[0]),)
-
-    columns = torch.arange(23)
-    stats = log_sum_exp(
-        **arguments, positives=columns, expected=expected, workspace=strips_fit, backend="cpu"
-    )
-    assert [rows.start for rows, _, _ in seen] == list(range(0, 23, RAGGED.rows))
-    assert torch.equal(torch.cat([lse for _, lse, _ in seen]), stats.rows[0])
-    assert torch.equal(torch.cat([score for _, _, score in seen]), stats.positive)
-
-
-def test_a_second_backward_after_an_expected_one(strips_fit: int) -> None:
-    arguments = inputs(scale="0-d")
-    leaves = [arguments[name] for name in ("query", "key", "scale")]
-    stats = log_sum_exp(
-        **arguments, expected=lambda rows, lse, _: (torch.ones_like(lse[0]),), workspace=strips_fit
-    )
-    scores = torch.logsumexp(arguments["scale"] * arguments["query"] @ arguments["key"].T, 1)
-    for factor in (1.0, 2.5, -1.0):
-        got = torch.autograd.grad(stats.rows[0].sum() * factor, leaves, retain_graph=True)
-        true = torch.autograd.grad(scores.sum() * factor, leaves, retain_graph=True)
-        torch.testing.assert_close(got, true, rtol=1e-11, atol=1e-12)
-
-
-def test_without_gradients_nothing_is_expected(strips_fit: int) -> None:
-    def never(*_: Any) -> Any:
-        raise AssertionError("no gradient was asked for")
-
-    arguments = {n: v.detach() if isinstance(v, Tensor) else v for n, v in inputs().items()}
-    log_sum_exp(**arguments, expected=never, workspace=strips_fit)
 
 
 # Mutation between forward and backward.

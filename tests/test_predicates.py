@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from contrastile.backends.triton import context
+from contrastile.backends.gpu import forms
+from contrastile.backends.predicates import mask, others
+from contrastile.engine.plan import Block
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import And, Channel, Equal, Index, Not, Or, Overlap, Pairs, Phi, Term
+from contrastile.problem.spec import Slots
 from dense import (
     DenseChannel,
     DenseTerm,
@@ -209,7 +212,7 @@ def test_the_kernels_of_a_gpu_at_lower_precision(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By fixed shifts first, as large problems are computed."""
-    monkeypatch.setattr(context, "SMALL", 0)
+    monkeypatch.setattr(forms, "SMALL", 0)
     pairs, kept = PREDICATES[name]()
     channels = [Channel(pairs), Channel(~pairs)]
     assert_close_to_fp64(
@@ -230,10 +233,14 @@ def test_the_kernels_of_a_gpu_at_lower_precision(
 
 @pytest.mark.parametrize("name", PREDICATES)
 def test_block_is_the_dense_predicate(name: str) -> None:
-    pairs, mask = PREDICATES[name]()
+    pairs, dense = PREDICATES[name]()
+    slots = Slots()
+    program = tuple([(int(op), slots.of(a), slots.of(b)) for op, a, b in pairs.program()])
     for rows, cols in ((slice(0, ROWS), slice(0, COLS)), (slice(4, 9), slice(30, 31))):
-        shape = (rows.stop - rows.start, cols.stop - cols.start)
-        assert torch.equal(pairs.block(rows, cols).expand(shape), mask[rows, cols])
+        block = Block(rows, cols, mirrored=False)
+        kept, rest = (made(program, slots.tensors, block) for made in (mask, others))
+        assert torch.equal(kept.expand(block.shape), dense[rows, cols])
+        assert torch.equal(rest.expand(block.shape), ~dense[rows, cols])
 
 
 def predicates() -> strategies.SearchStrategy[Kind]:

@@ -27,7 +27,7 @@ AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"]
 LEVELS = {"level_avx2.cpp": AVX2, "level_avx512.cpp": AVX512}
 # pybind11's templates take most of the time and touch none of the memory in question.
-PLAIN = ("bindings.cpp", "bindings_rows.cpp")
+PLAIN = ("bindings.cpp", "bindings_passes.cpp")
 
 
 @pytest.fixture(scope="module")

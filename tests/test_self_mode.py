@@ -7,7 +7,7 @@ from typing import Any
 import contrastile.functional as losses
 import pytest
 import torch
-from contrastile.engine.functions import ReduceScores
+from contrastile.engine.node import ReduceScores
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, Index, Phi, Term
 from dense import PHI, DenseChannel, DenseTerm, compare, everything, inputs, named, reduced
@@ -71,9 +71,9 @@ def triangles(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     seen: list[bool] = []
     forward = ReduceScores.forward
 
-    def watched(ctx: Any, problem: Any, *rest: Any) -> Any:
-        seen.append(problem.triangle)
-        return forward(ctx, problem, *rest)
+    def watched(ctx: Any, backend: Any, spec: Any, *rest: Any) -> Any:
+        seen.append(spec.triangle)
+        return forward(ctx, backend, spec, *rest)
 
     monkeypatch.setattr(ReduceScores, "forward", staticmethod(watched))
     return seen

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from contrastile.benches.gpu_targets import MILLISECONDS
-from contrastile.benches.static_model import (
+from contrastile.benches.gpu.targets import MILLISECONDS
+from contrastile.benches.kernels.static_model import (
     GPUS,
     LAUNCHES_MS,
     RATES,
@@ -148,6 +148,8 @@ def test_the_whole_is_the_sum_of_its_parts() -> None:
     assert whole.reduce_ms == pytest.approx(4e-3)
     assert whole.weights_ms == pytest.approx(2 * 4096**2 / 4.3e12 * 1e3)
     assert whole.products_ms == products_ms(4096, 4096, 1024, "bf16", H200)
+    one_pass = predict(None, side, 4096, 1024, "bf16", H200)
+    assert one_pass.reduce_ms == 0.0 and one_pass.weights_ms == whole.weights_ms
 
 
 def test_tflops() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import cuda_build
 import pytest
 import torch
-from contrastile.benches.static_model import GPUS, RATES, pipe_cycles, predict
+from contrastile.benches.kernels.static_model import GPUS, RATES, pipe_cycles, predict
 
-MODULE = "contrastile.benches.static_report"
+MODULE = "contrastile.benches.kernels.static_report"
 NOTE = "PREDICTIONS OF A STATIC MODEL, NOT MEASUREMENTS"
 
 
@@ -70,25 +70,37 @@ def test_report(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 def test_purposes_are_those_that_the_backend_launches_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """All there are, each seen in what its kernel is given."""
-    from contrastile.backends.triton import context
-    from contrastile.backends.triton.launch import Launch, Purpose
+    from contrastile.backends.gpu import forms
+    from contrastile.backends.triton.launch import Launch, Purpose, forget
+    from contrastile.backends.triton.program import Program, Tiles
+    from contrastile.backends.triton.start import Start
+    from contrastile.benches.kernels.static_report import purpose_of
     from contrastile.benches.problems import steps
-    from contrastile.benches.static_report import purpose_of
 
     launched: list[Purpose] = []
-    launch = context.Context.launch
+    purposes: dict[Start, Purpose] = {}
+    launch, over_tiles = Program.launch, Program.over_tiles
 
-    def note(self: context.Context, purpose: Purpose) -> Launch:
+    def note(self: Program, purpose: Purpose) -> Launch:
         launched.append(purpose)
         return launch(self, purpose)
 
-    def compare(self: context.Context, kernel: Any, *_: object, **constants: object) -> None:
-        assert purpose_of(kernel.fn.__name__, constants) is launched[-1]
+    def found(self: Program, *rest: Any, **constants: Any) -> Tiles:
+        tiles = over_tiles(self, *rest, **constants)
+        purposes[tiles.start] = launched[-1]
+        return tiles
 
-    monkeypatch.setattr(context.Context, "launch", note)
-    monkeypatch.setattr(context.Context, "over_tiles", compare)
+    def compare(self: Start, programs: int, *arguments: Any) -> None:
+        given = {**self.constants, **dict(zip(self.kernel.arg_names, arguments, strict=False))}
+        assert purpose_of(self.kernel.fn.__name__, given) is purposes.get(self)
+
+    # No launch was found before.
+    forget()
+    monkeypatch.setattr(Program, "launch", note)
+    monkeypatch.setattr(Program, "over_tiles", found)
+    monkeypatch.setattr(Start, "__call__", compare)
     for small in (0, 2**22):
-        monkeypatch.setattr(context, "SMALL", small)
+        monkeypatch.setattr(forms, "SMALL", small)
         for name, step in steps(torch.bfloat16, rows=24, size=16).items():
             # Those have a size of their own, 2,000 rows.
             if not name.endswith("small"):
@@ -102,10 +114,11 @@ def test_purposes_are_those_that_the_backend_launches_for(monkeypatch: pytest.Mo
 def test_pair_sums_are_found_as_they_are_launched(arch: str, tmp_path: Path) -> None:
     """There the weights of pair sums have a launch of their own."""
     out = tmp_path / "report.json"
-    done = report("--arch", arch, "--dtype", "bf16", "--loss", "siglip_loss", "--out", str(out))
+    own = ("--loss", "siglip_loss", "siglip_loss of rows")
+    done = report("--arch", arch, "--dtype", "bf16", *own, "--out", str(out))
     assert done.returncode == 0, done.stderr
     purposes = {row["purpose"] for row in json.loads(out.read_text())["kernels"]}
-    assert purposes == {"reduce pair sums", "weigh pair sums"}
+    assert purposes == {"reduce pair sums", "weigh pair sums", "weigh and sum"}
 
 
 @pytest.mark.gates
@@ -173,7 +186,7 @@ SASS = "\n".join(
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_the_cheapest_way_through_the_code() -> None:
-    from contrastile.benches.static_cuda import cheapest_way, functions, pieces
+    from contrastile.benches.kernels.static_cuda import cheapest_way, functions, pieces
 
     code = functions(SASS)["one"]
     assert [item.target for item in code if item.target is not None] == [0x80, 0xA0, 0xC0, 0x00]
@@ -194,7 +207,13 @@ def test_cuda_tiles_of_both_shapes() -> None:
     """Up to 576 features only keys are loaded, of which another block brings half; the longer of
     products, loads and sums counts.
     """
-    from contrastile.benches.static_cuda import Found, Pass, holds_queries, loss_rows, shape_of
+    from contrastile.benches.kernels.static_cuda import (
+        Found,
+        Pass,
+        holds_queries,
+        loss_rows,
+        shape_of,
+    )
 
     assert [d for d in (256, 512, 576, 577, 768) if holds_queries(d)] == [256, 512, 576]
     slow, fast = Counter({"MUFU.EX2": 200}), Counter({"MUFU.EX2": 8})
@@ -220,9 +239,9 @@ def test_cuda_kernels_in_the_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Beside Triton's of the same GPU, or the reason why there are none."""
-    from contrastile.benches import static_cuda
-    from contrastile.benches.cuda_gates import Kernel
-    from contrastile.benches.static_report import report_cuda
+    from contrastile.benches.kernels import static_cuda
+    from contrastile.benches.kernels.cuda_gates import Kernel
+    from contrastile.benches.kernels.static_report import report_cuda
 
     counts = Counter({"MUFU.EX2": 64, "MUFU": 64, "SHFL": 7, "FFMA": 8})
     kernel = Kernel("sm_90a", "sm90", "weigh", "bf16", "fixed", (True,), 168, 0, counts)
@@ -252,7 +271,7 @@ def test_cuda_kernels_in_the_report(
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_the_kernels_as_compiled() -> None:
     """Of an extension that has them: a tile's own work is a part of the code, and no product."""
-    from contrastile.benches import static_cuda
+    from contrastile.benches.kernels import static_cuda
 
     found = static_cuda.look("bf16", cuda_build.extension())
     assert not isinstance(found, str), found

@@ -61,7 +61,7 @@ import contrastile.functional as losses
 import torch
 from cases import LOSSES
 from everything import everything, of_one, tensors
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
 
 
 def emptied(tensor):
@@ -91,14 +91,12 @@ for loss in LOSSES:
             wrong = said(getattr(losses, loss), **{**given, name: lose(tensor)})
             assert wrong == f"{loss}: {name} has lost its memory: its storage was freed or resized"
     function, x = of_one(loss)
-    refused = f"{loss}: cannot be traced or run on fake tensors"
-    with FakeTensorMode():
-        assert said(function, torch.empty(x.shape)).startswith(refused)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert said(function, x).startswith(refused)
+        assert type(function(torch.empty(x.shape))) is FakeTensor
+        assert type(function(x)) is FakeTensor
     result = function(x.requires_grad_())
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert said(result.backward).startswith(f"{loss}: the gradient of its result is a fake")
+        assert said(result.backward).startswith(f"{loss}: the gradient of its result is a Fake")
 print("alive")
 """
 

@@ -8,15 +8,16 @@ import contrastile
 import contrastile.functional as losses
 import pytest
 import torch
-from cases import LOSSES, TWO_VIEWS
+from cases import LOSSES
 from contrastile.problem import values
 from contrastile.testing import checked_values
-from rejections import ROWS, each_loss, embeddings_of, minimal, rejected
+from helpers import SELF_MODE
+from rejections import ROWS, each_loss, embeddings_of, meta_as_a_device, minimal, rejected
 from torch import Tensor
 from waits import as_on_a_device
 
-# Two losses take one scale alone; see test_validation.py.
-PER_ROW = [name for name in LOSSES if name not in (*TWO_VIEWS, "supcon_loss")]
+# Losses of one set take one scale alone; see test_validation.py.
+PER_ROW = [name for name in LOSSES if name not in SELF_MODE]
 WRONG = [0.0, -0.07, float("nan"), -float("inf")]
 
 
@@ -103,8 +104,10 @@ def test_where_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu, elsewhere = torch.ones(()), torch.ones((), device="meta")
     assert values.readable(on_cpu) and not values.readable(elsewhere)
     with checked_values():
-        assert values.readable(elsewhere)
-        monkeypatch.setattr(values, "capturing", lambda tensor: True)
-        assert values.readable(on_cpu) and not values.readable(elsewhere)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert not values.readable(elsewhere)
+        with meta_as_a_device():
+            assert values.readable(elsewhere)
+            monkeypatch.setattr(values, "capturing", lambda tensor: True)
+            assert values.readable(on_cpu) and not values.readable(elsewhere)
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: True)
     assert not values.readable(on_cpu)

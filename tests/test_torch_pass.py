@@ -10,9 +10,10 @@ import contrastile.native
 import pytest
 import torch
 from contrastile import ContrastileWarning, clip_loss, info_nce
-from contrastile.backends import cpu, torch_pass
+from contrastile.backends import pieces
 from contrastile.backends.cpu import CpuBackend
-from contrastile.engine.blocks import Tile
+from contrastile.backends.cpu import backend as cpu
+from contrastile.engine.plan import Tile
 from contrastile.ops import log_sum_exp
 from contrastile.problem import Channel, Index
 from contrastile.problem.advice import GIVEN
@@ -35,8 +36,8 @@ def without_extension(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CpuBackend, "tile", lambda self, problem: TILE)
-    monkeypatch.setattr(torch_pass, "PIECE", 2 * TILE.cols)
+    monkeypatch.setattr(CpuBackend, "tile", lambda *_: TILE)
+    monkeypatch.setattr(pieces, "PIECE", 2 * TILE.cols)
 
 
 def sized_rows(sizes: list[float], seed: int, sign: float = 1.0) -> Tensor:
@@ -140,7 +141,7 @@ def test_it_holds_a_few_pieces_beside_the_workspace() -> None:
     with AllocationSpy() as spy:
         clip_loss(x, y, logit_scale=14.3, workspace=workspace).backward()
     vectors, gradients = 2 * rows * 200, 2 * 4 * 2 * rows * size
-    assert spy.peak_bytes <= workspace + gradients + vectors + 2 * 8 * torch_pass.PIECE
+    assert spy.peak_bytes <= workspace + gradients + vectors + 2 * 8 * pieces.PIECE
 
 
 def told(rows: int, calls: int = 2) -> list[str]:

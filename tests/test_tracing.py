@@ -1,4 +1,4 @@
-"""Who traces, transforms or shards a loss gets one clear error; who only watches gets its value."""
+"""Who shards a loss gets one clear error; who only watches gets its value."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ import torch
 import torch.distributed as dist
 from cases import LOSSES
 from contrastile import InputError
-from contrastile.ops import gather_dot, log_sum_exp
 from contrastile.testing import AllocationSpy
 from everything import Function, everything, of_one, tensors
-from functorch.compile import aot_function
 from helpers import Arguments
 from rejections import minimal
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.functional import hvp, jacobian, jvp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.testing._internal.logging_tensor import LoggingTensorMode
@@ -35,109 +31,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-class AsModule(nn.Module):
-    """A function to export."""
-
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-def forward_mode(function: Function, x: Tensor) -> None:
-    with forward_ad.dual_level():
-        function(forward_ad.make_dual(x, torch.ones_like(x)))
-
-
-def under_functionalization(function: Function, x: Tensor) -> None:
-    torch._enable_functionalization(reapply_views=True)
-    try:
-        function(x)
-    finally:
-        torch._disable_functionalization()
-
-
-def batched_gradients(function: Function, x: Tensor) -> None:
-    x = x.requires_grad_()
-    torch.autograd.grad(function(x), x, torch.ones(3), is_grads_batched=True)
-
-
-TRACERS: dict[str, Callable[[Function, Tensor], Any]] = {
-    "make_fx": lambda function, x: make_fx(function)(x),
-    "make_fx fake": lambda function, x: make_fx(function, tracing_mode="fake")(x),
-    "make_fx symbolic": lambda function, x: make_fx(function, tracing_mode="symbolic")(x),
-    "make_fx pre-dispatch": lambda function, x: make_fx(function, pre_dispatch=True)(x),
-    "export": lambda function, x: torch.export.export(AsModule(function), (x,), strict=False),
-    "jit.trace": torch.jit.trace,
-    "aot_function": lambda function, x: aot_function(function, lambda graph, _: graph)(x),
-    "linearize": torch.func.linearize,
-    "functionalization": under_functionalization,
-}
-TRANSFORMS: dict[str, Callable[[Function, Tensor], Any]] = {
-    "grad": lambda function, x: torch.func.grad(function)(x),
-    "vjp": torch.func.vjp,
-    "jvp": lambda function, x: torch.func.jvp(function, (x,), (x,)),
-    "jacrev": lambda function, x: torch.func.jacrev(function)(x),
-    "jacfwd": lambda function, x: torch.func.jacfwd(function)(x),
-    "vmap": lambda function, x: torch.vmap(function)(torch.stack([x, x])),
-    "vmap of another": lambda function, x: torch.vmap(lambda a: a * function(x))(torch.ones(2)),
-    "functionalize": lambda function, x: torch.func.functionalize(function)(x),
-}
-DERIVATIVES: dict[str, tuple[Callable[[Function, Tensor], Any], str]] = {
-    "forward": (forward_mode, "forward-mode derivatives"),
-    "batched": (batched_gradients, "the gradient of its result is a batch of gradients"),
-    "jacobian": (partial(jacobian, vectorize=True), "the gradient of its result is a batch"),
-    "hvp": (lambda function, x: hvp(function, x, x), "double backward is not supported"),
-    "jvp": (lambda function, x: jvp(function, x, x), "double backward is not supported"),
-}
-
-
-@pytest.mark.parametrize("tracer", TRACERS)
-@each_loss
-def test_no_graph_takes_this_calls_numbers(loss: str, tracer: str) -> None:
-    with pytest.raises(RuntimeError, match=f"^{loss}: cannot be traced or run on fake tensors"):
-        TRACERS[tracer](*of_one(loss))
-
-
-def test_strict_export() -> None:
-    function, x = of_one("clip_loss")
-    with pytest.raises(Exception, match="clip_loss: cannot be traced"):
-        torch.export.export(AsModule(function), (x,), strict=True)
-
-
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@each_loss
-def test_transforms_of_torch_func(loss: str, transform: str) -> None:
-    with pytest.raises(RuntimeError, match=f"^{loss}: transforms of torch.func"):
-        TRANSFORMS[transform](*of_one(loss))
-
-
-@pytest.mark.parametrize("kind", DERIVATIVES)
-@each_loss
-def test_derivatives_that_there_are_not(loss: str, kind: str) -> None:
-    """Also where torch would take a missing one for zero: jvp is the second of two backwards."""
-    differentiate, message = DERIVATIVES[kind]
-    with pytest.raises(RuntimeError, match=f"^{loss}: {message}"):
-        differentiate(*of_one(loss))
-
-
-def test_primitives_name_themselves() -> None:
-    x, columns = torch.randn(4, 3), torch.arange(4)
-    for name, function in {
-        "log_sum_exp": lambda x: log_sum_exp(x, x.detach()).rows[0].sum(),
-        "gather_dot": lambda x: gather_dot(x, x.detach(), columns).sum(),
-    }.items():
-        for refuse in (
-            TRACERS["make_fx"],
-            TRANSFORMS["grad"],
-            *(d for d, _ in DERIVATIVES.values()),
-        ):
-            with pytest.raises(RuntimeError, match=f"^{name}: "):
-                refuse(function, x.detach().clone())
 
 
 # Sharded tensors.

@@ -16,13 +16,16 @@ import oracles
 import pytest
 import torch
 from cases import LOSSES, Choice, arguments_for, covering_choices, default_choice
-from contrastile.backends.triton import context, launch
-from contrastile.backends.triton.encode import Slots, form, predicate
+from contrastile.backends.triton import launch
+from contrastile.backends.triton.bound import Bound
+from contrastile.backends.triton.encode import encode, form, kept_by, placed, predicate
 from contrastile.backends.triton.launch import INTERPRETED, Launch
+from contrastile.backends.triton.program import Tiles
 from contrastile.ops import log_sum_exp, pair_sum
-from contrastile.problem import Channel, Equal, Index, Overlap, Phi, Term
+from contrastile.problem import Channel, Equal, Index, Overlap, Pairs, Phi, Problem, Scores, Term
 from contrastile.problem.pairs import Op
 from contrastile.problem.problem import default_workspace
+from contrastile.problem.spec import Stat
 from contrastile.triton_kernels import predicates
 from contrastile.triton_kernels.predicates import Predicate
 from helpers import (
@@ -49,6 +52,7 @@ def crosses(loss: str) -> Iterator[pytest.ParameterSet]:
 
 CROSSES = [each for loss in LOSSES for each in crosses(loss)]
 TRITON = {"backend": "triton"}
+FORMS = "contrastile.backends.gpu.forms.SMALL"
 
 
 @pytest.mark.parametrize(("loss", "seed", "choice"), CROSSES)
@@ -65,7 +69,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The general form alone, as of a small problem, or fixed shifts and a certificate."""
     if request.param == "both forms":
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(FORMS, 0)
     return request.param
 
 
@@ -90,7 +94,7 @@ def test_error_rule(
     form alone, and where scale 100 makes fixed shifts matter of both.
     """
     if form == 1:
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(FORMS, 0)
     choice = default_choice(
         loss, shape=(77, 48), scale="logit_scale tensor", value=scale, crowded=True
     )
@@ -125,10 +129,14 @@ IN_GATES = ("groups of two", "halves", "specialised")
         for name in OTHER_LAUNCHES
     ]
 )
-def other_launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Launch:
+def other_launch(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Launch]:
     chosen = OTHER_LAUNCHES[request.param]
     monkeypatch.setattr(launch, "INTERPRETED", chosen)
-    return chosen
+    launch.forget()
+    yield chosen
+    launch.forget()
 
 
 @pytest.mark.usefixtures("other_launch")
@@ -147,16 +155,15 @@ def test_no_launch_changes_a_number(loss: str) -> None:
 def test_sizes_that_tiles_divide(loss: str, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their kernels ask no pair whether it is inside."""
     even = []
-    over_tiles = context.Context.over_tiles
+    start = Bound.start
 
-    def recorded(self: context.Context, *args: Any, **constants: Any) -> None:
-        kernel, chosen, block, *rest = args
-        even.append(block.shape[0] % chosen.rows == 0 and block.shape[1] % chosen.cols == 0)
-        over_tiles(self, kernel, chosen, block, *rest, **constants)
+    def recorded(self: Bound, tiles: Tiles, *arguments: Any) -> None:
+        even.append(tiles.start.constants["EVEN"])
+        start(self, tiles, *arguments)
 
-    monkeypatch.setattr(context.Context, "over_tiles", recorded)
+    monkeypatch.setattr(Bound, "start", recorded)
     if not small:
-        monkeypatch.setattr(context, "SMALL", 0)
+        monkeypatch.setattr(FORMS, 0)
     rows = 2 * INTERPRETED.cols
     choice = default_choice(loss, shape=(rows, 20), scale="logit_scale tensor", bias="tensor")
     arguments = arguments_for(loss, choice)
@@ -195,6 +202,13 @@ def test_half_precision_weights_at_any_size_of_upstream(
         assert torch.allclose(mine.double() / upstream, right / upstream, rtol=1e-2)
 
 
+def lowered(pairs: Pairs) -> Stat:
+    x = torch.zeros(4, 2)
+    channels = [Channel(pairs)]
+    spec, _ = Problem.of("test", Scores.of("test", x, x + 1), channels, Channel).lower()
+    return spec.stats[0]
+
+
 def described(predicate: Predicate) -> tuple[object, ...]:
     """A predicate's function and operands, all the way down."""
     operands = (o if isinstance(o, int) else described(o) for o in predicate.operands)
@@ -203,17 +217,27 @@ def described(predicate: Predicate) -> tuple[object, ...]:
 
 def test_predicates_are_records_of_device_functions() -> None:
     ids, masks, index = torch.arange(4), torch.arange(4), torch.arange(4)
-    slots = Slots()
-    program = slots.program((~Equal(ids, ids) & Overlap(masks, ids)) | Index(index))
+    slots: list[int] = []
+    stat = lowered((~Equal(ids, ids) & Overlap(masks, ids)) | Index(index))
     left = predicates.negation, (predicates.equal, 0, 0)
     both = predicates.conjunction, left, (predicates.overlap, 1, 0)
-    assert described(predicate(program)) == (predicates.disjunction, both, (predicates.index, 2))
-    assert all(
-        slot is tensor for slot, tensor in zip(slots.tensors, (ids, masks, index), strict=True)
-    )
+    found = predicate(placed(kept_by(stat), slots))
+    assert described(found) == (predicates.disjunction, both, (predicates.index, 2))
+    assert slots == [stat.program[0][1], stat.program[2][1], stat.program[4][1]]
 
 
-def test_equal_reductions_are_one_record() -> None:
+def test_holes_come_before_other_predicates() -> None:
+    ids, index = torch.arange(4), torch.arange(4)
+    hole = predicates.negation, (predicates.index, 0)
+    for pairs, expected in (
+        (Equal(ids, ids) & ~Index(index), (predicates.conjunction, hole, (predicates.equal, 1, 1))),
+        (~Index(index), hole),
+    ):
+        (own,) = encode((lowered(pairs),)).forms
+        assert own.pairs is not None and described(own.pairs) == expected
+
+
+def test_equal_stats_are_one_record() -> None:
     """By its identity a compiled kernel is found."""
     pairs = ((int(Op.INDEX), 0), (int(Op.NOT),))
     assert form(None, False, pairs, ()) is form(None, False, tuple(pairs), ())
@@ -232,6 +256,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return names
 
 
+SUMMED = {"siglip_loss": {"reduce"}}
 # What settles the shifts of both forms.
 SETTLING = {"choose_shifts", "certify", "merge_partials", "take_logs"}
 
@@ -246,7 +271,8 @@ def test_a_step_never_waits_for_the_device(
     with Waits() as waits:
         STEPS[loss](x, y, logit_scale=scale, **TRITON).backward()
     assert not waits.found
-    assert {"reduce", "weigh"} <= launched
+    # Of a sum of a function the weights' pass sums too.
+    assert launched & {"reduce", "weigh"} == ({"reduce", "weigh"} - SUMMED.get(loss, set()))
     assert launched.isdisjoint(SETTLING) == (forms == "one form" or loss == "siglip_loss")
 
 
@@ -296,21 +322,19 @@ def test_a_gpu_lends_a_share_of_its_memory(
 ) -> None:
     properties = type("Properties", (), {"total_memory": memory})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    default_workspace.cache_clear()
     assert default_workspace(torch.device("cuda", 0)) == expected
     assert default_workspace(torch.device("cpu")) == 2**28
-    default_workspace.cache_clear()
 
 
 def test_tf32_by_the_switch_of_torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[str] = []
-    over_tiles = context.Context.over_tiles
+    start = Bound.start
 
-    def recorded(self: context.Context, *args: Any, **constants: Any) -> None:
-        chosen.append(self.precision)
-        over_tiles(self, *args, **constants)
+    def recorded(self: Bound, tiles: Tiles, *arguments: Any) -> None:
+        chosen.append(tiles.start.constants["PRECISION"])
+        start(self, tiles, *arguments)
 
-    monkeypatch.setattr(context.Context, "over_tiles", recorded)
+    monkeypatch.setattr(Bound, "start", recorded)
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         for allowed in (False, True):
@@ -325,3 +349,24 @@ def test_tf32_by_the_switch_of_torch_only(monkeypatch: pytest.MonkeyPatch) -> No
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
     assert chosen == ["ieee"] * 4 + ["tf32"] * 2 + ["ieee"] * 2
+
+
+class Unchecked(Index):
+    """As in a trace, nobody has looked at the columns."""
+
+    def within(self, m: int) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("self_mode", [False, True])
+def test_a_positive_that_there_is_not_makes_its_score_nan(self_mode: bool) -> None:
+    """And reads no memory of others: of keys, nor of columns."""
+    x = torch.randn(9, 4).requires_grad_()
+    columns = torch.tensor([1, 0, 3, 2, 10**6, -1, 7, 6, 10**6])
+    stats = log_sum_exp(
+        x, None if self_mode else x.detach() + 1, positives=Unchecked(columns), backend="triton"
+    )
+    assert stats.positive is not None
+    assert stats.positive.isnan().tolist() == [c == 10**6 for c in columns.tolist()]
+    (stats.positive.nan_to_num().sum() + stats.rows[0].sum()).backward()
+    assert x.grad is not None and bool(x.grad[:4].isfinite().all())

@@ -9,23 +9,26 @@ from types import SimpleNamespace
 import contrastile.functional as losses
 import pytest
 import torch
-from contrastile.backends.strips import PARTIALS, wave
-from contrastile.backends.triton import TritonBackend, context
-from contrastile.backends.triton.context import Context
+from contrastile.backends.gpu import forms, scene
+from contrastile.backends.gpu.scene import Scene
+from contrastile.backends.gpu.strips import PARTIALS, wave
+from contrastile.backends.triton import TritonBackend
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.precision import precision, uses_tensor_cores
 from contrastile.problem import Channel, Problem, Scores
+from contrastile.problem.spec import Sizes, Spec
+from torch import Tensor
 
 H200 = Device("sm_90", 132)
 COLS = 65_536
 BYTES_A_PAIR = 2 + PARTIALS
 
 
-def problem(size: int, workspace: int) -> Problem:
-    """Of embeddings that take no memory."""
-    query, key = (torch.zeros(1, size).bfloat16().expand(COLS, size) for _ in "xy")
+def lowered(query: Tensor, key: Tensor, **options: int) -> tuple[Spec, Sizes]:
+    """What a backend is asked about."""
     scores = Scores.of("test", query, key)
-    return Problem.of("test", scores, [Channel()], Channel, workspace=workspace)
+    spec, tensors = Problem.of("test", scores, [Channel()], Channel, **options).lower()
+    return spec, Sizes.of(spec, tensors)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,9 @@ def test_a_wave_has_an_output_tile_for_each_multiprocessor(size: int, rows: int)
 )
 def test_strips_are_whole_waves(room: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Device, "of", staticmethod(lambda _: H200))
-    tile = TritonBackend().tile(problem(256, round(room * COLS * BYTES_A_PAIR)))
+    # Embeddings that take no memory.
+    query, key = (torch.zeros(1, 256).bfloat16().expand(COLS, 256) for _ in "xy")
+    tile = TritonBackend().tile(*lowered(query, key, workspace=round(room * COLS * BYTES_A_PAIR)))
     assert (tile.rows, tile.cols, tile.itemsize) == (rows, COLS, BYTES_A_PAIR)
 
 
@@ -56,52 +61,47 @@ def test_the_device_of_the_tensors_is_made_current(
     index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device", lambda device: f"guard of {device}")
-    on_gpu = SimpleNamespace(problem=SimpleNamespace(device=torch.device("cuda", index)))
-    assert Context.on_device(on_gpu) == f"guard of cuda:{index}"  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    job = SimpleNamespace(sizes=SimpleNamespace(device=torch.device("cuda", index)))
+    guard = Scene.on_device(SimpleNamespace(job=job))  # type: ignore[arg-type]
+    assert guard == (f"guard of cuda:{index}" if index else scene.NOWHERE_ELSE)
 
 
-@pytest.mark.parametrize("small", [context.SMALL, 0])
+@pytest.mark.parametrize("small", [forms.SMALL, 0])
 @pytest.mark.parametrize("loss", ["clip_loss", "nt_xent", "siglip_loss"])
 def test_every_launch_is_under_the_guard(
     loss: str, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from triton.runtime.interpreter import GridExecutor
 
-    guards: list[Device] = []
+    guards: list[Scene] = []
     launched: list[bool] = []
 
     @contextlib.contextmanager
-    def guard(self: Context) -> Iterator[None]:
-        guards.append(self.device)
+    def guard(self: Scene) -> Iterator[None]:
+        guards.append(self)
         yield
         guards.pop()
 
-    monkeypatch.setattr(context, "SMALL", small)
-    monkeypatch.setattr(Context, "on_device", guard)
+    monkeypatch.setattr(forms, "SMALL", small)
+    monkeypatch.setattr(Scene, "on_device", guard)
     monkeypatch.setattr(GridExecutor, "__call__", lambda *_, **__: launched.append(bool(guards)))
     x, y = (torch.randn(24, 8).requires_grad_() for _ in "xy")
     getattr(losses, loss)(x, y, logit_scale=3.0, backend="triton").backward()
     assert launched and all(launched)
 
 
-@pytest.fixture
-def tf32_allowed() -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
-
-
-@pytest.mark.usefixtures("tf32_allowed")
 @pytest.mark.parametrize(
     ("arch", "tf32"), [("sm_80", True), ("sm_90", True), ("gfx942", True), ("gfx90a", False)]
 )
 def test_tf32_where_triton_has_it(arch: str, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert precision(torch.float32, arch) == ("tf32" if tf32 else "ieee")
-    assert uses_tensor_cores(torch.float32, arch) == tf32
-    assert precision(torch.float64, arch) == "ieee"
+    assert precision(torch.float32, arch, True) == ("tf32" if tf32 else "ieee")
+    assert precision(torch.float32, arch, False) == "ieee"
+    assert uses_tensor_cores(torch.float32, arch, True) == tf32
+    assert precision(torch.float64, arch, True) == "ieee"
     # Products outside the tensor cores are worth keeping at any size.
     monkeypatch.setattr(Device, "of", staticmethod(lambda _: Device(arch, 100)))
     query = torch.zeros(4, 8)
-    single = Problem.of("test", Scores.of("test", query, query + 1), [Channel()], Channel)
-    assert (TritonBackend().keeping(single).from_size > 0) == tf32
+    spec, sizes = lowered(query, query + 1)
+    assert (TritonBackend().keeping(spec._replace(tf32=True), sizes).from_size > 0) == tf32
+    assert TritonBackend().keeping(spec, sizes).from_size == 0

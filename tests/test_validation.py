@@ -6,7 +6,7 @@ import contrastile.functional as losses
 import pytest
 import torch
 from cases import TWO_VIEWS
-from helpers import Arguments
+from helpers import SELF_MODE, Arguments
 from rejections import (
     ROWS,
     SIZE,
@@ -215,7 +215,7 @@ def test_scale_tensors_fit(loss: str, name: str) -> None:
     rejected(loss, where, **changes(torch.ones((), device="meta")))
 
 
-@pytest.mark.parametrize("loss", [*TWO_VIEWS, "supcon_loss"])
+@pytest.mark.parametrize("loss", sorted(SELF_MODE))
 def test_one_scale_where_rows_are_columns(loss: str) -> None:
     rows = ROWS
     rejected(

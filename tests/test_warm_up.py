@@ -12,11 +12,11 @@ import contrastile
 import pytest
 import torch
 from contrastile import InputError, warm_up
+from contrastile.losses.registry import LOSSES, LossEntry
 from torch import Tensor
 
 # The function stands for its module where the package's attribute is asked for.
 module = sys.modules["contrastile.warm_up"]
-LOSSES = [name for name in contrastile.functional.__all__ if not name.endswith("_reference")]
 
 
 class Spy:
@@ -31,11 +31,11 @@ class Spy:
         return self.loss(x, y, **options)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss(name: str) -> None:
+@pytest.mark.parametrize("entry", LOSSES.values(), ids=LOSSES)
+def test_every_loss(entry: LossEntry) -> None:
     """With the tensors that each takes by position, and its module's too."""
-    options = {"logit_bias": -10.0} if name == "siglip_loss" else {}
-    warm_up(getattr(contrastile, name), 40, 8, logit_scale=10.0, **options)
+    warm_up(entry.function, 40, 8, **entry.parameters)
+    warm_up(entry.module(**entry.parameters), 40, 8)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
@@ -90,7 +90,7 @@ def test_a_wrong_option_is_the_losss_own_error() -> None:
 
 AHEAD = """
 import sys, torch, contrastile
-from contrastile.benches.ahead_of_time import recording
+from contrastile.benches.kernels.ahead_of_time import recording
 sys.modules["contrastile.warm_up"].CPU_ROWS = 10**9
 def step(n):
     x, y = (torch.nn.functional.normalize(torch.randn(n, 64)).bfloat16() for _ in range(2))

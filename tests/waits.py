@@ -8,6 +8,7 @@ from typing import Any
 
 import contrastile.functional as losses
 import pytest
+from contrastile import native
 from contrastile.losses import advice
 from contrastile.problem import values
 from torch import Tensor
@@ -34,13 +35,16 @@ class Waits(TorchDispatchMode):
 
 
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch, looked: bool = False) -> None:
-    """Tensors of the CPU are taken for such of a GPU, whose values are not looked at in each call.
+    """Tensors of the CPU are taken for such of a GPU: their values are not looked at in each call,
+    and no compiled code of the CPU reaches them.
 
     ``looked``: every function was called before, so that there is no first look at one either.
     """
     monkeypatch.setattr(values, "readable", lambda tensor: False)
-    called = ((name, "cpu") for name in losses.__all__ if looked)
-    monkeypatch.setattr(advice, "CALLS", Counter(called))
+    monkeypatch.setattr(native, "load", lambda: None)
+    monkeypatch.setattr(values, "is_at_hand", lambda tensor: False)
+    called = {(name, False): 1 for name in losses.__all__ if looked}
+    monkeypatch.setattr(advice, "CALLS", called)
 
 
 STEPS: dict[str, Callable[..., Tensor]] = {

@@ -119,9 +119,11 @@ REFUSED = (
         "is a ZeroTensor",
     ),
     Wrapper("meta", lambda tensor: tensor.to("meta"), "meta"),
-    Wrapper("fake", lambda tensor: FakeTensorMode().from_tensor(tensor), "is a fake tensor"),
-    Wrapper("functional", torch._to_functional_tensor, "belongs to a trace"),
-    Wrapper("functional in python", functional, "belongs to a trace"),
+    Wrapper(
+        "fake", lambda tensor: FakeTensorMode().from_tensor(tensor), "is a FakeTensor of a trace"
+    ),
+    Wrapper("functional", torch._to_functional_tensor, "is a Tensor of a trace"),
+    Wrapper("functional in python", functional, "is a FunctionalTensor of a trace"),
     Wrapper(
         "collective",
         lambda tensor: AsyncCollectiveTensor(tensor.detach()),
@@ -132,8 +134,13 @@ REFUSED = (
     Wrapper("two", lambda tensor: TwoTensor(tensor, tensor), "is a TwoTensor, whose numbers"),
     Wrapper("labelled", lambda tensor: tensor.as_subclass(Labelled), "is a Labelled, which"),
     Wrapper("lazy", lazy, "is not initialised yet"),
-    Wrapper("batched", escaped(torch.vmap), "transform", lambda tensor: tensor.dim() > 0),
-    Wrapper("of torch.func.grad", escaped(torch.func.grad), "transform", Tensor.is_floating_point),
+    Wrapper("batched", escaped(torch.vmap), "is a batch of vmap", lambda tensor: tensor.dim() > 0),
+    Wrapper(
+        "of torch.func.grad",
+        escaped(torch.func.grad),
+        "is a Tensor of a trace",
+        Tensor.is_floating_point,
+    ),
 )
 
 TAKEN: dict[str, Callable[[Tensor], Tensor]] = {

@@ -41,6 +41,34 @@ def _log1p(x):
 
 
 @triton.jit
+def _log1p_of_fp32(x):
+    """log(1 + x) of x in [0, 1], by a polynomial of degree 10: the relative error is at most
+    1.6e-7, its root mean square 3.3e-8, as that of :func:`_log1p`, at a third of the instructions.
+    """
+    y = tl.fma(x, -0.0032440212089568377, 0.01985144428908825)
+    y = tl.fma(x, y, -0.056959498673677444)
+    y = tl.fma(x, y, 0.10603651404380798)
+    y = tl.fma(x, y, -0.15305590629577637)
+    y = tl.fma(x, y, 0.1967593878507614)
+    y = tl.fma(x, y, -0.24954134225845337)
+    y = tl.fma(x, y, 0.3332996368408203)
+    y = tl.fma(x, y, -0.4999990165233612)
+    y = tl.fma(x, y, 1.0)
+    return x * y
+
+
+@triton.jit
+def softplus_and_sigmoid(x):
+    """Both by one power."""
+    small = tl.exp(-tl.abs(x))
+    more = _log1p(small) if x.dtype == tl.float64 else _log1p_of_fp32(small)
+    # A maximum drops NaN, which ``more`` has.
+    value = tl.maximum(x, 0.0) + more
+    rate = tl.where(x >= 0, 1.0, small) / (1.0 + small)
+    return value, rate
+
+
+@triton.jit
 def sigmoid(x):
     """1 / (1 + e^-x)"""
     return 1.0 / (1.0 + tl.exp(-x))

@@ -14,20 +14,22 @@ from .predicates import Predicate, kept
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """What is known of a reduction when kernels are compiled: which function is summed and the one
-    whose values are its weights, the predicate on pairs that count (None: all), and those of its
-    classes.
+    """What is known of a reduction when kernels are compiled: which function is summed, the one
+    whose values are its weights, one that gives both where that takes less (None: it does not), the
+    predicate on pairs that count (None: all), and those of its classes.
     """
 
     map: Any
     slope: Any
+    both: Any
     pairs: Predicate | None
     classes: tuple[Predicate, ...]
 
     def __repr__(self) -> str:
         """As Predicate has it: what compiled kernels are kept by."""
-        functions = f"{self.map.cache_key}, {self.slope.cache_key}"
-        return f"Form({functions}, {self.pairs}, {self.classes})"
+        functions = (self.map, self.slope, self.both)
+        keys = [None if function is None else function.cache_key for function in functions]
+        return f"Form({keys}, {self.pairs}, {self.classes})"
 
 
 class Vectors(NamedTuple):
@@ -83,3 +85,14 @@ def included(place, FORM: tl.constexpr):
     if PAIRS is not None:
         inside = inside & kept(PAIRS, place)
     return inside
+
+
+@triton.jit
+def map_and_slope(x, FORM: tl.constexpr):
+    """The value that is summed, and its slope."""
+    BOTH: tl.constexpr = FORM.both
+    if BOTH is None:
+        value, rate = FORM.map(x), FORM.slope(x)
+    else:
+        value, rate = FORM.both(x)
+    return value, rate

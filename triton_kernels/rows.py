@@ -33,16 +33,19 @@ def prepare(
 ):
     """dots[i] = <q_i, k_columns[i]>, 0 where the column is -1; norms[0, program] and
     norms[1, program]: the largest squared norms of BLOCK queries and keys, NaN where one is.
+
+    A column that there is not, which nobody could look for in a trace, makes the loss NaN.
     """
     rows = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     if DOTS:
         column = tl.load(columns + rows, mask=rows < n, other=-1)
-        paired = column >= 0
+        paired = (column >= 0) & (column < m)
         total = tl.zeros([BLOCK], ACC)
         for depth in range(0, D, DEPTH):
             q = slab(query, query_stride, query_step, rows, paired, depth, D, DEPTH).to(ACC)
             k = slab(key, key_stride, key_step, column, paired, depth, D, DEPTH).to(ACC)
             total += tl.sum(q * k, 1)
+        total = tl.where(column < m, total, float("nan"))
         tl.store(dots + rows, total, mask=rows < n)
     if NORMS:
         at = norms + tl.program_id(0)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# 2^REACH times 2^27 terms is within fp32.
-REACH = tl.constexpr(100.0)
-COARSE = tl.constexpr(2.0**22)
-# Powers below 2^-126 may be flushed: M of them are 2^-24 of a sum of M 2^-102.
-SMALLEST = tl.constexpr(2.0**-102)
+from ..engine import fixed_shift
+
+REACH = tl.constexpr(fixed_shift.REACH)
+COARSE = tl.constexpr(fixed_shift.COARSE)
+SMALLEST = tl.constexpr(fixed_shift.SMALLEST)
 
 
 @triton.jit

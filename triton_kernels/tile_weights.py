@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .place import of_cols, of_rows
-from .reductions import argument, included
+from .reductions import argument, included, map_and_slope
 
 
 class Factors(NamedTuple):
@@ -55,6 +55,32 @@ def bounded_weight(dots, place, vectors, factors, shift, FORMS: tl.constexpr, R:
     x = argument(dots, vectors, shift, place, FORM)
     factor = side_factors(factors, place)
     return tl.where(mask, FORM.slope(x) * factor, 0.0)
+
+
+@triton.jit
+def weights_and_sums(dots, place, vectors, factors, strip, part, first_row, FORMS: tl.constexpr):
+    """G of a tile of pair sums, and the sums of their maps over its columns."""
+    weights = tl.zeros(dots.shape, dots.dtype)
+    for r in tl.static_range(len(factors)):
+        at = (r * strip.parts + part).to(tl.int64) * (place.row_end - first_row)
+        sums = strip.sums + at + (place.rows - first_row)
+        weights += weight_and_sum(dots, place, vectors[r], factors[r], sums, FORMS, r)
+    return weights
+
+
+@triton.jit
+def weight_and_sum(dots, place, vectors, factors, sums, FORMS: tl.constexpr, R: tl.constexpr):
+    """One pair sum's share of G, and its sums, from one argument."""
+    FORM: tl.constexpr = FORMS[R]
+    mask = included(place, FORM)
+    x = argument(dots, vectors, 0.0, place, FORM)
+    value, rate = map_and_slope(x, FORM)
+    tl.store(sums, tl.sum(tl.where(mask, value, 0.0), 1), mask=place.rows < place.row_end)
+    if len(factors.rows) + len(factors.cols) > 0:
+        weight = tl.where(mask, rate * side_factors(factors, place), 0.0)
+    else:
+        weight = tl.zeros(dots.shape, dots.dtype)
+    return weight
 
 
 @triton.jit

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .place import Block, place_of
 from .reductions import included
-from .tile_weights import side_factors, tile_weights
+from .tile_weights import side_factors, tile_weights, weights_and_sums
 from .tiles import (
     BOUNDS,
     device_descriptor,
@@ -35,12 +35,16 @@ class Numbers(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """Where they go: the strip, its mirror image, their stride, and the sums of products."""
+    """Where they go: the strip, its mirror image, their stride; the sums of products, those of
+    maps, and how many parts of tiles a row has sums of.
+    """
 
     out: Any
     mirror: Any
     stride: Any
     products: Any
+    sums: Any
+    parts: Any
 
 
 @triton.jit(do_not_specialize=BOUNDS)
@@ -65,6 +69,7 @@ def weigh(
     mirror,
     out_stride,
     row_products,
+    row_sums,
     kept,
     kept_stride,
     FORMS: tl.constexpr,
@@ -72,6 +77,7 @@ def weigh(
     CHANNELS: tl.constexpr,
     KEPT: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    SUMS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -94,8 +100,9 @@ def weigh(
     The unit, a power of two that fits G into half precision, is in the coefficients already.
     ``lines``: what kept pairs of the last channel get beside its powers, of rows and of columns.
     KEPT: the dot products are read from ``kept``, where ``reduce`` left them. PRODUCTS: also
-    row_products[part, i], the sums of unit G_ij <q_i, k_j> over each of the PARTS of a tile. Of a
-    DIAGONAL block the tiles above the diagonal are written to their mirror images too.
+    row_products[part, i], the sums of unit G_ij <q_i, k_j> over each of the PARTS of a tile.
+    SUMS: of pair sums also row_sums[r, part, i], the sums of their maps. Of a DIAGONAL block the
+    tiles above the diagonal are written to their mirror images too.
     """
     row_tiles = tl.cdiv(row_end - first_row, ROWS)
     col_tiles = tl.cdiv(col_end - first_col, COLS)
@@ -108,7 +115,7 @@ def weigh(
             mirror = device_descriptor(mirror, height, width, out_stride, COLS // PARTS, ROWS)
     block = Block(first_row, row_end, first_col, col_end)
     numbers = Numbers(vectors, factors, lines, shifts, data)
-    strip = Strip(out, mirror, out_stride, row_products)
+    strip = Strip(out, mirror, out_stride, row_products, row_sums, col_tiles * PARTS)
     visits = row_tiles * col_tiles
     if FLAGGED:
         # No early return: warp specialisation takes no branches around its loop.
@@ -136,7 +143,7 @@ def weigh(
                 )  # fmt: skip
             write_parts(
                 dots, row, col, tile_col, side, block, numbers, strip, FORMS, CHANNELS, PRODUCTS,
-                DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS, PARTS,
+                SUMS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS, PARTS,
             )  # fmt: skip
 
 
@@ -153,6 +160,7 @@ def write_parts(
     FORMS: tl.constexpr,
     CHANNELS: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    SUMS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -167,18 +175,18 @@ def write_parts(
     """
     if PARTS == 1:
         write_weights(
-            dots, row, col, part, side, block, numbers, strip, FORMS, CHANNELS, PRODUCTS,
+            dots, row, col, part, side, block, numbers, strip, FORMS, CHANNELS, PRODUCTS, SUMS,
             DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS,
         )  # fmt: skip
     else:
         left, right = tl.split(tl.permute(tl.reshape(dots, [ROWS, 2, COLS // 2]), [0, 2, 1]))
         write_parts(
             left, row, col, 2 * part, side, block, numbers, strip, FORMS, CHANNELS, PRODUCTS,
-            DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS // 2, PARTS // 2,
+            SUMS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
         write_parts(
             right, row, col + COLS // 2, 2 * part + 1, side, block, numbers, strip, FORMS, CHANNELS,
-            PRODUCTS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS // 2, PARTS // 2,
+            PRODUCTS, SUMS, DIAGONAL, EVEN, GENERAL, DESCRIPTORS, OUT, ROWS, COLS // 2, PARTS // 2,
         )  # fmt: skip
 
 
@@ -195,6 +203,7 @@ def write_weights(
     FORMS: tl.constexpr,
     CHANNELS: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    SUMS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -205,9 +214,14 @@ def write_weights(
 ):
     """From the dot products of a tile at (row, col) to its weights in memory."""
     place = place_of(row, col, block, numbers.data, EVEN, ROWS, COLS)
-    g = tile_weights(
-        dots, place, numbers.vectors, numbers.factors, numbers.shifts, FORMS, CHANNELS, GENERAL
-    )
+    if SUMS:
+        g = weights_and_sums(
+            dots, place, numbers.vectors, numbers.factors, strip, part, block.first_row, FORMS
+        )
+    else:
+        g = tile_weights(
+            dots, place, numbers.vectors, numbers.factors, numbers.shifts, FORMS, CHANNELS, GENERAL
+        )
     lines = numbers.lines
     if len(lines.rows) + len(lines.cols) > 0:
         # The same for all kept pairs of a row, or of a column: what Jensen's gap adds.
@@ -284,6 +298,7 @@ def put_positives(
     value = own
     found = straight
     if TRIANGLE:
+        paired = paired & (column < count)
         mutual = paired & (tl.load(columns + column, mask=paired, other=-1) == i)
         value = own + tl.load(grad + column, mask=mutual, other=0.0)
         turned = paired & (column >= first_row) & (column < row_end)

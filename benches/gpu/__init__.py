@@ -1,7 +1,1 @@
-"""What only a GPU can show, by sections: see ``benches/gpu_check.py``."""
-
-from __future__ import annotations
-
-from .cli import main
-
-__all__ = ["main"]
+"""What only a GPU can show, by sections: see ``benches/gpu_check.py``; not part of the wheel."""

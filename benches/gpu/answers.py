@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..gpu_targets import MILLISECONDS
 from .record import CELL, FAIL, SKIPPED, Part, Row
 from .speed import COMPILED, HEADLINE, OURS, PLAIN, Timed
+from .targets import MILLISECONDS
 
 JUDGING = ("smoke", "errors", "cuda-errors", "cuda-repeats", "repeats", "large")
 UNKNOWN = "not known yet"

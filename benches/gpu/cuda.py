@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from contrastile import clip_loss, nt_xent, siglip_loss
+from contrastile.losses.registry import LOSSES
 
-from ..cases import LOSSES
-from ..gpu_targets import AIMED_SIZES, OVER_TRITON, PASS_TFLOPS, WIDTHS
+from ..timing import median_ms
 from . import errors, exact, large, memory
 from .aims import Aim, judged
 from .extension import why_not
@@ -20,7 +20,7 @@ from .record import Outcome, Row
 from .recorder import Recorder
 from .settings import Settings
 from .speed import HEADLINE, OURS, Timed, step_of
-from .timing import median_ms
+from .targets import AIMED_SIZES, OVER_TRITON, PASS_TFLOPS, WIDTHS
 
 Run = Callable[[Settings], Outcome]
 BACKEND, OTHER = "cuda", "triton"

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 from contrastile import functional
+from contrastile.losses.registry import LOSSES
 from torch import Tensor
 
-from ..cases import DTYPES, LOSSES
+from ..cases import DTYPES
 from .pool import cells
 from .record import ROOT, Outcome, Row
 from .settings import Settings

@@ -10,6 +10,7 @@ import torch
 from contrastile import clip_loss, nt_xent, siglip_loss
 from torch import Tensor
 
+from ..timing import is_gpu
 from .pool import each
 from .record import Outcome, Row
 from .settings import (
@@ -18,7 +19,6 @@ from .settings import (
     Settings,
     difference,
     equal,
-    is_gpu,
     pair,
     step,
     synchronize,

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..timing import median_ms
 from .record import Outcome, Row
 from .settings import Settings
-from .timing import median_ms
 
 SQUARES = (4096, 8192, 16384)
 WIDTHS = (256, 512, 768, 1024)

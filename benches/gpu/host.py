@@ -8,13 +8,13 @@ from functools import partial
 
 import torch
 
-from ..gpu_targets import HOST_US
 from .aims import Aim, judged
 from .profile import kernels
 from .record import Outcome, Row
 from .recorder import Recorder
 from .settings import Settings, synchronize
 from .speed import OURS, PLAIN, Timed, step_of
+from .targets import HOST_US
 
 # Fewer steps in flight than a queue of launches holds.
 BURST = 10

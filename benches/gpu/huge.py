@@ -9,10 +9,11 @@ import torch
 from contrastile import info_nce
 from torch import Tensor
 
+from ..timing import is_gpu
 from .large import gradient, relative, sampled
 from .peak import held_at_most
 from .record import Row
-from .settings import Pair, Settings, is_gpu, pair, step, synchronize
+from .settings import Pair, Settings, pair, step, synchronize
 
 GIB = 2**30
 # About what an H200 takes by itself.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from contrastile.testing import AllocationSpy
 
-from .settings import is_gpu
+from ..timing import is_gpu
 
 
 def held_at_most(device: torch.device, run: Callable[[], object]) -> int:

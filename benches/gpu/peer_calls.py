@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import torch
+from contrastile.losses.inputs import Inputs
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..inputs import Inputs
 from ..naive import LossFunction
 from .settings import SCALE
 

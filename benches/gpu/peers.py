@@ -8,15 +8,16 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
+from contrastile.losses.inputs import Inputs
+from contrastile.verify import errors_of, evaluate
 
-from ..check import TOLERANCE, evaluate, relative_error
-from ..inputs import Inputs
+from ..check import TOLERANCE
 from ..naive import NAIVE, LossFunction
+from ..timing import median_ms
 from .peer_calls import PEERS, Peer
 from .record import PASS, Outcome, Row
 from .settings import SCALE, Settings
 from .speed import OURS, Timed, inputs_of, loss_of
-from .timing import median_ms
 from .wheels import unpacked
 
 CASES = (
@@ -27,8 +28,6 @@ CASES = (
 )
 # Rows of a check: few enough for fp64, and a multiple of the tiles that all of them have.
 CHECKED = 1024
-# The gradient of a scale or bias is a sum of terms that nearly cancel.
-SCALAR_FLOOR = 0.1
 SECONDS = 0.2
 
 
@@ -94,13 +93,7 @@ def timed(loss: LossFunction, cell: Timed, settings: Settings, peer: Peer | None
 def check(loss: LossFunction, peer: Peer, cell: Timed, device: torch.device) -> dict[str, float]:
     """Relative errors of the loss and of each gradient against the formula in fp64."""
     inputs = given(cell, device, peer)
-    value, gradients = evaluate(loss, inputs)
-    expected, expected_gradients = evaluate(NAIVE[cell.loss], inputs.double())
-    errors = {"loss": relative_error(value, expected, floor=1.0)}
-    for name, reference in expected_gradients.items():
-        floor = 0.0 if reference.dim() else SCALAR_FLOOR
-        errors[name] = relative_error(gradients[name], reference, floor)
-    return errors
+    return errors_of(evaluate(loss, inputs), evaluate(NAIVE[cell.loss], inputs.double()))
 
 
 def given(cell: Timed, device: torch.device, peer: Peer | None) -> Inputs:

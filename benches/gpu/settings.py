@@ -15,6 +15,7 @@ from contrastile import clip_loss
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..timing import is_gpu
 from .cells import Cells, LostDevice, attempt, failed
 from .record import Row, Sink
 from .recorder import Recorder
@@ -127,10 +128,6 @@ def step(loss: Loss, inputs: Pair, **options: object) -> tuple[Tensor, ...]:
     """The loss and the gradients of both sides and of the scale."""
     value = loss(inputs.x, inputs.y, logit_scale=inputs.scale, **options)
     return (value.detach(), *torch.autograd.grad(value, inputs.leaves))
-
-
-def is_gpu(device: torch.device) -> bool:
-    return device.type == "cuda"
 
 
 def synchronize(device: torch.device) -> None:

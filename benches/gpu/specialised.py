@@ -9,6 +9,7 @@ from functools import partial
 from contrastile.backends.triton.device import Device
 from contrastile.backends.triton.launch import Table, specialised, trying
 
+from ..timing import median_ms
 from .errors import Rule, Shape, errors_section, judge
 from .machine import installed
 from .profile import kernel_shares
@@ -16,7 +17,6 @@ from .record import Outcome, Row
 from .recorder import Recorder
 from .settings import Settings
 from .speed import OURS, Timed, step_of
-from .timing import median_ms
 
 LEAST_TRITON = (3, 7)
 # In several strips or beyond small: the general form is not specialised.

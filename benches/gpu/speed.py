@@ -10,19 +10,20 @@ from unittest import mock
 import torch
 from contrastile import functional
 from contrastile.backends.triton import backend as triton_backend
+from contrastile.losses.inputs import Inputs
+from contrastile.losses.registry import LOSSES
+from contrastile.verify import evaluate
 
-from ..cases import LOSSES, Case
-from ..check import evaluate
-from ..gpu_targets import AIMED_SIZES, MILLISECONDS, NO_SLOWER_AT, OVER_EAGER, WIDTHS
-from ..inputs import SIGMOID_BIAS, SIGMOID_SCALE, Inputs
+from ..cases import Case
 from ..naive import NAIVE, LossFunction
 from ..providers.dense import Compiled
+from ..timing import median_ms
 from .aims import Aim, judged
 from .pool import each
 from .profile import kernel_shares
 from .record import Outcome, Row
 from .settings import Settings, pair
-from .timing import median_ms
+from .targets import AIMED_SIZES, MILLISECONDS, NO_SLOWER_AT, OVER_EAGER, WIDTHS
 
 OURS, PLAIN, COMPILED = "contrastile", "naive", "naive-compiled"
 # What everybody asks first, and all that a quick pass has.
@@ -229,7 +230,7 @@ def inputs_of(cell: Timed, device: torch.device) -> Inputs:
         return Inputs((made.x, made.y), (), made.scale)
     scale, bias = (
         torch.tensor(value, device=device, requires_grad=True)
-        for value in (SIGMOID_SCALE, SIGMOID_BIAS)
+        for value in LOSSES[cell.loss].parameters.values()
     )
     return Inputs((made.x, made.y), (), scale, bias)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import FunctionType
 
 import torch
+from contrastile.losses.inputs import Inputs
+from torch import Tensor
 
 from ..cases import Case
 from ..naive import NAIVE, LossFunction
@@ -44,10 +46,14 @@ class Compiled(Naive):
         return "torch.compile needs a C++ compiler"
 
     def build(self, case: Case) -> LossFunction:
-        naive = NAIVE[case.loss]
+        formula = case.facts.formula
+
+        def naive(inputs: Inputs) -> Tensor:
+            return formula(inputs)
+
         # torch keeps a few compiled versions per code object, and a run has more cases than that.
         code = naive.__code__.replace()
-        own = FunctionType(code, naive.__globals__, case.loss, naive.__defaults__)
+        own = FunctionType(code, naive.__globals__, case.loss, None, naive.__closure__)
         return torch.compile(own, fullgraph=True, dynamic=False)
 
 

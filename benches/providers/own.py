@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-import contrastile.functional
 from contrastile.backends import BACKENDS
-from torch import Tensor
+from contrastile.losses.registry import LOSSES
 
-from ..cases import LOSSES, Case
-from ..inputs import Inputs
+from ..cases import Case
 from ..naive import LossFunction
 from .base import too_large
 
@@ -34,20 +32,7 @@ class Contrastile:
         return too_large(case, REFERENCE_MATRICES) if self.backend == "reference" else None
 
     def build(self, case: Case) -> LossFunction:
-        function = getattr(contrastile.functional, case.loss)
-        options: dict[str, Any] = {
-            "normalize": case.facts.normalize,
-            "backend": self.backend,
-            "workspace": case.workspace,
-        }
-
-        def loss(inputs: Inputs) -> Tensor:
-            bias = {} if inputs.bias is None else {"logit_bias": inputs.bias}
-            arguments = (*inputs.embeddings, *inputs.labels)
-            value: Tensor = function(*arguments, logit_scale=inputs.scale, **bias, **options)
-            return value
-
-        return loss
+        return partial(case.facts.compute, backend=self.backend, workspace=case.workspace)
 
 
 OWN = (

@@ -9,10 +9,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from contrastile.losses.inputs import Inputs
+from contrastile.losses.registry import SOFTMAX_SCALE
 from torch import Tensor
 
 from ..cases import Case
-from ..inputs import SOFTMAX_SCALE, Inputs
 from ..naive import LossFunction
 from .base import too_large
 from .torchvision_ops import import_torchvision

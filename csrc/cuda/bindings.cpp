@@ -27,14 +27,13 @@ struct Builder {
     const Span span{steps, static_cast<int>(code.size())};
     int depth = 0;
     for (const auto& [op, a, b] : code) {
-      require(op >= 0 && op <= static_cast<int>(Op::logical_or), "program: unknown op");
+      require(op >= 0 && op < kOpCount, "program: unknown op");
       require(steps < kMaxSteps, "program: more than " + std::to_string(kMaxSteps) + " steps");
-      const Op kind = static_cast<Op>(op);
-      const int needs = kind == Op::logical_not ? 1 : kind >= Op::logical_and ? 2 : 0;
+      const int needs = kOps[op].operands;
       require(depth >= needs, "program: an operator lacks its operands");
-      depth += kind == Op::logical_not ? 0 : kind >= Op::logical_and ? -1 : 1;
+      depth += 1 - needs;
       require(depth <= kMaxOperands, "program: too many operands at once");
-      value.code[steps++] = {kind, at<int64_t>(a), at<int64_t>(b)};
+      value.code[steps++] = {static_cast<Op>(op), at<int64_t>(a), at<int64_t>(b)};
     }
     require(depth == (code.empty() ? 0 : 1), "program: leaves more than one result");
     return span;
@@ -44,7 +43,7 @@ struct Builder {
            Address col_offset, const Steps& pairs, const Steps& members, Address member_weight,
            int phi, bool floor) {
     require(value.count < kMaxReductions, "too many reductions");
-    require(phi >= 0 && phi <= static_cast<int>(Phi::square), "phi: expected 0 to 3");
+    require(phi >= 0 && phi < kPhiCount, "phi: unknown function");
     Reduction& own = value.each[value.count++];
     own.coef_hi = {at<float>(coef_hi), per_row};
     own.coef_lo = {at<float>(coef_lo), per_row};

@@ -1,4 +1,4 @@
-"""The command line: ``contrastile demo | doctor | bench | tune``."""
+"""The command line: ``contrastile demo | doctor | verify | bench | tune``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _bench(rest)
         if options.command == "tune":
             return _tune(rest)
+        if options.command == "verify":
+            return _verify(options)
         return _doctor(options)
     except ModuleNotFoundError as error:
         package = DEMO_PACKAGES.get((error.name or "").partition(".")[0])
@@ -64,13 +66,22 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", help="show what this installation can use, what will run here, and why"
     )
     doctor.add_argument("--json", action="store_true", help="the same facts for a program")
+    verify = commands.add_parser(
+        "verify",
+        help="compare every loss on this machine with its formula in fp64",
+        description="Computes every loss and its gradients with each backend on each device of "
+        "this machine and compares them with the dense formula in fp64; a few seconds on a CPU. "
+        "Exits with 1 if one disagrees.",
+    )
+    verify.add_argument("--device", help="cpu, cuda or cuda:0; by default all there are")
+    verify.add_argument("--backend", help="one backend; by default all that can compute")
     bench = commands.add_parser(
         "bench", help="measure speed and memory (options: contrastile bench --help)", add_help=False
     )
     tune = commands.add_parser(
         "tune", help="time launch configurations on this GPU, for later runs", add_help=False
     )
-    for command in (demo, doctor, bench, tune):
+    for command in (demo, doctor, verify, bench, tune):
         command.set_defaults(parser=command)
     return parser
 
@@ -86,6 +97,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
     print(report_json() if options.json else report())
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .verify import run
+
+    return run(options.device, options.backend)
 
 
 def _bench(argv: list[str]) -> int:

@@ -14,6 +14,7 @@ from . import __version__, native
 from .backends import BACKENDS, choose, why_not
 from .backends.triton.backend import installed_triton, why_unavailable
 from .problem import Channel, InputError, Problem, Scores
+from .problem.spec import Sizes, Spec
 
 EXTRAS = ("matplotlib", "pillow", "rich")
 MISSING = "not installed"
@@ -28,6 +29,7 @@ TITLES = {
 }
 Facts = dict[str, str]
 Lines = Iterator[tuple[str, str]]
+Lowered = tuple[Spec, Sizes]
 
 
 def facts() -> dict[str, Facts]:
@@ -93,13 +95,13 @@ def extension() -> Lines:
         yield "CUDA kernels", f"for {archs}" if archs else f"not built: {native.why_no_cuda()}"
 
 
-def runs(problems: dict[torch.device, dict[str, Problem] | str]) -> Lines:
+def runs(problems: dict[torch.device, dict[str, Lowered] | str]) -> Lines:
     """For each device what backend="auto" takes, and why; what a GPU would run if there is none."""
     for device, asked in problems.items():
         if isinstance(asked, str):
             yield f"{device} tensors", f"nothing: {asked}"
             continue
-        chosen = {name: _chosen(problem) for name, problem in asked.items()}
+        chosen = {name: _chosen(*lowered) for name, lowered in asked.items()}
         if len(set(chosen.values())) == 1:
             yield f"{device} tensors", next(iter(chosen.values()))
         else:
@@ -108,12 +110,12 @@ def runs(problems: dict[torch.device, dict[str, Problem] | str]) -> Lines:
         yield "GPU tensors", f"{gpus()}; {_on_a_gpu()}"
 
 
-def backends(problems: dict[torch.device, dict[str, Problem] | str]) -> Lines:
+def backends(problems: dict[torch.device, dict[str, Lowered] | str]) -> Lines:
     """Where each backend can compute, or why nowhere."""
     known = {device: asked for device, asked in problems.items() if not isinstance(asked, str)}
     for backend in BACKENDS:
         reasons = {
-            str(device): {why_not(backend, problem) for problem in asked.values()}
+            str(device): {why_not(backend, spec, sizes) for spec, sizes in asked.values()}
             for device, asked in known.items()
         }
         able = [device for device, found in reasons.items() if None in found]
@@ -134,7 +136,7 @@ def installed(distribution: str) -> str:
         return MISSING
 
 
-def _problems(device: torch.device) -> dict[str, Problem] | str:
+def _problems(device: torch.device) -> dict[str, Lowered] | str:
     """A small log-sum-exp on a device, by dtype; or why the device cannot be used."""
     made = {}
     for name, dtype in DTYPES.items():
@@ -143,14 +145,15 @@ def _problems(device: torch.device) -> dict[str, Problem] | str:
         except RuntimeError as error:
             return str(error).partition("\n")[0]
         scores = Scores.of("doctor", embeddings, torch.zeros_like(embeddings))
-        made[name] = Problem.of("doctor", scores, [Channel()], Channel)
+        spec, tensors = Problem.of("doctor", scores, [Channel()], Channel).lower()
+        made[name] = spec, Sizes.of(spec, tensors)
     return made
 
 
-def _chosen(problem: Problem) -> str:
+def _chosen(spec: Spec, sizes: Sizes) -> str:
     """The backend that is taken, and what it computes with."""
     try:
-        backend = choose(problem)
+        backend = choose(spec, sizes)
     except InputError as error:
         return str(error).partition(": ")[2]
     if backend.name == "cpu":

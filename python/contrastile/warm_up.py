@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .losses.inputs import names_ids, taken_by_position
 from .problem import InputError
 from .problem.advice import unadvised
 
@@ -59,7 +59,8 @@ def warm_up(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"warm_up: {name} must be a positive integer, got {value!r}")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    names = _taken_by_position(loss)
+    # A module of a loss takes what its function does.
+    names = taken_by_position(getattr(type(loss), "function", loss))
     with torch.inference_mode(False), torch.enable_grad(), unadvised():
         for rows in _batches(n, place):
             own = {
@@ -76,19 +77,12 @@ def _batches(n: int, device: torch.device) -> list[int]:
     return [n, n - 1] if n > 1 else [n]
 
 
-def _taken_by_position(loss: Callable[..., Any]) -> list[str]:
-    """The names of the tensors of a loss; a module of one takes those of its function."""
-    parameters = signature(getattr(type(loss), "function", loss)).parameters.values()
-    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    return [p.name for p in parameters if p.kind in positional and p.default is Parameter.empty]
-
-
 def _inputs(
-    names: list[str], rows: int, d: int, dtype: torch.dtype, device: torch.device
+    names: tuple[str, ...], rows: int, d: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[Tensor]:
     generator = torch.Generator(device).manual_seed(0)
     for name in names:
-        if name.endswith(("ids", "labels")):
+        if names_ids(name):
             yield torch.arange(rows, device=device) // 2
         else:
             vectors = torch.randn(rows, d, generator=generator, device=device)

@@ -26,7 +26,7 @@ def load(library: str) -> Any:
 
 def losses(x: torch.Tensor, y: torch.Tensor, level: str, **common: Any) -> None:
     from contrastile import functional, native, ops
-    from contrastile.problem import Equal, Phi, Term
+    from contrastile.problem import Channel, Equal, Index, Phi, Term
 
     native.level = lambda: level
     labels = torch.arange(len(x)) // 2
@@ -34,8 +34,24 @@ def losses(x: torch.Tensor, y: torch.Tensor, level: str, **common: Any) -> None:
     common |= {"logit_scale": scale, "backend": "cpu"}
     square = Term(Phi.SQUARE, pairs=Equal(labels, labels))
     sums = ops.pair_sum(x, y, terms=[square], rows=False, columns=True, scale=scale, backend="cpu")
+    own = Index.diagonal(len(x))
+    some = Channel(~own, row_log_weight=torch.randn(len(x)), col_log_weight=torch.randn(len(y)))
+    # Beyond any shift that could be fixed, with counts and, below, gaps.
+    ranked = ops.log_sum_exp(
+        x, y, scale=300 * torch.rand(len(x)), channels=[Channel(~own), some], columns=True,
+        positives=own, ranks=True, col_thresholds=torch.zeros(len(y)), backend="cpu",
+        workspace=common.get("workspace"),
+    )  # fmt: skip
+    counted = torch.bincount(labels)[labels]
+    agreeing = ops.log_sum_exp(
+        x, y, channels=[Channel(Equal(labels, labels))], columns=True, row_counts=counted,
+        col_counts=counted, backend="cpu", workspace=common.get("workspace"),
+    )  # fmt: skip
+    assert agreeing.row_gap is not None and agreeing.col_gap is not None
     for loss in (
         sums.columns[0].sum(),
+        torch.stack([*ranked.rows, *ranked.columns]).nan_to_num(neginf=0.0).sum(),
+        (agreeing.row_gap + agreeing.col_gap).sum(),
         functional.clip_loss(x, y, ids=labels, label_smoothing=0.1, margin=0.1, **common),
         functional.nt_xent(x, y, **common),
         functional.siglip_loss(x, y, logit_bias=-2.0, **common),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..engine.run import Backend
-from ..problem import InputError, Problem
+from ..engine.job import Backend
+from ..problem import InputError
+from ..problem.spec import Sizes, Spec
 from .cpu import CpuBackend
 from .cuda import CudaBackend
 from .reference import ReferenceBackend
@@ -16,29 +17,34 @@ BACKENDS: tuple[Backend, ...] = (CpuBackend(), TritonBackend(), CudaBackend(), R
 AUTO: tuple[Backend, ...] = BACKENDS[:-1]
 
 
-def choose(problem: Problem) -> Backend:
-    """The backend the problem names, or for "auto" the best that supports it.
+def choose(spec: Spec, sizes: Sizes) -> Backend:
+    """The backend that is named, or for "auto" the best that supports the problem.
 
     Raises:
         InputError: an unknown name, a named backend that cannot, or none that can; with reasons.
     """
-    caller, name = problem.caller, problem.backend
+    caller, name = spec.caller, spec.backend
     if name == "auto":
         reasons = []
         for backend in AUTO:
-            reason = why_not(backend, problem)
+            reason = why_not(backend, spec, sizes)
             if reason is None:
                 return backend
             reasons.append(f"{backend.name}: {reason}")
         raise InputError(f"{caller}: no backend can compute this; {'; '.join(reasons)}")
+    backend = named(caller, name)
+    reason = why_not(backend, spec, sizes)
+    if reason is not None:
+        raise InputError(f"{caller}: backend {name!r} cannot compute this: {reason}")
+    return backend
+
+
+def named(caller: str, name: str) -> Backend:
+    """The backend of a name."""
     for backend in BACKENDS:
         if backend.name == name:
-            reason = why_not(backend, problem)
-            if reason is not None:
-                raise InputError(f"{caller}: backend {name!r} cannot compute this: {reason}")
             return backend
-    names = ", ".join(backend_names())
-    raise InputError(f"{caller}: backend must be one of {names}, got {name!r}")
+    raise InputError(f"{caller}: backend must be one of {', '.join(backend_names())}, got {name!r}")
 
 
 def backend_names() -> tuple[str, ...]:
@@ -46,9 +52,9 @@ def backend_names() -> tuple[str, ...]:
     return ("auto", *(backend.name for backend in BACKENDS))
 
 
-def why_not(backend: Backend, problem: Problem) -> str | None:
-    """None, or the reason why ``backend`` cannot compute ``problem``."""
-    return backend.available() or backend.supports(problem)
+def why_not(backend: Backend, spec: Spec, sizes: Sizes) -> str | None:
+    """None, or the reason why ``backend`` cannot compute this."""
+    return backend.available() or backend.supports(spec, sizes)
 
 
-__all__ = ["AUTO", "BACKENDS", "Backend", "backend_names", "choose", "why_not"]
+__all__ = ["AUTO", "BACKENDS", "Backend", "backend_names", "choose", "named", "why_not"]

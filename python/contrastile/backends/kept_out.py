@@ -1,12 +1,15 @@
-"""The pairs of a block that reductions leave out, in plain torch."""
+"""The pairs of a block that stats leave out, in plain torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from ..engine.blocks import Block
-from ..engine.positives import Place, Places
-from ..problem.pairs import Not, Pairs, split_holes
+from ..engine.plan import Block
+from ..problem.spec import Program, Stat
+from .places import Place, Places
+from .predicates import others
 
 
 class KeptOut:
@@ -25,30 +28,21 @@ class KeptOut:
 
 
 class Selection:
-    """What reductions leave out of one block; each predicate is evaluated once."""
+    """What stats leave out of one block; each predicate is evaluated once."""
 
-    def __init__(self, block: Block, places: Places) -> None:
+    def __init__(self, tensors: Sequence[Tensor], block: Block, places: Places) -> None:
+        self._tensors = tensors
         self._block = block
         self._places = places
-        # By identity, beside what has this identity as long as it is here.
-        self._found: dict[int, tuple[Pairs | None, KeptOut]] = {}
-        self._masks: dict[int, tuple[Pairs, Tensor]] = {}
+        self._masks: dict[Program, Tensor] = {}
 
-    def kept_out(self, pairs: Pairs | None) -> KeptOut:
-        """What a reduction over these pairs leaves out."""
-        if id(pairs) not in self._found:
-            rows, cols = self._block.rows, self._block.cols
-            holes, rest = split_holes(pairs)
-            places = [self._places.find(columns, rows, cols) for columns in holes]
-            others = None if rest is None else self._others(rest)
-            self._found[id(pairs)] = pairs, KeptOut(places, others)
-        return self._found[id(pairs)][1]
+    def kept_out(self, stat: Stat) -> KeptOut:
+        """What a stat leaves out."""
+        rows, cols = self._block.rows, self._block.cols
+        holes = [self._places.find(self._tensors[slot], rows, cols) for slot in stat.holes]
+        return KeptOut(holes, self._others(stat.program) if stat.program else None)
 
-    def _others(self, pairs: Pairs) -> Tensor:
-        """The pairs that are not in ``pairs``."""
-        return self._mask(pairs.pairs) if isinstance(pairs, Not) else ~self._mask(pairs)
-
-    def _mask(self, pairs: Pairs) -> Tensor:
-        if id(pairs) not in self._masks:
-            self._masks[id(pairs)] = pairs, pairs.block(self._block.rows, self._block.cols)
-        return self._masks[id(pairs)][1]
+    def _others(self, program: Program) -> Tensor:
+        if program not in self._masks:
+            self._masks[program] = others(program, self._tensors, self._block)
+        return self._masks[program]

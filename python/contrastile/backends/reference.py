@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.blocks import CPU_KEEPING, Keeping, Tile
-from ..engine.run import Kernel, Run
-from ..problem import Problem
-from .torch_pass import TorchKernel
+from ..engine.job import Job, ReducingWeigher, UpstreamOfPositives
+from ..engine.plan import CPU_KEEPING, Keeping, Tile
+from ..engine.spans import WHOLE
+from ..engine.state import State, Upstream
+from ..problem.spec import Sizes, Spec
+from .torch_pass import TorchReducer
+from .torch_weights import TorchWeigher
 
 
 class ReferenceBackend:
@@ -16,23 +19,40 @@ class ReferenceBackend:
     name = "reference"
 
     reads_scale = True
-    forms_coefficients = False
     settles_strips = True
+    weighs_at_once = False
+    has_forms = False
 
     def available(self) -> str | None:
         return None
 
-    def supports(self, problem: Problem) -> str | None:
+    def supports(self, spec: Spec, sizes: Sizes) -> str | None:
         return None
 
-    def tile(self, problem: Problem) -> Tile:
-        return Tile(max(problem.n, 1), max(problem.m, 1))
+    def allows_tf32(self) -> bool:
+        return False
 
-    def keeping(self, problem: Problem) -> Keeping:
+    def tile(self, spec: Spec, sizes: Sizes) -> Tile:
+        return Tile(max(sizes.n, 1), max(sizes.m, 1))
+
+    def keeping(self, spec: Spec, sizes: Sizes) -> Keeping:
         return CPU_KEEPING
 
-    def operand_dtype(self, problem: Problem) -> torch.dtype:
-        return problem.dtype
+    def operand_dtype(self, spec: Spec, sizes: Sizes) -> torch.dtype:
+        return sizes.dtype
 
-    def bind(self, run: Run) -> Kernel:
-        return TorchKernel(run)
+    def reducer(self, job: Job) -> TorchReducer:
+        return TorchReducer(job)
+
+    def weigher(
+        self, job: Job, state: State, upstream: Upstream, products: bool, rows: slice = WHOLE
+    ) -> TorchWeigher:
+        return TorchWeigher(job, state, upstream, products, rows)
+
+    def block_loss(self, spec: Spec, sizes: Sizes) -> None:
+        return None
+
+    def reducing_weigher(
+        self, job: Job, upstream: UpstreamOfPositives, products: bool
+    ) -> ReducingWeigher | None:
+        return None

@@ -1,4 +1,4 @@
-"""The pass over a block in plain torch: what the compiled pass does, one operation at a time.
+"""The forward pass over blocks in plain torch: what the compiled pass does, step by step.
 
 In fp64, whatever the embeddings are. Plain torch has no fused multiply-add on every processor: in
 fp32 each step of an exponent would round at the size of the score. And fp64 has the range for the
@@ -8,265 +8,235 @@ powers of ordinary scores as they are, without a shift, so that rows and columns
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..engine.blocks import Block, spans
-from ..engine.positives import Places, put, take
-from ..engine.run import Run
-from ..engine.vectors import ChannelVectors, Sides, Vectors
+from ..engine.arguments import score_argument
+from ..engine.job import Job
+from ..engine.plan import Block
+from ..engine.ranks import positives_beforehand, thresholds_of
+from ..engine.row_steps import log_sums
+from ..engine.spans import WHOLE, part
+from ..engine.state import Reduced, State, Vectors
+from ..problem import Phi
+from ..problem.spec import NONE
 from . import phi, running
-from .exponents import argument, exponent_range
+from .exponents import exponent_range, values_of
 from .kept_out import KeptOut, Selection
-
-# Scores of a piece: a block is taken a few rows at a time, so that they stay in the cache.
-PIECE = 2**18
+from .pieces import Room, of, pieces
+from .places import Places, take
 
 # Powers of exponents within so many bits, their sums, and their reciprocals times any upstream
 # gradient that fp32 can hold are normal numbers of fp64.
-REACH = 400.0
+UNSHIFTED = 400.0
 
 
-@dataclass
-class Carry:
-    """What the forward pass leaves for the backward pass."""
+class Sums:
+    """Of one stat: sums of rows and of columns, and their shifts once they have their own."""
 
-    places: Places
-    # Of a problem of one piece and one channel: used once.
-    powers: Tensor | None = None
+    def __init__(self, job: Job) -> None:
+        self.rows, self.cols = _of_sides(job, 0.0, torch.float64)
+        self.row_shift: Tensor | None = None
+        self.col_shift: Tensor | None = None
+        self.running = False
+
+    def run(self, job: Job) -> None:
+        """From here on each row and column has its own shift, the largest exponent so far.
+
+        What was summed without a shift keeps it until larger exponents come.
+        """
+        self.running = True
+        self.row_shift, self.col_shift = _of_sides(job, -math.inf, job.sizes.dtype)
+        for shifts, sums in ((self.row_shift, self.rows), (self.col_shift, self.cols)):
+            if shifts is not None and sums is not None:
+                shifts.masked_fill_(sums > 0, 0.0)
 
 
-class TorchKernel:
+class TorchReducer:
     """Blocks by torch.mm and elementwise torch."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        if not isinstance(run.carry, Carry):
-            run.carry = Carry(Places())
-        self.carry = run.carry
-        self.places = run.carry.places
-        self._memory: dict[str, Tensor] = {}
-        self._shared = _have_one_exponent(self._channels())
-        self._powered: Block | None = None
-        for vectors in self._channels():
-            vectors.coefficients = torch.float64
-            if vectors.shift is None and vectors.shifts.absent:
-                vectors.shift = 0.0
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        spec = job.spec
+        self._places = Places()
+        self._room = Room(job)
+        self._sums = [Sums(job) for _ in spec.stats]
+        self._positive = positives_beforehand(job)
+        self._takes = self._positive is not None and not spec.ranks
+        self._thresholds = thresholds_of(job, self._positive)
+        self._row_count, self._col_count = (
+            None
+            if limit is None
+            else torch.zeros(len(limit), dtype=torch.int64, device=limit.device)
+            for limit in self._thresholds
+        )
+        if spec.triangle:
+            self._col_count = self._row_count
+        # Sums of scores, of the last stat's pairs, for its gap.
+        self._scores = Sums(job) if spec.gaps else None
+        self._share_powers = _have_one_exponent(job)
+        self._powers: Tensor | None = None
 
     def reduce(self, block: Block) -> None:
-        """Add the block to the run's sums and counts."""
-        run = self.run
-        dots = run.dot_products(block, run.scratch(block) if block.kept is None else block.kept)
-        if run.takes_positives:
-            columns, taken = run.problem.positives, run.positive_dots
-            assert columns is not None and taken is not None
-            take(self.places, block, dots, columns, taken)
+        """Add a block to the sums and counts."""
+        job = self.job
+        kept = job.kept_dots(block)
+        dots = job.dot_products(block, self._room.dots(block) if kept is None else kept)
+        if self._takes:
+            assert job.positives is not None and self._positive is not None
+            take(self._places, block, dots, job.positives, self._positive)
         self._stay_in_reach(dots)
-        rows = run.problem.rows
-        cols = block.mirrored if run.problem.triangle else run.problem.columns
-        for piece, own in _pieces(block, dots):
-            selection = Selection(piece, self.places)
-            for vectors in run.vectors:
-                kept_out = selection.kept_out(vectors.reduction.pairs)
-                if vectors is run.vectors[0] and not run.counts.counts.absent:
-                    self._count(vectors, own, kept_out, piece, cols)
-                if isinstance(vectors, ChannelVectors) and vectors.shift is None:
-                    x = argument(vectors, own, piece, self._room("x", piece))
-                    running.add_powers(vectors, x, kept_out, piece, rows, cols)
-                else:
-                    _add(vectors, self._values(vectors, own, piece), kept_out, piece, rows, cols)
-            if (summed := run.score_sums) is not None:
-                kept_out = selection.kept_out(summed.reduction.pairs)
-                _add(summed, self._values(summed, own, piece), kept_out, piece, rows, cols)
-        if self._leaves_powers(block):
-            self.carry.powers = self._room("x", block)
+        for piece, own in pieces(block, dots):
+            self._reduce_piece(piece, own)
+        self._powers = self._room.get("x", block) if self._leaves_powers(block) else None
 
-    def finish(self) -> None:
-        """Nothing waits: every block was added in full."""
+    def settle(self, rows: slice = WHOLE) -> Reduced:
+        """The stats; of a strip, in vectors of full length."""
+        job, spec = self.job, self.job.spec
+        row_stats, row_bits = self._stats("rows", rows)
+        col_stats, col_bits = ((), ()) if spec.triangle else self._stats("cols", WHOLE)
+        shifts = [math.nan if sums.running else 0.0 for sums in self._sums]
+        state = State(
+            row_bits,
+            col_bits,
+            shifts=torch.tensor(shifts, dtype=torch.float64, device=job.sizes.device),
+            positive=self._positive,
+            powers=self._powers,
+        )
+        col_count = None if spec.triangle else self._col_count
+        scores = self._scores
+        of_rows = None if scores is None or spec.row_counts == NONE else scores.rows
+        of_cols = None if scores is None or spec.col_counts == NONE else scores.cols
+        return Reduced(row_stats, col_stats, self._row_count, col_count, of_rows, of_cols, state)
 
-    def weights(self, block: Block, row_products: Tensor | None) -> Tensor:
-        """G of the block."""
-        run = self.run
-        out = run.scratch(block)
-        dots = block.kept if block.kept is not None else run.dot_products(block, out)
-        share = block.share(run.problem.triangle)
-        for (piece, own), (_, target) in zip(
-            _pieces(block, dots), _pieces(block, out), strict=True
-        ):
-            total = self._weights(piece, own)
-            if row_products is not None:
-                product = self._row_products(piece, total, own)
-                _of(row_products, piece.rows).add_(product, alpha=share)
-            target.copy_(total)
-        if run.positive_grad is not None:
-            columns, taken = run.problem.positives, run.positive_dots
-            assert columns is not None and taken is not None
-            put(
-                self.places,
-                block,
-                out,
-                columns,
-                run.positive_grad,
-                taken,
-                row_products,
-                run.problem.triangle,
-            )
-        return out
-
-    def _weights(self, piece: Block, dots: Tensor) -> Tensor:
-        selection = Selection(piece, self.places)
-        total: Tensor | None = None
-        for vectors in self.run.vectors:
-            if vectors.grads.absent:
+    def _reduce_piece(self, piece: Block, dots: Tensor) -> None:
+        job, spec = self.job, self.job.spec
+        selection = Selection(job.tensors, piece, self._places)
+        shared: Tensor | None = None
+        for position, (stat, sums) in enumerate(zip(spec.stats, self._sums, strict=True)):
+            kept_out = selection.kept_out(stat)
+            if position == 0 and spec.ranks:
+                self._count(kept_out, piece, dots)
+            if sums.running:
+                x = self._values(position, piece, dots, "x")
+                running.add_powers(x, kept_out, self._running_sides(sums, piece), job.sizes.dtype)
                 continue
-            part = self._weigh(vectors, dots, piece, "x" if total is None else "y")
-            selection.kept_out(vectors.reduction.pairs).fill_(part, 0.0)
-            total = part if total is None else total.add_(part)
-        return self._room("x", piece).zero_() if total is None else total
+            if self._share_powers:
+                if shared is None:
+                    shared = self._values(position, piece, dots, "powers").exp2_()
+                values = self._room.get("x", piece).copy_(shared)
+            else:
+                values = self._values(position, piece, dots, "x")
+                if stat.phi is None:
+                    values.exp2_()
+                else:
+                    values = phi.value(Phi(stat.phi), values, job.sizes.dtype)
+            self._add(sums, values, kept_out, piece)
+        if self._scores is not None:
+            kept_out = selection.kept_out(spec.stats[-1])
+            argument = score_argument(job.scores, job.sizes.dtype)
+            plain = spec.stats[-1]._replace(classes=())
+            values = values_of(
+                plain, argument, job.tensors, dots, piece, self._room.get("x", piece)
+            )
+            self._add(self._scores, values, kept_out, piece)
 
-    def _weigh(self, vectors: Vectors, dots: Tensor, piece: Block, room: str) -> Tensor:
-        """One reduction's share of G, had it left out no pair."""
-        if not isinstance(vectors, ChannelVectors):
-            x = argument(vectors, dots, piece, self._room(room, piece))
-            slope = phi.slope(vectors.reduction.phi, x, vectors.dtype)
-            return self._times(slope.mul_(vectors.reduction.factor), vectors.grads, piece)
-        if vectors.shift is None:
-            x = argument(vectors, dots, piece, self._room(room, piece))
-            total = running.weighted_powers(vectors, x, piece)
-        else:
-            left, self.carry.powers = self.carry.powers, None
-            powers = self._powers(vectors, dots, piece, room) if left is None else left
-            total = self._times(powers, vectors.grads, piece)
-        if vectors.lines.rows is not None:
-            total.add_(_of(vectors.lines.rows, piece.rows).unsqueeze(1))
-        if vectors.lines.cols is not None:
-            total.add_(_of(vectors.lines.cols, piece.cols))
-        return total
+    def _values(self, position: int, piece: Block, dots: Tensor, room: str) -> Tensor:
+        job = self.job
+        stat, argument = job.spec.stats[position], job.arguments[position]
+        return values_of(stat, argument, job.tensors, dots, piece, self._room.get(room, piece))
 
-    def _values(self, vectors: Vectors, dots: Tensor, piece: Block) -> Tensor:
-        """What a reduction sums: the powers without a shift, or the values of phi."""
-        if isinstance(vectors, ChannelVectors):
-            return self._powers(vectors, dots, piece, "x")
-        x = argument(vectors, dots, piece, self._room("x", piece))
-        return phi.value(vectors.reduction.phi, x, vectors.dtype)
+    def _columns_too(self, piece: Block) -> bool:
+        return piece.mirrored if self.job.spec.triangle else self.job.spec.columns
 
-    def _powers(self, vectors: ChannelVectors, dots: Tensor, piece: Block, room: str) -> Tensor:
-        """Powers without a shift; channels that have the same share them."""
-        out = self._room(room, piece)
-        if not self._shared:
-            return argument(vectors, dots, piece, out).exp2_()
-        powers = self._room("powers", piece)
-        if self._powered is not piece:
-            argument(vectors, dots, piece, powers).exp2_()
-            self._powered = piece
-        return out.copy_(powers)
+    def _add(self, sums: Sums, values: Tensor, kept_out: KeptOut, piece: Block) -> None:
+        """Add the kept pairs' values to the sums; those of other pairs are overwritten by 0."""
+        kept_out.fill_(values, 0.0)
+        if self.job.spec.rows and sums.rows is not None:
+            of(sums.rows, piece.rows).add_(values.sum(1))
+        if self._columns_too(piece) and sums.cols is not None:
+            of(sums.cols, piece.cols).add_(values.sum(0))
 
-    def _times(self, values: Tensor, grads: Sides, piece: Block) -> Tensor:
-        """The values times the gradients of their rows plus those of their columns."""
-        rows = None if grads.rows is None else _of(grads.rows, piece.rows).unsqueeze(1)
-        cols = None if grads.cols is None else _of(grads.cols, piece.cols)
-        if rows is not None and cols is not None:
-            return values.mul_(torch.add(rows, cols, out=self._room("sum", piece)))
-        one = rows if cols is None else cols
-        assert one is not None, "a reduction without upstream gradients"
-        return values.mul_(one)
+    def _running_sides(self, sums: Sums, piece: Block) -> list[tuple[Tensor, Tensor, slice, int]]:
+        sides = []
+        if self.job.spec.rows and sums.rows is not None and sums.row_shift is not None:
+            sides.append((sums.row_shift, sums.rows, piece.rows, 1))
+        if self._columns_too(piece) and sums.cols is not None and sums.col_shift is not None:
+            sides.append((sums.col_shift, sums.cols, piece.cols, 0))
+        return sides
 
-    def _row_products(self, piece: Block, weights: Tensor, dots: Tensor) -> Tensor:
-        """Sums of G_ij <q_i, k_j>."""
-        sums = self._room("sum", piece).copy_(dots).mul_(weights).sum(1)
-        if math.isfinite(float(sums.sum())):
-            return sums
-        # The dot product of a pair that is kept out may be infinite.
-        return torch.where(weights != 0, weights * dots, 0.0).sum(1)
-
-    def _leaves_powers(self, block: Block) -> bool:
-        """Whether the powers are all in one place, and fit the workspace beside what else is."""
-        run = self.run
-        alone = len(run.vectors) == 1 and len(run.plan) == 1 and len(run.plan[0]) == 1
-        if not alone or block.kept is None or _piece_rows(block) < block.shape[0]:
-            return False
-        (vectors,) = run.vectors
-        if not isinstance(vectors, ChannelVectors) or vectors.shift is None:
-            return False
-        return 4 * 8 * block.kept.numel() <= run.problem.workspace
-
-    def _count(
-        self, vectors: Vectors, dots: Tensor, kept_out: KeptOut, piece: Block, cols: bool
-    ) -> None:
-        counts, thresholds = self.run.counts.counts, self.run.counts.thresholds
-        x = argument(vectors, dots, piece, self._room("x", piece))
+    def _count(self, kept_out: KeptOut, piece: Block, dots: Tensor) -> None:
+        x = self._values(0, piece, dots, "x")
         kept_out.fill_(x, -math.inf)
-        if thresholds.rows is not None and counts.rows is not None:
-            counts.rows[piece.rows] += (x > thresholds.rows[piece.rows, None]).sum(1)
-        if cols and thresholds.cols is not None and counts.cols is not None:
-            counts.cols[piece.cols] += (x > thresholds.cols[piece.cols]).sum(0)
-
-    def _channels(self) -> list[ChannelVectors]:
-        return [v for v in self.run.vectors if isinstance(v, ChannelVectors)]
+        limits = self._thresholds
+        if limits.rows is not None and self._row_count is not None:
+            self._row_count[piece.rows] += (x > limits.rows[piece.rows, None]).sum(1)
+        if self._columns_too(piece) and limits.cols is not None and self._col_count is not None:
+            self._col_count[piece.cols] += (x > limits.cols[piece.cols]).sum(0)
 
     def _stay_in_reach(self, dots: Tensor) -> None:
-        """From the first block on whose exponents need one, channels have a running shift."""
-        unshifted = [vectors for vectors in self._channels() if vectors.shift is not None]
-        if not unshifted:
+        """From the first block on whose exponents need one, powers have a running shift."""
+        if not self.job.spec.log_sums or all(sums.running for sums in self._sums):
             return
         low, high = map(float, torch.aminmax(dots))
         largest = max(-low, high) if math.isfinite(high - low) else math.inf
-        for vectors in unshifted:
-            least, most = exponent_range(vectors, largest)
-            if least < -REACH or most > REACH:
-                vectors.use_running_shift(self.run.problem)
+        arguments = self.job.arguments
+        for stat, argument, sums in zip(self.job.spec.stats, arguments, self._sums, strict=True):
+            least, most = exponent_range(stat, argument, largest)
+            if not sums.running and (least < -UNSHIFTED or most > UNSHIFTED):
+                sums.run(self.job)
 
-    def _room(self, name: str, piece: Block) -> Tensor:
-        """Memory for a piece, in fp64, reused by every piece."""
-        rows, cols = piece.shape
-        if name not in self._memory:
-            largest = max(_piece_rows(block) * block.shape[1] for s in self.run.plan for block in s)
-            device = self.run.problem.device
-            self._memory[name] = torch.empty(largest, dtype=torch.float64, device=device)
-        return self._memory[name][: rows * cols].view(rows, cols)
+    def _leaves_powers(self, block: Block) -> bool:
+        """Whether the powers are all in one place, and fit the workspace beside what else is."""
+        spec, kept = self.job.spec, self.job.kept_dots(block)
+        alone = len(spec.stats) == 1 and self.job.plan.single and spec.log_sums
+        if not alone or kept is None or self._room.height(block) < block.shape[0]:
+            return False
+        return not self._sums[0].running and 4 * 8 * kept.numel() <= spec.workspace
+
+    def _stats(self, side: str, span: slice) -> tuple[Vectors, Vectors]:
+        """Stats and log-sum-exps in bits of one side, for each stat."""
+        dtype = self.job.sizes.dtype
+        stats, all_bits = [], []
+        for stat, own in zip(self.job.spec.stats, self._sums, strict=True):
+            sums = own.rows if side == "rows" else own.cols
+            shifts = own.row_shift if side == "rows" else own.col_shift
+            if sums is None:
+                return (), ()
+            if stat.phi is not None:
+                stats.append(sums.to(dtype, copy=True))
+                continue
+            bits = torch.empty_like(sums)
+            shift = 0.0 if shifts is None else part(shifts, span)
+            found = log_sums(shift, part(sums, span), part(bits, span), dtype)
+            if span is not WHOLE:
+                whole = torch.empty_like(sums, dtype=dtype)
+                whole[span] = found
+                found = whole
+            stats.append(found)
+            all_bits.append(bits)
+        return tuple(stats), tuple(all_bits)
 
 
-def _piece_rows(block: Block) -> int:
-    rows, cols = block.shape
-    return min(rows, max(PIECE // cols, 1))
+def _of_sides(job: Job, value: float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    """A vector of rows and one of columns, where they are reduced; in a triangle the same."""
+    spec, sizes = job.spec, job.sizes
+
+    def full(length: int) -> Tensor:
+        return torch.full((length,), value, dtype=dtype, device=sizes.device)
+
+    rows = full(sizes.n) if spec.rows else None
+    if spec.triangle:
+        return rows, rows
+    return rows, full(sizes.m) if spec.columns else None
 
 
-def _pieces(block: Block, values: Tensor) -> Iterator[tuple[Block, Tensor]]:
-    """The block a few rows at a time: which pairs they are, and their values."""
-    height, step = block.shape[0], _piece_rows(block)
-    if height == step:
-        yield block, values
-        return
-    start = block.rows.start
-    for own in spans(0, height, step):
-        rows = slice(start + own.start, start + own.stop)
-        yield Block(rows, block.cols, block.mirrored), values[own]
-
-
-def _of(vector: Tensor, span: slice) -> Tensor:
-    """The entries ``span``; without a view, which costs microseconds, where that is all."""
-    return vector if span.stop - span.start == vector.shape[0] else vector[span]
-
-
-def _have_one_exponent(channels: list[ChannelVectors]) -> bool:
-    """Whether there are several channels, and all have the same exponents."""
-    reductions = [vectors.reduction for vectors in channels]
+def _have_one_exponent(job: Job) -> bool:
+    """Whether there are several log-sum-exps, and all have the same exponents."""
+    stats = job.spec.stats
     plain = all(
-        r.row_log_weight is None and r.col_log_weight is None and not r.class_log_weights
-        for r in reductions
+        s.phi is None and s.row_offset == NONE and s.col_offset == NONE and not s.classes
+        for s in stats
     )
-    return plain and len(reductions) > 1 and len({r.factor for r in reductions}) == 1
-
-
-def _add(
-    vectors: Vectors, values: Tensor, kept_out: KeptOut, piece: Block, rows: bool, cols: bool
-) -> None:
-    """Add values to the sums of rows and of columns; what they are of no kept pair is lost."""
-    kept_out.fill_(values, 0.0)
-    if rows and vectors.sums.rows is not None:
-        _of(vectors.sums.rows, piece.rows).add_(values.sum(1))
-    if cols and vectors.sums.cols is not None:
-        _of(vectors.sums.cols, piece.cols).add_(values.sum(0))
+    return plain and len(stats) > 1 and len({s.factor for s in stats}) == 1

@@ -19,10 +19,15 @@ class BackwardOnly(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        raise RuntimeError(
-            f"{ctx.caller}: forward-mode derivatives (dual tensors) are not supported; "
-            "use .backward() or torch.autograd.grad"
-        )
+        raise no_tangent(ctx.caller)
+
+
+def no_tangent(caller: str) -> RuntimeError:
+    """The error of a forward-mode derivative."""
+    return RuntimeError(
+        f"{caller}: forward-mode derivatives (dual tensors) are not supported; "
+        "use .backward() or torch.autograd.grad"
+    )
 
 
 class NoSecondDerivative(torch.autograd.Function):
@@ -51,10 +56,10 @@ def first_order(backward: Backward) -> Backward:
     @wraps(backward)
     def guarded(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         check_gradients(ctx.caller, upstream)
+        if not torch.is_grad_enabled():
+            return backward(ctx, *upstream)
         with torch.no_grad():
             gradients = backward(ctx, *upstream)
-        if not torch.is_grad_enabled():
-            return gradients
         sources = (*ctx.saved_tensors, *upstream)
         tied = [t for t in sources if t is not None and t.requires_grad]
         return tuple(

@@ -11,66 +11,60 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..problem import Phi, Problem, Term
+from .job import Job
 from .row_steps import LN2
-from .vectors import ChannelVectors, ScaledScores, Sides, TermVectors, Vectors
+from .state import MaybeVectors, Reduced, Upstream, Vectors
+
+Pair = tuple[Tensor | None, Tensor | None]
 
 
-def score_sums(problem: Problem, scores: ScaledScores) -> TermVectors | None:
-    """Room for the sums of the scores that the last channel keeps, if anybody asked for its gap.
-
-    One scale for all pairs is left out until the sums are in: no product has to be rounded.
+def gaps(job: Job, reduced: Reduced) -> Pair:
+    """ln(mean of e^S) - mean of S over the pairs of the last log-sum-exp, of rows and of columns;
+    0 for fewer than two pairs.
     """
-    if not problem.gaps:
-        return None
-    term = Term(Phi.IDENTITY, problem.reductions[-1].pairs)
-    scale = scores.scale if scores.row_scale is None else scores.row_scale
-    own = scale if isinstance(scale, Tensor) and scale.dim() else 1.0
-    return TermVectors(problem, term, ScaledScores(own, None, None))
-
-
-def gaps(
-    problem: Problem, scores: ScaledScores, last: Vectors, summed: TermVectors | None
-) -> Sides:
-    """ln(mean of e^S) - mean of S over the pairs of the last channel; 0 for fewer than two."""
-    if summed is None:
-        return Sides()
-    assert isinstance(last, ChannelVectors)
+    scores, spec = job.scores, job.spec
     scale = scores.scale if scores.row_scale is None else 1.0
 
-    def gap(bits: Tensor | None, sums: Tensor | None, counts: Tensor | None) -> Tensor | None:
-        if counts is None or bits is None or sums is None:
+    def gap(bits: Vectors, sums: Tensor | None, counts: Tensor | None) -> Tensor | None:
+        if counts is None or sums is None:
             return None
         number = counts.clamp(min=1).double()
-        difference = bits * LN2 - number.log() - sums * scale / number
-        return torch.where(counts > 1, difference, 0.0).to(problem.dtype)
+        difference = bits[-1] * LN2 - number.log() - sums * scale / number
+        return torch.where(counts > 1, difference, 0.0).to(job.sizes.dtype)
 
-    return Sides(
-        gap(last.bits.rows, summed.sums.rows, problem.row_counts),
-        gap(last.bits.cols, summed.sums.cols, problem.col_counts),
+    return (
+        gap(reduced.state.row_bits, reduced.row_scores, job.tensor(spec.row_counts)),
+        gap(reduced.state.col_bits, reduced.col_scores, job.tensor(spec.col_counts)),
     )
 
 
-def add_gap_gradients(
-    problem: Problem, last: Vectors, rows: Tensor | None, cols: Tensor | None
-) -> None:
-    """The gaps' share of the last channel's upstream gradients.
+def with_gaps(job: Job, upstream: Upstream, of_gaps: Pair) -> Upstream:
+    """The upstream gradients with those of the gaps, of rows and of columns.
 
     d gap_i / dS_ij is the softmax over the pairs less 1 / count_i: the first is that of the
     log-sum-exp, the second one number for all pairs of the row. Both meet in G, pair by pair,
     because their sums over the pairs nearly cancel.
     """
-    assert isinstance(last, ChannelVectors)
-    last.lines = Sides()
-    for side, grad, counts in (
-        ("rows", rows, problem.row_counts),
-        ("cols", cols, problem.col_counts),
+    spec, dtype = job.spec, job.sizes.dtype
+    sides = []
+    for own, grad, slot in (
+        (upstream.rows, of_gaps[0], spec.row_counts),
+        (upstream.cols, of_gaps[1], spec.col_counts),
     ):
-        if grad is None or counts is None:
-            continue
-        own = getattr(last.upstream, side)
-        grad = torch.where(counts > 1, grad, 0.0)
-        setattr(last.upstream, side, grad if own is None else own + grad)
-        setattr(last.lines, side, (-grad / counts.clamp(min=1)).to(last.coefficients))
-    if problem.triangle:
-        last.lines.cols = last.lines.rows
+        counts = job.tensor(slot)
+        line: Tensor | None = None
+        if grad is not None and counts is not None:
+            grad = torch.where(counts > 1, grad, 0.0)
+            line = (-grad / counts.clamp(min=1)).to(dtype)
+            own = _with_last(own, grad)
+        sides.append((own, line))
+    (rows, row_line), (cols, col_line) = sides
+    return Upstream(
+        rows, cols, upstream.positive, row_line, row_line if spec.triangle else col_line
+    )
+
+
+def _with_last(vectors: MaybeVectors, more: Tensor) -> MaybeVectors:
+    """The vectors with ``more`` added to the last."""
+    *others, last = vectors
+    return (*others, more if last is None else last + more)

@@ -1,116 +1,118 @@
 """Gradients in the forward pass, for losses of one direction: three products instead of four.
 
-A row's weight in the gradient is known as soon as its strip is reduced, if the loss tells how it
-depends on the row's own stats. Then a strip's scores are used while they are still there, and the
-backward pass only multiplies by one number. The telling is a promise that the backward pass checks.
+A row's weight in the gradient is known as soon as its strip is reduced, as the row's loss depends
+on its own stats only. So a strip's scores are used while they are still there, and the backward
+pass only multiplies by one number, the gradient of the loss. Sums of a function need not even
+wait for their strip: a kernel that can makes sums and weights from one look at the scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .blocks import Block, Tile, all_fit, strips
+from ..problem.spec import NONE, Sizes, Spec
 from .gradients import Gradients, Needs
-from .memory import use_huge_pages
-from .run import Run
-
-# rows, their stats (one vector a reduction), their positives -> upstream gradients of those stats
-# up to one factor common to all rows.
-Expected = Callable[[slice, tuple[Tensor, ...], Tensor | None], tuple[Tensor, ...]]
+from .job import Backend, Job
+from .plan import Plan, Strip, scores_in
+from .positives import positive_scores
+from .rules import Seen, Slopes, slopes_of
+from .spans import part
+from .state import MaybeVectors, Reduced, Upstream
 
 # Below this the product of a strip with the queries is too thin for a GEMM.
 SHORTEST_STRIP = 128
 
-# Two fp32 evaluations of one formula differ by a few roundings; anything else is another formula.
-AGREEMENT = 32.0
+
+def is_one_way(spec: Spec) -> bool:
+    """Whether a row's weights depend on its own stats, and on the gradient of one number."""
+    rule = spec.rule
+    one_number = rule is not None and rule.reduction != "none" and not rule.skip
+    return one_number and spec.positives != NONE and not spec.both_sides and not spec.gaps
 
 
-@dataclass
-class OnePass:
-    """Gradients for the expected upstream, until the true one is known."""
+def strip_height(spec: Spec, sizes: Sizes, plan: Plan) -> int:
+    """Rows of which all scores fit the workspace, beside a block that weights are formed in.
 
-    gradients: Gradients
-    expected: list[Tensor]
-
-    def take(self, run: Run, upstream: tuple[Tensor | None, ...]) -> Gradients | None:
-        """The gradients for ``upstream``; None if it is no multiple of what was expected."""
-        factor = common_factor(self.expected, upstream)
-        if factor is None:
-            return None
-        self.gradients.multiply(factor)
-        return self.gradients
+    0 where the problem is none of one direction with a loss that is one number, or strips would be
+    too thin.
+    """
+    if not is_one_way(spec) or not plan.strips:
+        return 0
+    height, width = plan.strips[0][0].shape
+    rows = scores_in(spec, sizes.dtype) // (sizes.m + width)
+    return min(rows, height) if rows >= min(SHORTEST_STRIP, sizes.n) else 0
 
 
-def fits_one_pass(run: Run) -> bool:
-    """One direction, more scores than can be kept, and a strip of them within the workspace."""
-    problem = run.problem
-    if not run.backend.settles_strips or not run.plan or all_fit(problem, run.plan):
-        return False
-    if problem.triangle or problem.columns or run.score_sums is not None:
-        return False
-    return _strip_rows(run) >= min(SHORTEST_STRIP, problem.n)
+def gradients_at_once(job: Job, backend: Backend, needs: Needs) -> tuple[Reduced, Gradients]:
+    """The stats of all rows, and gradients for a gradient of the loss of 1."""
+    if not job.spec.log_sums:
+        both = backend.reducing_weigher(job, partial(_of_sums, job), needs.scale)
+        if both is not None:
+            gradients = Gradients(job, needs, unit=both.unit)
+            for strip in job.plan.strips:
+                gradients.add_strip(both, strip)
+            gradients.finish(both.products())
+            return both.settle(), gradients
+    return _strip_by_strip(job, backend, needs)
 
 
-def one_pass(run: Run, needs: Needs, expected: Expected) -> OnePass:
-    """Reduce every strip and use its scores for the gradients at once."""
-    problem = run.problem
-    gradients = Gradients(run, needs)
-    kernel = run.backend.bind(run)
-    for vectors in run.vectors:
-        vectors.allot_gradients(problem, rows=True, cols=False)
-    guesses = [
-        torch.empty(problem.n, dtype=problem.dtype, device=problem.device) for _ in run.vectors
-    ]
-    height, width = run.plan[0][0].shape
-    tallest = min(height, _strip_rows(run))
-    run.plan = strips(problem, Tile(tallest, width))
-    memory = torch.empty(tallest * problem.m, dtype=problem.dtype, device=problem.device)
-    use_huge_pages(memory)
-    for strip in run.plan:
+def _strip_by_strip(job: Job, backend: Backend, needs: Needs) -> tuple[Reduced, Gradients]:
+    gradients = Gradients(job, needs)
+    reducer = backend.reducer(job)
+    products: Tensor | None = None
+    for strip in job.plan.strips:
         rows = strip[0].rows
-        kept = _in_memory(strip, memory)
-        for block in kept:
-            kernel.reduce(block)
-        stats = tuple(vectors.row_stats(rows) for vectors in run.vectors)
-        guessed = expected(rows, stats, run.positives(rows))
-        for vectors, guess, grad in zip(run.vectors, guesses, guessed, strict=True):
-            guess[rows] = grad
-            vectors.set_gradients("rows", rows, guess[rows])
-        gradients.add_strip(kernel, kept)
-    return OnePass(gradients, guesses)
+        for block in strip:
+            reducer.reduce(block)
+        reduced = reducer.settle(rows)
+        upstream = _of_strip(job, reduced, strip)
+        weigher = backend.weigher(job, reduced.state, upstream, needs.scale, rows)
+        gradients.add_strip(weigher, strip)
+        more = weigher.products()
+        products = more if products is None or more is None else products.add_(more)
+    gradients.finish(products)
+    return reducer.settle(), gradients
 
 
-def _strip_rows(run: Run) -> int:
-    """Rows of which the scores fit the workspace, beside the block that weights are formed in."""
-    problem = run.problem
-    return (problem.workspace // problem.dtype.itemsize) // (problem.m + run.plan[0][0].shape[1])
+def _of_strip(job: Job, reduced: Reduced, strip: Strip) -> Upstream:
+    """The upstream gradients of a strip's stats, in vectors of full length for a weigher.
+
+    It never reads other rows: their memory is not filled.
+    """
+    rows, rule = strip[0].rows, job.spec.rule
+    assert rule is not None and reduced.state.positive is not None
+    positive = positive_scores(job, reduced.state.positive, rows)
+    assert positive is not None
+    seen = Seen.of(job, (reduced.rows, reduced.cols), positive, rows)
+    weights = job.tensor(rule.weights)
+    own = None if weights is None else part(weights, rows)
+    slopes = slopes_of(rule, seen, own, job.sizes.n)
+
+    def whole(vector: Tensor | None) -> Tensor | None:
+        if vector is None:
+            return None
+        out = torch.empty(job.sizes.n, dtype=job.sizes.dtype, device=job.sizes.device)
+        out[rows] = vector
+        return out
+
+    return Upstream(tuple([whole(vector) for vector in slopes.rows]), (), whole(slopes.positive))
 
 
-def common_factor(expected: list[Tensor], upstream: tuple[Tensor | None, ...]) -> float | None:
-    """c with upstream = c expected up to rounding in every entry; None if there is none."""
-    if any(grad is None for grad in upstream):
-        return None
-    guess = torch.cat(expected)
-    true = torch.cat([grad for grad in upstream if grad is not None])
-    at = int(guess.abs().argmax())
-    if float(guess[at]) == 0.0:
-        return 1.0 if not bool(true.any()) else None
-    factor = float(true[at].double() / guess[at].double())
-    limit = AGREEMENT * torch.finfo(guess.dtype).eps
-    close = (true - guess * factor).abs() <= limit * (guess * factor).abs()
-    return factor if bool(close.all()) else None
-
-
-def _in_memory(strip: list[Block], memory: Tensor) -> list[Block]:
-    """The strip with room for its scores."""
-    blocks, start = [], 0
-    for block in strip:
-        rows, cols = block.shape
-        room = memory[start : start + rows * cols].view(rows, cols)
-        blocks.append(Block(block.rows, block.cols, block.mirrored, room))
-        start += rows * cols
-    return blocks
+def _of_sums(job: Job, positive_dots: Tensor) -> Upstream:
+    """The upstream gradients of sums, which depend on no stat but the positive's score."""
+    rule, dtype = job.spec.rule, job.sizes.dtype
+    assert rule is not None
+    positive = positive_scores(job, positive_dots)
+    assert positive is not None
+    # Slopes of sums do not depend on the sums, which are not known yet: any vector stands for them.
+    sums = (positive,) * len(job.spec.stats)
+    seen = Seen.of(job, (sums, ()), positive)
+    slopes: Slopes = slopes_of(rule, seen, job.tensor(rule.weights), job.sizes.n)
+    rows: MaybeVectors = tuple(
+        [None if vector is None else vector.to(dtype).contiguous() for vector in slopes.rows]
+    )
+    assert slopes.positive is not None
+    return Upstream(rows, (), slopes.positive.to(dtype).contiguous())

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .blocks import Block, spans
+from .job import Job
 from .operands import Operand
 from .row_steps import chunk_rows
-
-
-def _take(operand: Operand, index: Tensor, dtype: torch.dtype) -> Tensor:
-    return operand.tensor.index_select(0, index).to(dtype)
+from .spans import WHOLE, part, spans
 
 
 def dots(
     query: Operand, key: Operand, rows: Tensor | None, columns: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """<q_rows[e], k_columns[e]> for each entry e; 0 where the column is -1."""
+    """<q_rows[e], k_columns[e]> for each entry e; 0 where the column is -1.
+
+    Entries without a column are computed and left out: to look for them would wait for a GPU.
+    """
     out = columns.new_zeros(columns.shape, dtype=dtype)
+    if not len(key.tensor):
+        return out
     for own, row, column in _entries(query, rows, columns):
-        out[own] = (_take(query, row, dtype) * _take(key, column, dtype)).sum(1)
+        found = (_take(query, row, dtype) * _take(key, column, dtype)).sum(1)
+        out[own] = torch.where(columns[own] >= 0, found, 0.0)
     return out
 
 
@@ -38,22 +40,38 @@ def add_gradients(
     key_weight: Tensor,
 ) -> None:
     """dq[rows[e]] += weight[e] k[columns[e]] and dk[columns[e]] += key_weight[e] q[rows[e]]."""
+    if not len(key.tensor):
+        return
     for own, row, column in _entries(query, rows, columns):
+        there = (columns[own] >= 0).unsqueeze(1)
         if dquery is not None:
-            own_keys = _take(key, column, dquery.dtype)
-            dquery.index_add_(0, row, own_keys.mul_(weight[own, None]))
+            values = _take(key, column, dquery.dtype).mul_(weight[own, None])
+            dquery.index_add_(0, row, torch.where(there, values, 0.0))
         if dkey is not None:
-            own_queries = _take(query, row, dkey.dtype)
-            dkey.index_add_(0, column, own_queries * key_weight[own, None])
+            values = _take(query, row, dkey.dtype) * key_weight[own, None]
+            dkey.index_add_(0, column, torch.where(there, values, 0.0))
 
 
-def _entries(
-    query: Operand, rows: Tensor | None, columns: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(entries, their rows, their columns) chunk by chunk, without the entries of column -1."""
-    for span in spans(0, len(columns), chunk_rows(query)):
-        own = span.start + (columns[span] >= 0).nonzero().squeeze(1)
-        yield own, own if rows is None else rows[own], columns[own]
+def positive_scores(job: Job, found: Tensor | None, rows: slice = WHOLE) -> Tensor | None:
+    """Scores of the positives of ``rows`` from their dot products; 0 where there is none.
+
+    NaN instead of infinite: a loss of an infinite score
+    could come out as a number that means nothing.
+    """
+    columns = job.positives
+    if found is None or columns is None:
+        return None
+    scores = job.scores
+    own = scores.scale if scores.row_scale is None else part(scores.row_scale, rows)
+    score = part(found, rows) * own
+    if scores.row_bias is not None or scores.col_bias is not None:
+        columns = part(columns, rows)
+        if scores.row_bias is not None:
+            score = score + part(scores.row_bias, rows)
+        if scores.col_bias is not None and len(scores.col_bias):
+            score = score + scores.col_bias[columns.clamp(min=0)]
+        score = torch.where(columns >= 0, score, 0.0)
+    return (score + (score - score)).to(job.sizes.dtype)
 
 
 def safe_upstream(upstream: Tensor, columns: Tensor) -> Tensor:
@@ -61,76 +79,14 @@ def safe_upstream(upstream: Tensor, columns: Tensor) -> Tensor:
     return torch.where(columns >= 0, upstream, 0.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Rows (from 0) of a block whose column lies in it, and that column (from 0)."""
-
-    rows: Tensor
-    columns: Tensor
-    # Whether that is every row of the block.
-    whole: bool
-
-    def part(self, vector: Tensor, rows: slice) -> Tensor:
-        """Their entries of a vector, of which the block has ``rows``."""
-        return vector[rows] if self.whole else vector[rows][self.rows]
-
-    def add(self, vector: Tensor, rows: slice, values: Tensor) -> None:
-        """Add to these entries."""
-        if self.whole:
-            vector[rows].add_(values)
-        else:
-            vector[rows].index_add_(0, self.rows, values)
+def _take(operand: Operand, index: Tensor, dtype: torch.dtype) -> Tensor:
+    return operand.tensor.index_select(0, index).to(dtype)
 
 
-class Places:
-    """Where blocks hold the columns of an index; each is looked for once."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[int, ...], Place] = {}
-
-    def find(self, columns: Tensor, rows: slice, cols: slice) -> Place:
-        """``columns`` has to outlive this object: it is known by its identity."""
-        key = (id(columns), rows.start, rows.stop, cols.start, cols.stop)
-        if key not in self._found:
-            mine = columns[rows]
-            own = ((mine >= cols.start) & (mine < cols.stop)).nonzero().squeeze(1)
-            whole = own.shape[0] == rows.stop - rows.start
-            self._found[key] = Place(own, (mine if whole else mine[own]) - cols.start, whole)
-        return self._found[key]
-
-
-def take(places: Places, block: Block, dots: Tensor, columns: Tensor, out: Tensor) -> None:
-    """out[i] += the block's dot product at (i, columns[i]), for the rows whose column it holds."""
-    for side, rows, cols in _orientations(block, dots):
-        place = places.find(columns, rows, cols)
-        place.add(out, rows, side[place.rows, place.columns])
-
-
-def put(
-    places: Places,
-    block: Block,
-    weights: Tensor,
-    columns: Tensor,
-    grad: Tensor,
-    dots: Tensor,
-    products: Tensor | None,
-    triangle: bool,
-) -> None:
-    """Add grad[i] to G at (i, columns[i]); on a triangle's diagonal at its mirror image too.
-
-    And, where they are wanted, grad[i] dots[i] to products[i].
-    """
-    for side, rows, cols in _orientations(block, weights):
-        place = places.find(columns, rows, cols)
-        upstream = place.part(grad, rows)
-        side.index_put_((place.rows, place.columns), upstream, accumulate=True)
-        if triangle and not block.mirrored:
-            side.index_put_((place.columns, place.rows), upstream, accumulate=True)
-        if products is not None:
-            place.add(products, rows, upstream.double() * place.part(dots, rows))
-
-
-def _orientations(block: Block, values: Tensor) -> list[tuple[Tensor, slice, slice]]:
-    """The block as rows by columns, and transposed too if it stands for its mirror image."""
-    straight = (values, block.rows, block.cols)
-    return [straight, (values.t(), block.cols, block.rows)] if block.mirrored else [straight]
+def _entries(
+    query: Operand, rows: Tensor | None, columns: Tensor
+) -> Iterator[tuple[slice | Tensor, Tensor, Tensor]]:
+    """(entries, their rows, their columns) chunk by chunk; column 0 stands for none."""
+    for span in spans(0, len(columns), chunk_rows(query)):
+        own = torch.arange(span.start, span.stop, device=columns.device)
+        yield own, own if rows is None else rows[own], columns[own].clamp(min=0)

@@ -9,15 +9,19 @@ from torch import Tensor
 BAND = 128
 
 
-def add_product(out: Tensor, a: Tensor, b: Tensor, keep: float, factor: float) -> None:
-    """out = keep out + factor a b, accumulated in out's dtype."""
+def add_product(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> None:
+    """out = beta out + alpha a b, accumulated in out's dtype.
+
+    By torch.addmm with ``out=``: torch's counter of flops knows that function, and not the method
+    that works in place.
+    """
     if a.dtype == out.dtype:
-        out.addmm_(a, b, beta=keep, alpha=factor)
+        torch.addmm(out, a, b, beta=beta, alpha=alpha, out=out)
     elif out.is_cuda:
-        torch.addmm(out, a, b, out_dtype=out.dtype, beta=keep, alpha=factor, out=out)
+        torch.addmm(out, a, b, out_dtype=out.dtype, beta=beta, alpha=alpha, out=out)
     else:
         # torch.mm on the CPU rounds its products to the factors' dtype.
-        out.addmm_(a.to(out.dtype), b.to(out.dtype), beta=keep, alpha=factor)
+        torch.addmm(out, a.to(out.dtype), b.to(out.dtype), beta=beta, alpha=alpha, out=out)
 
 
 def make_symmetric(square: Tensor) -> None:

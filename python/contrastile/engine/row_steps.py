@@ -1,7 +1,4 @@
-"""The O(N) steps around the passes: compiled where the extension is there, else plain torch.
-
-At a few hundred rows a dozen small torch operations cost more than the pass itself.
-"""
+"""The O(N) steps around a pass in plain torch: log-sum-exps, and the coefficients of G."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from .. import native
 from .operands import Operand
 
 LOG2E = math.log2(math.e)
@@ -18,31 +14,17 @@ LN2 = math.log(2.0)
 
 CHUNK_BYTES = 2**20
 
-# From here on half an ulp of an fp32 exponent nears the range of 2^y: of such scores only rounded
-# differences are meant, as in the dense formula.
-COARSE = 2.0**28
+# Exponents so large are 32 apart in fp32, so that rounding one moves 2^y by up to 16 bits. From
+# here on nothing makes up for roundings: scores count as rounded, as in the dense formula.
+ROUNDED_FROM = 2.0**28
 
 
 def log_sums(shift: Tensor | float, total: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:
     """ln(2^shift total) of fp64 totals, and in ``bits`` its log2; -inf where the total is 0."""
-    module = native.load_for(total)
-    if module is None:
-        torch.log2(total, out=bits)
-        if isinstance(shift, Tensor) or shift != 0.0:
-            bits.add_(shift)
-        return (bits * LN2).to(dtype)
-    out = torch.empty_like(total, dtype=dtype)
-    each, same = (shift.data_ptr(), 0.0) if isinstance(shift, Tensor) else (0, shift)
-    module.log_sums(
-        dtype == torch.float64,
-        each,
-        same,
-        total.data_ptr(),
-        bits.data_ptr(),
-        out.data_ptr(),
-        out.shape[0],
-    )
-    return out
+    torch.log2(total, out=bits)
+    if isinstance(shift, Tensor) or shift != 0.0:
+        bits.add_(shift)
+    return (bits * LN2).to(dtype)
 
 
 def channel_gradients(
@@ -55,42 +37,16 @@ def channel_gradients(
 ) -> None:
     """The coefficients of G that the upstream gradient of an lse (fp64, bits) asks for.
 
-    They are a shift for the exponents (the rounded lse, or the given shift) and a weight that makes
-    up for the difference: rounding the lse alone would change the sum of a row's weights, which the
-    positive's weight must cancel. An empty row has no weight.
+    They are what exponents are taken relative to (the rounded lse, or the given shift) and a factor
+    of the powers, which makes up for what that differs from the lse: rounding the lse alone would
+    change the sum of a row's weights, which the positive's weight must cancel. For an empty row the
+    factor is 0.
     """
-    module = native.load_for(lse)
-    if module is None:
-        _channel_gradients(lse, grad, factor, shift, lse_out, grad_out)
-        return
-    grad = grad.to(lse_out.dtype).contiguous().resolve_neg()
-    module.channel_gradients(
-        native.is_double(lse_out),
-        lse.data_ptr(),
-        grad.data_ptr(),
-        lse.shape[0],
-        factor,
-        shift is not None,
-        shift or 0.0,
-        lse_out.data_ptr(),
-        grad_out.data_ptr(),
-    )
-
-
-def _channel_gradients(
-    lse: Tensor,
-    grad: Tensor,
-    factor: float,
-    shift: float | None,
-    lse_out: Tensor,
-    grad_out: Tensor,
-) -> None:
-    """The same in plain torch."""
     empty = torch.isneginf(lse)
     if shift is None:
         bits = lse.masked_fill(empty, 0.0)
         lse_out.copy_(bits)
-        weight = torch.where(bits.abs() > COARSE, 0.0, lse_out.double() - bits).exp2_()
+        weight = torch.where(bits.abs() > ROUNDED_FROM, 0.0, lse_out.double() - bits).exp2_()
     else:
         weight = torch.sub(shift, lse).exp2_()
     weight.mul_(grad)

@@ -9,7 +9,6 @@ values waits for it: there the first call is looked at, and none that a CUDA gra
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,8 +32,8 @@ SATURATED = 300.0
 # How many rows of a set are looked at.
 ROWS = 4
 
-# Calls of each function with tensors on each kind of device, but those that are not looked at.
-CALLS: Counter[tuple[str, str]] = Counter()
+# Calls of each function with tensors on a CPU, or not, but those that are not looked at.
+CALLS: dict[tuple[str, bool], int] = {}
 
 
 def advise_on(caller: str, tensors: Sequence[Tensor], options: Mapping[str, Any]) -> None:
@@ -72,13 +71,17 @@ def forgotten_exponential(scale: float) -> bool:
 
 
 def _may_look(caller: str, tensor: Tensor) -> bool:
-    if not wanted() or values.capturing(tensor):
+    if not wanted():
         return False
-    CALLS[caller, tensor.device.type] += 1
-    calls = CALLS[caller, tensor.device.type]
-    if values.readable(tensor):
-        return values.checking() or calls & (calls - 1) == 0
-    return calls == 1
+    at_hand = values.is_at_hand(tensor)
+    calls = CALLS.get((caller, at_hand), 0) + 1
+    if not at_hand and values.capturing(tensor):
+        return False
+    CALLS[caller, at_hand] = calls
+    if values.checking():
+        return values.readable(tensor)
+    # The first, second, fourth ... on a CPU, the first on a GPU.
+    return calls == 1 or (at_hand and calls & (calls - 1) == 0)
 
 
 def _smallest_scale(options: Mapping[str, Any]) -> float | None:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.rules import softmax_loss
 from ..ops import log_sum_exp
-from ..problem import Channel, Equal, Index, Pairs
+from ..problem import Channel, Equal, Index, Not, Pairs
 from ..problem.checks import (
     check_embedding,
     check_integers,
@@ -19,11 +20,11 @@ from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
     Stats,
+    finish,
     make_stats,
     reduce_rows,
     shift_of,
     smoothing_term,
-    softmax_loss,
     wants_valid,
     with_margin,
 )
@@ -77,7 +78,7 @@ def clip_loss(
     check_embedding(NAME, "y", y, SEVERAL_VECTORS)
     check_same_size(NAME, x=x, y=y)
     check_same_rows(NAME, x=x, y=y)
-    n, device = len(x), x.device
+    n, device = x.shape[0], x.device
     scale, bias = opts.scale(n), opts.bias(y)
     weights = opts.row_weights(n)
     groups = None
@@ -87,9 +88,10 @@ def clip_loss(
     x, y = opts.embeddings(x), opts.embeddings(y)
 
     own = Index.diagonal(n, device=device)
-    kept: Pairs = ~own
+    kept: Pairs = Not(own)
     if groups is not None:
-        kept &= ~Equal(groups.query, groups.key)
+        kept = kept & Not(Equal(groups.query, groups.key))
+    plain = margin == 0.0 and label_smoothing == 0.0
     stats = log_sum_exp(
         x,
         y,
@@ -98,33 +100,39 @@ def clip_loss(
         columns=True,
         positives=own,
         ranks=opts.return_stats,
+        row_loss=opts.row_loss("softmax", weights, share=0.5) if plain else None,
         **opts.engine,
     )
-    raw = stats.positive
-    assert raw is not None
-    (row_lse,), (col_lse,) = stats.rows, stats.columns
+
+    def valid() -> Tensor:
+        return ~(torch.isneginf(stats.rows[0]) | torch.isneginf(stats.columns[0]))
+
+    def seen() -> Stats:
+        raw = stats.scores_of_positives
+        some, shift = valid(), shift_of(bias, raw)
+        positive = with_margin(raw, scale, margin)
+        row, column = (
+            torch.logaddexp(lse, positive) + shift for lse in (stats.rows[0], stats.columns[0])
+        )
+        columns = make_stats(column, raw + shift, stats.col_rank, some)
+        return make_stats(row, raw + shift, stats.row_rank, some, columns)
+
+    if stats.loss is not None:
+        return finish(opts, stats.loss, valid, seen, bias)
+    raw = stats.scores_of_positives
     positive = with_margin(raw, scale, margin)
-    losses = (softmax_loss(row_lse, positive) + softmax_loss(col_lse, positive)) * 0.5
+    row, column = (softmax_loss(lse, positive) for lse in (stats.rows[0], stats.columns[0]))
+    losses = (row + column) * 0.5
     if label_smoothing:
         for total, included in _included(x, y, groups, scale):
             part = smoothing_term(positive, total - raw, included, label_smoothing)
             losses = losses + 0.5 * part
-
-    def valid() -> Tensor:
-        return ~(torch.isneginf(row_lse) | torch.isneginf(col_lse))
-
-    def seen() -> Stats:
-        some, shift = valid(), shift_of(bias, raw)
-        row, column = (torch.logaddexp(lse, positive) + shift for lse in (row_lse, col_lse))
-        columns = make_stats(column, raw + shift, stats.col_rank, some)
-        return make_stats(row, raw + shift, stats.row_rank, some, columns)
-
     return reduce_rows(opts, losses, valid if wants_valid(opts) else None, weights, seen, bias)
 
 
 def clip_loss_reference(x: Tensor, y: Tensor, *, logit_scale: float | Tensor) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`clip_loss` must equal."""
-    logits = logit_scale * (x @ y.T)
+    logits = logit_scale * x @ y.T
     target = torch.arange(len(x), device=x.device)
     cross_entropy = torch.nn.functional.cross_entropy
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
@@ -140,7 +148,7 @@ def _included(
     x: Tensor, y: Tensor, groups: Groups | None, scale: float | Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """Sum of the included scores, the positive among them, and their number: rows, columns."""
-    n = len(x)
+    n = x.shape[0]
     count = torch.full((n,), n, device=x.device)
     # A number times half precision is half precision, and rounded.
     x, y = widen(x), widen(y)

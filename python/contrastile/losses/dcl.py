@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
-from .rows import reduce_rows
+from .rows import Stats, finish, reduce_rows
 from .views import TwoViews
 
 
@@ -49,11 +49,7 @@ def dcl_loss(
     tensor(-0.2082)
     """
     opts = Options("dcl_loss", **options)
-    views = TwoViews.of(opts, z0, z1, ids, margin)
-    losses = views.negatives - views.positive
-    return reduce_rows(
-        opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives), views.bias
-    )
+    return _decoupled(opts, TwoViews.of(opts, z0, z1, ids, margin), None)
 
 
 @loss_function
@@ -99,42 +95,60 @@ def dclw_loss(
     """
     opts = Options("dclw_loss", **options)
     views = TwoViews.of(opts, z0, z1, ids, margin)
-    n = len(z0)
+    n = z0.shape[0]
     with torch.no_grad():
         first, second = widen(views.z[:n]), widen(views.z[n:])
         likeness = (first * second).sum(1) / sigma
         omega = (2.0 - n * likeness.softmax(0)).repeat(2)
-    losses = views.negatives - omega * views.positive
-    if views.bias is not None:
-        losses = losses + (1.0 - omega) * views.bias.to(omega.dtype)
-    return reduce_rows(
-        opts, losses, views.valid, views.weights, lambda: views.stats(views.negatives)
-    )
+    return _decoupled(opts, views, omega)
 
 
-def dcl_loss_reference(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
+def _decoupled(opts: Options, views: TwoViews, omega: Tensor | None) -> LossOutput:
+    """The loss with the weights of the positives, if they have any."""
+    # A bias cancels, unless positives are weighted.
+    weighted_bias = None if omega is None else views.bias
+    row_loss = None
+    if views.margin == 0.0 and weighted_bias is None:
+        row_loss = opts.row_loss("decoupled", views.weights, omega=omega)
+    scores = views.scores(row_loss)
+
+    def seen() -> Stats:
+        return scores.stats(scores.negatives)
+
+    if scores.found.loss is not None:
+        return finish(opts, scores.found.loss, scores.valid, seen, views.bias)
+    positive = scores.positive if omega is None else omega * scores.positive
+    losses = scores.negatives - positive
+    cancelled = views.bias
+    if omega is not None and weighted_bias is not None:
+        losses = losses + (1.0 - omega) * weighted_bias.to(omega.dtype)
+        cancelled = None
+    return reduce_rows(opts, losses, scores.valid, views.weights, seen, cancelled)
+
+
+def dcl_loss_reference(z0: Tensor, z1: Tensor, *, logit_scale: float | Tensor) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`dcl_loss` must equal."""
-    lse, positive = _dense(z0, z1, temperature)
-    return (lse - positive).mean()
+    negatives, positives = _dense(z0, z1, logit_scale)
+    return (negatives - positives).mean()
 
 
 def dclw_loss_reference(
-    z0: Tensor, z1: Tensor, *, temperature: float, sigma: float = 0.5
+    z0: Tensor, z1: Tensor, *, logit_scale: float | Tensor, sigma: float = 0.5
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`dclw_loss` must equal."""
-    lse, positive = _dense(z0, z1, temperature)
+    negatives, positives = _dense(z0, z1, logit_scale)
     omega = 2 - len(z0) * ((z0 * z1).sum(1) / sigma).softmax(0).detach()
-    return (lse - omega.repeat(2) * positive).mean()
+    return (negatives - omega.repeat(2) * positives).mean()
 
 
-def _dense(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _dense(z0: Tensor, z1: Tensor, logit_scale: float | Tensor) -> tuple[Tensor, Tensor]:
+    """For each row of both views, the log-sum-exp of its negatives and its positive's score."""
     z = torch.cat([z0, z1])
+    logits = logit_scale * z @ z.T
     rows = torch.arange(len(z), device=z.device)
     partners = rows.roll(len(z0))
-    logits = z @ z.T / temperature
-    negatives = logits.index_put((rows, rows), logits.new_tensor(-torch.inf))
-    negatives = negatives.index_put((rows, partners), logits.new_tensor(-torch.inf))
-    return negatives.logsumexp(1), logits[rows, partners]
+    kept_out = (rows == rows[:, None]) | (rows == partners[:, None])
+    return logits.masked_fill(kept_out, -torch.inf).logsumexp(1), logits[rows, partners]
 
 
 class DCL(Loss):

@@ -10,15 +10,17 @@ from torch import Tensor
 from ..problem.checks import SEVERAL
 from .options import widen
 
-# For the losses that pair row i with row i.
+# For the losses in which row i of one set belongs to row i of the other.
 SEVERAL_VECTORS = f"{SEVERAL}; ids= leaves those out, multi_positive_nce makes them positives"
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Query and key ids as small codes, with the number of keys of each code.
+    """Query and key ids as codes below ``len(sizes)``, with the number of keys of each code.
 
-    An item whose id is ``ignore_label`` belongs to no class: it gets a code of its own.
+    An item whose id is ``ignore_label`` belongs to no class: it gets a code of its own. All shapes
+    follow from the numbers of items, none from their ids: nothing waits for a device or breaks a
+    compiled graph. Codes without an item cost a row of zeros.
     """
 
     query: Tensor
@@ -28,15 +30,9 @@ class Groups:
     @classmethod
     def of(cls, query_ids: Tensor, key_ids: Tensor, ignore_label: int | None = None) -> Groups:
         """Groups of two sets of items, by int64 ids: ignored ones share a class with none."""
-        codes, inverse = torch.unique(torch.cat([query_ids, key_ids]), return_inverse=True)
-        query, key = inverse.split([len(query_ids), len(key_ids)])
-        number = len(codes)
-        if ignore_label is not None:
-            # Codes that the other side does not have do for all of them.
-            query = query.masked_fill(query_ids == ignore_label, number)
-            key = key.masked_fill(key_ids == ignore_label, number + 1)
-            number += 2
-        return cls(query, key, torch.bincount(key, minlength=number))
+        codes = _codes(torch.cat([query_ids, key_ids]), ignore_label)
+        query, key = codes.split([query_ids.shape[0], key_ids.shape[0]])
+        return cls(query, key, _sizes(key, codes.shape[0]))
 
     @classmethod
     def within(cls, ids: Tensor, ignore_label: int | None = None) -> Groups:
@@ -44,11 +40,8 @@ class Groups:
 
         Both sides are one tensor, which tells that scores are symmetric without comparing them.
         """
-        codes, own = torch.unique(ids, return_inverse=True)
-        if ignore_label is not None:
-            ignored = ids == ignore_label
-            own = torch.where(ignored, len(codes) - 1 + ignored.cumsum(0), own)
-        return cls(own, own, torch.bincount(own, minlength=len(codes)))
+        own = _codes(ids, ignore_label)
+        return cls(own, own, _sizes(own, own.shape[0]))
 
     def in_two_views(self) -> Groups:
         """One set of items, each of them twice: first all first views, then all second ones."""
@@ -62,18 +55,32 @@ class Groups:
     def dot_sums(self, query: Tensor, key: Tensor) -> Tensor:
         """For each query, the sum of its dot products with the keys of its id."""
         wide = widen(key)
-        totals = wide.new_zeros(len(self.sizes), wide.shape[1]).index_add(0, self.key, wide)
+        totals = wide.new_zeros(self.sizes.shape[0], wide.shape[1]).index_add_(0, self.key, wide)
         return (widen(query) * totals[self.query]).sum(1)
 
     def sums(self, values: Tensor) -> Tensor:
         """For each query, the sum of ``values`` [M] over the keys of its id."""
-        totals = values.new_zeros(len(self.sizes)).index_add(0, self.key, values)
+        totals = values.new_zeros(self.sizes.shape[0]).index_add_(0, self.key, values)
         return totals[self.query]
 
     def flipped(self) -> Groups:
         """The same with the roles of queries and keys exchanged."""
-        sizes = torch.bincount(self.query, minlength=len(self.sizes))
-        return Groups(self.key, self.query, sizes)
+        return Groups(self.key, self.query, _sizes(self.query, self.sizes.shape[0]))
+
+
+def _codes(ids: Tensor, ignore_label: int | None) -> Tensor:
+    """For each id the number of smaller ones; for an ignored item its own place in their order."""
+    ordered, order = ids.sort()
+    codes = torch.searchsorted(ordered, ordered)
+    if ignore_label is not None:
+        places = torch.arange(ids.shape[0], device=ids.device)
+        codes = torch.where(ordered == ignore_label, places, codes)
+    return torch.empty_like(codes).scatter_(0, order, codes)
+
+
+def _sizes(codes: Tensor, number: int) -> Tensor:
+    """How many items have each code below ``number``."""
+    return codes.new_zeros(number).index_add_(0, codes, torch.ones_like(codes))
 
 
 def all_dot_sums(query: Tensor, key: Tensor) -> Tensor:

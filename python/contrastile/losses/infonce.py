@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..engine.one_pass import Expected
+from ..engine.rules import softmax_loss
 from ..ops import gather_dot, log_sum_exp, merge_log_sum_exp
-from ..problem import Channel, Equal, Index, InputError, Pairs
+from ..problem import Channel, Equal, Index, InputError, Not, Pairs
 from ..problem.checks import (
     SEVERAL,
     check_embedding,
@@ -22,11 +22,11 @@ from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
     Stats,
+    finish,
     make_stats,
     reduce_rows,
     shift_of,
     smoothing_term,
-    softmax_loss,
     wants_valid,
     with_margin,
 )
@@ -99,7 +99,7 @@ def info_nce(
     if negatives is not None:
         check_embedding(NAME, "negatives", negatives, OWN_NEGATIVES)
         check_same_size(NAME, query=query, negatives=negatives)
-    n, m = len(query), len(key)
+    n, m = query.shape[0], key.shape[0]
     own = _positives(positives, n, m, query, key)
     columns = own.columns
     groups = _groups(query_ids, key_ids, query, key, opts.ignore_label)
@@ -110,9 +110,13 @@ def info_nce(
     query = opts.embeddings(query)
     key = query if own_key else opts.embeddings(key)
 
-    kept: Pairs = ~own
+    kept: Pairs = Not(own)
     if groups is not None:
-        kept &= ~Equal(groups.query, groups.key)
+        kept = kept & Not(Equal(groups.query, groups.key))
+    plain = margin == 0.0 and label_smoothing == 0.0 and negatives is None
+    row_loss = None
+    if plain:
+        row_loss = opts.row_loss("softmax", weights, some_without=positives is not None)
     stats = log_sum_exp(
         query,
         key,
@@ -121,11 +125,9 @@ def info_nce(
         channels=[Channel(kept)],
         positives=own,
         ranks=opts.return_stats,
-        expected=None if negatives is not None else _expect(columns, scale, margin, weights),
+        row_loss=row_loss,
         **opts.engine,
     )
-    assert stats.positive is not None
-    lse, rank = stats.rows[0], stats.row_rank
     if negatives is not None:
         negatives = opts.embeddings(negatives)
         extra = log_sum_exp(
@@ -133,28 +135,33 @@ def info_nce(
             negatives,
             scale=scale,
             ranks=opts.return_stats,
-            row_thresholds=stats.positive.detach(),
+            row_thresholds=stats.scores_of_positives.detach(),
             **opts.engine,
         )
-        lse = merge_log_sum_exp(lse, extra.rows[0])
-        rank = None if rank is None or extra.row_rank is None else rank + extra.row_rank
-    positive = with_margin(stats.positive, scale, margin)
-    losses = softmax_loss(lse, positive)
-    if label_smoothing:
-        total, included = _included(query, key, negatives, columns, groups, scale, bias)
-        total = total - stats.positive
-        losses = losses + smoothing_term(positive, total, included, label_smoothing)
+        stats = stats._replace(rows=(merge_log_sum_exp(stats.rows[0], extra.rows[0]),))
+        if stats.row_rank is not None and extra.row_rank is not None:
+            stats = stats._replace(row_rank=stats.row_rank + extra.row_rank)
 
     def valid() -> Tensor:
-        return (columns >= 0) & ~torch.isneginf(lse)
+        return (columns >= 0) & ~torch.isneginf(stats.rows[0])
 
     def seen() -> Stats:
-        assert stats.positive is not None
+        (lse,), score = stats.rows, stats.scores_of_positives
         shift, has = shift_of(shared, lse), columns >= 0
-        denominator = torch.where(has, torch.logaddexp(lse, positive), lse) + shift
-        score = torch.where(has, stats.positive + shift, 0.0)
-        return make_stats(denominator, score, rank, valid())
+        whole = torch.logaddexp(lse, with_margin(score, scale, margin))
+        denominator = torch.where(has, whole, lse) + shift
+        return make_stats(
+            denominator, torch.where(has, score + shift, 0.0), stats.row_rank, valid()
+        )
 
+    if stats.loss is not None:
+        return finish(opts, stats.loss, valid, seen, shared)
+    score = stats.scores_of_positives
+    positive = with_margin(score, scale, margin)
+    losses = softmax_loss(stats.rows[0], positive)
+    if label_smoothing:
+        total, included = _included(query, key, negatives, columns, groups, scale, bias)
+        losses = losses + smoothing_term(positive, total - score, included, label_smoothing)
     tell = positives is not None or label_smoothing or wants_valid(opts)
     return reduce_rows(opts, losses, valid if tell else None, weights, seen, shared)
 
@@ -163,9 +170,9 @@ def info_nce_reference(
     query: Tensor, key: Tensor, *, logit_scale: float | Tensor, positives: Tensor | None = None
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`info_nce` must equal."""
-    logits = logit_scale * (query @ key.T)
+    logits = logit_scale * query @ key.T
     if positives is None:
-        positives = torch.arange(len(query), device=query.device)
+        positives = torch.arange(query.shape[0], device=query.device)
     return torch.nn.functional.cross_entropy(logits, positives)
 
 
@@ -173,26 +180,6 @@ class InfoNCE(Loss):
     """Module twin of :func:`~contrastile.functional.info_nce`; takes its options."""
 
     function = staticmethod(info_nce)
-
-
-def _expect(
-    columns: Tensor, scale: float | Tensor, margin: float, weights: Tensor | None
-) -> Expected:
-    """dL_i/dlse_i = w_i sigmoid(lse_i - p_i): the probability that is not the positive's."""
-    fixed = scale.detach() if isinstance(scale, Tensor) else scale
-    per_row = isinstance(fixed, Tensor) and fixed.numel() != 1
-
-    def expected(
-        rows: slice, stats: tuple[Tensor, ...], positive: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        assert positive is not None
-        own = fixed[rows] if isinstance(fixed, Tensor) and per_row else fixed
-        upstream = torch.sigmoid(stats[0] - with_margin(positive, own, margin))
-        if weights is not None:
-            upstream = upstream * weights[rows].detach()
-        return (torch.where(columns[rows] >= 0, upstream, 0.0),)
-
-    return expected
 
 
 def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Tensor) -> Index:
@@ -218,18 +205,19 @@ def _groups(
     if query_ids is None or key_ids is None:
         raise InputError(f"{NAME}: query_ids and key_ids go together, got only one of them")
     one_set = query is key and query_ids is key_ids
-    query_ids = check_integers(NAME, "query_ids", query_ids, len(query))
+    query_ids = check_integers(NAME, "query_ids", query_ids, query.shape[0])
     if one_set:
         return Groups.within(query_ids, ignore_label)
-    key_ids = check_integers(NAME, "key_ids", key_ids, len(key))
+    key_ids = check_integers(NAME, "key_ids", key_ids, key.shape[0])
     return Groups.of(query_ids, key_ids, ignore_label)
 
 
 def _biases(opts: Options, key: Tensor, negatives: bool) -> tuple[Tensor | None, Tensor | None]:
     """The bias of each key, less the number that all scores share; and that number, which cancels.
 
-    Left in the scores it would round all of them the same way, which no mean over rows heals.
-    Further negatives share one number with the keys, but no vector's mean.
+    Left in the scores it would round all of them in the same direction, and that does not average
+    out over rows. Further negatives have no bias of their own: with them only a number that is
+    added to all scores cancels, not the mean of the keys' biases.
     """
     bias = opts.bias(key, per_key=True)
     if bias is None or not isinstance(opts.logit_bias, Tensor) or opts.logit_bias.numel() == 1:
@@ -238,7 +226,7 @@ def _biases(opts: Options, key: Tensor, negatives: bool) -> tuple[Tensor | None,
         return bias, None
     wide = widen(bias)
     shared = wide.detach().mean()
-    return wide - shared, shared.expand(len(key))
+    return wide - shared, shared.expand(key.shape[0])
 
 
 def _included(
@@ -252,7 +240,7 @@ def _included(
 ) -> tuple[Tensor, Tensor]:
     """Sum of a row's included scores, its positive among them, and their number."""
     dots = all_dot_sums(query, key)
-    count = torch.full((len(query),), len(key), device=query.device)
+    count = torch.full((query.shape[0],), key.shape[0], device=query.device)
     bias_sum = None if bias is None else widen(bias).sum()
     if groups is not None:
         # The positive stays in even when it shares the id, as it should.
@@ -268,7 +256,7 @@ def _included(
         total = total + bias_sum
     if negatives is not None:
         total = total + all_dot_sums(query, negatives) * scale
-        count = count + len(negatives)
+        count = count + negatives.shape[0]
     return total, count
 
 

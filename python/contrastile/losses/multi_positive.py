@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.several import several_loss
 from ..ops import log_sum_exp, merge_log_sum_exp
-from ..problem import Channel, Equal
+from ..problem import Channel, Equal, Not
 from ..problem.checks import check_embedding, check_integers, check_same_size
 from .ids import Groups
 from .module import Loss
@@ -17,9 +19,10 @@ from .options import LossOptions, LossOutput, Options, loss_function
 from .rows import (
     Stats,
     asks_for_gap,
+    finish,
     make_stats,
     reduce_rows,
-    several_positives_loss,
+    several_from_means,
     shift_of,
 )
 
@@ -76,7 +79,7 @@ def multi_positive_nce(
     check_embedding(NAME, "query", query, SEVERAL)
     check_embedding(NAME, "key", key, SEVERAL)
     check_same_size(NAME, query=query, key=key)
-    n, m = len(query), len(key)
+    n, m = query.shape[0], key.shape[0]
     query_ids = check_integers(NAME, "query_ids", query_ids, n)
     key_ids = check_integers(NAME, "key_ids", key_ids, m)
     groups = Groups.of(query_ids, key_ids, opts.ignore_label)
@@ -85,47 +88,69 @@ def multi_positive_nce(
     weights = opts.row_weights(n * rows + m * columns)
     query, key = opts.embeddings(query), opts.embeddings(key)
 
-    row_mean, row_count = _mean_positive(query, key, groups, scale)
-    scaled = query if isinstance(scale, float) or scale.dim() == 0 else query * scale[:, None]
-    factor = scale if scaled is query else 1.0
-    col_mean, col_count = _mean_positive(key, scaled, groups.flipped(), factor)
-    same = Equal(groups.query, groups.key)
+    flipped = groups.flipped()
+    row_count, col_count = groups.counts(), flipped.counts()
     gap = asks_for_gap(variant, query, key)
+    from_classes = variant == "out" and not gap
+    row_mean = col_mean = None
+    if opts.return_stats or from_classes:
+        scaled = query if isinstance(scale, float) or scale.dim() == 0 else query * scale[:, None]
+        factor = scale if scaled is query else 1.0
+        row_mean = groups.dot_sums(query, key) * scale / row_count.clamp(min=1)
+        col_mean = flipped.dot_sums(key, scaled) * factor / col_count.clamp(min=1)
+    same = Equal(groups.query, groups.key)
+    row_loss = opts.row_loss(
+        "several",
+        weights,
+        share=0.5,
+        row_count=row_count if rows else None,
+        col_count=col_count if columns else None,
+    )
     stats = log_sum_exp(
         query,
         key,
         scale=scale,
-        channels=[Channel(~same), Channel(same)],
+        channels=[Channel(Not(same)), Channel(same)],
         rows=rows,
         columns=columns,
         ranks=opts.return_stats,
-        row_thresholds=row_mean.detach(),
-        col_thresholds=col_mean.detach(),
+        row_thresholds=None if row_mean is None else row_mean.detach(),
+        col_thresholds=None if col_mean is None else col_mean.detach(),
         row_counts=row_count if gap and rows else None,
         col_counts=col_count if gap and columns else None,
+        row_loss=None if from_classes else row_loss,
         **opts.engine,
     )
     sides = []
     if rows:
-        side = _Side(stats.rows, row_mean, row_count, stats.row_gap, stats.row_rank)
-        sides.append(side)
+        sides.append(_Side(stats.rows, row_mean, row_count, stats.row_gap, stats.row_rank))
     if columns:
-        side = _Side(stats.columns, col_mean, col_count, stats.col_gap, stats.col_rank)
-        sides.append(side)
-    return _reduce_sides(opts, variant, sides, weights, bias)
+        sides.append(_Side(stats.columns, col_mean, col_count, stats.col_gap, stats.col_rank))
+
+    def valid() -> Tensor:
+        return torch.cat([side.valid for side in sides])
+
+    def seen() -> Stats:
+        shift = shift_of(bias, sides[0].lse[0])
+        return sides[0].stats(shift, sides[1].stats(shift) if len(sides) == 2 else None)
+
+    if stats.loss is not None:
+        return finish(opts, stats.loss, valid, seen, bias)
+    losses = [side.from_means() if from_classes else side.losses() for side in sides]
+    return _reduce_sides(opts, sides, losses, weights, valid, seen, bias)
 
 
 def multi_positive_nce_reference(
-    query: Tensor, key: Tensor, query_ids: Tensor, key_ids: Tensor, *, temperature: float
+    query: Tensor, key: Tensor, query_ids: Tensor, key_ids: Tensor, *, logit_scale: float | Tensor
 ) -> Tensor:
     """ "out", both directions, all of S in memory: what :func:`multi_positive_nce` must equal.
 
     For ids that every query shares with a key and every key with a query.
     """
-    logits = query @ key.T / temperature
-    same = (query_ids[:, None] == key_ids).to(logits.dtype)
-    rows = logits.logsumexp(1) - (logits * same).sum(1) / same.sum(1)
-    columns = logits.logsumexp(0) - (logits * same).sum(0) / same.sum(0)
+    logits = logit_scale * query @ key.T
+    positive = query_ids[:, None] == key_ids
+    rows = logits.logsumexp(1) - (positive * logits).sum(1) / positive.sum(1)
+    columns = logits.logsumexp(0) - (positive * logits).sum(0) / positive.sum(0)
     return (rows.mean() + columns.mean()) / 2
 
 
@@ -140,7 +165,7 @@ class _Side:
     """One direction: log-sum-exps of negatives and of positives, and what the pass saw."""
 
     lse: tuple[Tensor, ...]
-    mean_positive: Tensor
+    mean_positive: Tensor | None
     count: Tensor
     gap: Tensor | None
     rank: Tensor | None
@@ -150,45 +175,45 @@ class _Side:
         """The rows (or columns) that have a positive."""
         return self.count > 0
 
-    def losses(self, variant: str) -> Tensor:
-        """The loss of each row (or column)."""
+    @property
+    def mean(self) -> Tensor:
+        """The mean score of each row's positives, where it was asked for."""
+        assert self.mean_positive is not None
+        return self.mean_positive
+
+    def losses(self) -> Tensor:
+        """The loss of each row, with the gap from the pass over the scores."""
         negatives, positives = self.lse
-        return several_positives_loss(
-            variant, negatives, positives, self.mean_positive, self.count, self.gap
-        )
+        return several_loss(negatives, positives, self.count, self.gap)
+
+    def from_means(self) -> Tensor:
+        """The same with means from classes."""
+        negatives, positives = self.lse
+        return several_from_means(negatives, positives, self.mean, self.count)
 
     def stats(self, bias: Tensor | float, columns: Stats | None = None) -> Stats:
         """What this direction saw."""
-        positive = torch.where(self.valid, self.mean_positive + bias, 0.0)
+        positive = torch.where(self.valid, self.mean + bias, 0.0)
         denominator = merge_log_sum_exp(*self.lse) + bias
         return make_stats(denominator, positive, self.rank, self.valid, columns)
 
 
 def _reduce_sides(
-    opts: Options, variant: str, sides: list[_Side], weights: Tensor | None, bias: Tensor | None
+    opts: Options,
+    sides: list[_Side],
+    losses: list[Tensor],
+    weights: Tensor | None,
+    valid: Callable[[], Tensor],
+    seen: Callable[[], Stats],
+    bias: Tensor | None,
 ) -> LossOutput:
     """The loss of one or both directions; ``bias`` is one number, which cancels."""
-
-    def seen() -> Stats:
-        shift = shift_of(bias, sides[0].mean_positive)
-        return sides[0].stats(shift, sides[1].stats(shift) if len(sides) == 2 else None)
-
-    losses = [side.losses(variant) for side in sides]
     if len(sides) == 1 or opts.reduction != "mean":
-        valid = torch.cat([side.valid for side in sides])
-        return reduce_rows(opts, torch.cat(losses), lambda: valid, weights, seen, bias)
+        return reduce_rows(opts, torch.cat(losses), valid, weights, seen, bias)
     plain = replace(opts, return_stats=False)
-    split = [None] * 2 if weights is None else weights.split([len(own) for own in losses])
+    split = [None] * 2 if weights is None else weights.split([own.shape[0] for own in losses])
     total = sum(
         reduce_rows(plain, own, lambda side=side: side.valid, part, cancelled=bias)  # type: ignore[misc]
         for side, own, part in zip(sides, losses, split, strict=True)
     )
     return (total * 0.5, seen()) if opts.return_stats else total * 0.5
-
-
-def _mean_positive(
-    query: Tensor, key: Tensor, groups: Groups, scale: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """The mean score over each query's positives, and their number."""
-    count = groups.counts()
-    return groups.dot_sums(query, key) * scale / count.clamp(min=1), count

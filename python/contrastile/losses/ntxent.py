@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.rules import softmax_loss
 from .ids import all_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
-from .rows import reduce_rows, smoothing_term, softmax_loss, wants_valid
+from .rows import Stats, finish, reduce_rows, smoothing_term, wants_valid
 from .views import TwoViews
 
 NAME = "nt_xent"
@@ -56,24 +57,28 @@ def nt_xent(
     """
     opts = Options(NAME, **options)
     views = TwoViews.of(opts, z0, z1, ids, margin)
-    losses = softmax_loss(views.negatives, views.positive)
+    plain = margin == 0.0 and label_smoothing == 0.0
+    scores = views.scores(opts.row_loss("softmax", views.weights) if plain else None)
+
+    def seen() -> Stats:
+        return scores.stats(torch.logaddexp(scores.negatives, scores.positive))
+
+    if scores.found.loss is not None:
+        return finish(opts, scores.found.loss, scores.valid, seen, views.bias)
+    positive = scores.positive
+    losses = softmax_loss(scores.negatives, positive)
     if label_smoothing:
-        total, included = _negative_sums(views)
-        losses = losses + smoothing_term(views.positive, total, included, label_smoothing)
-    return reduce_rows(
-        opts,
-        losses,
-        views.valid if wants_valid(opts) else None,
-        views.weights,
-        lambda: views.stats(torch.logaddexp(views.negatives, views.positive)),
-        views.bias,
-    )
+        total, included = _negative_sums(views, scores.raw_positive)
+        losses = losses + smoothing_term(positive, total, included, label_smoothing)
+    valid = scores.valid if wants_valid(opts) else None
+    return reduce_rows(opts, losses, valid, views.weights, seen, views.bias)
 
 
-def nt_xent_reference(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
+def nt_xent_reference(z0: Tensor, z1: Tensor, *, logit_scale: float | Tensor) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`nt_xent` must equal."""
     z = torch.cat([z0, z1])
-    logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (logit_scale * z @ z.T).masked_fill(own, -torch.inf)
     target = torch.arange(len(z), device=z.device).roll(len(z0))
     return torch.nn.functional.cross_entropy(logits, target)
 
@@ -84,13 +89,13 @@ class NTXent(Loss):
     function = staticmethod(nt_xent)
 
 
-def _negative_sums(views: TwoViews) -> tuple[Tensor, Tensor]:
+def _negative_sums(views: TwoViews, raw_positive: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of a row's negative scores, and the number of its included scores."""
     z = widen(views.z)
-    count = torch.full((len(z),), len(z) - 1, device=z.device)
+    count = torch.full((z.shape[0],), z.shape[0] - 1, device=z.device)
     if views.groups is None:
         others = all_dot_sums(z, z) - (z * z).sum(1)
-        return others * views.scale - views.raw_positive, count
+        return others * views.scale - raw_positive, count
     # An id's own rows, self and other view among them, are no negatives.
     others = all_dot_sums(z, z) - views.groups.dot_sums(z, z)
     return others * views.scale, count - views.groups.counts() + 2

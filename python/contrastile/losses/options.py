@@ -24,6 +24,7 @@ from ..problem.checks import (
     shape,
 )
 from ..problem.problem import check_workspace
+from ..problem.row_loss import RowLoss
 from ..problem.scores import LARGEST_SCALE, check_scale
 from ..problem.storage import check_storage
 from .advice import advise_on
@@ -176,7 +177,7 @@ class Options:
 
     def bias(self, key: Tensor, per_key: bool = False) -> Tensor | None:
         """The bias of the columns that ``key`` makes, or None."""
-        m = len(key)
+        m = key.shape[0]
         bias = self.logit_bias
         if bias is None:
             return None
@@ -202,6 +203,22 @@ class Options:
     def embeddings(self, x: Tensor) -> Tensor:
         """``x``, of unit length if asked for."""
         return unit_length(x) if self.normalize else x
+
+    def row_loss(self, rule: str, weights: Tensor | None, **more: Any) -> RowLoss | None:
+        """The loss of a row, summed over rows as these options say.
+
+        None where weights are learned: the pass over the scores has no gradient for them.
+        """
+        if weights is not None and weights.requires_grad and torch.is_grad_enabled():
+            return None
+        return RowLoss(
+            rule,
+            reduction=self.reduction,
+            weights=weights,
+            skip=self.empty == "skip",
+            shows=self.return_stats or self.empty == "error",
+            **more,
+        )
 
     @property
     def engine(self) -> dict[str, Any]:

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..engine.several import log_count, several_loss
 from ..problem.checks import InputError
+from ..problem.plain import may_be_read
 from .options import LossOutput, Options
-
-# softplus(x) - x = log(1 + e^-x) is less than half an ulp of x from here on, in fp64 too.
-EXACT_FROM = 40.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,49 +47,25 @@ def make_stats(
     return Stats(None if lse is None else lse.detach(), positive.detach(), rank, hits, columns)
 
 
-def softmax_loss(negatives: Tensor, positive: Tensor) -> Tensor:
-    """logaddexp(positive, negatives) - positive, right where the two nearly cancel."""
-    return F.softplus(negatives - positive, threshold=EXACT_FROM)
-
-
 def poison(loss: Tensor, score: Tensor) -> Tensor:
     """``loss``, but NaN where ``score`` is not finite: never a finite lie."""
     return loss + score.detach() * 0.0
 
 
-def several_positives_loss(
-    variant: str,
-    negatives: Tensor,
-    positives: Tensor,
-    mean: Tensor,
-    count: Tensor,
-    gap: Tensor | None,
-) -> Tensor:
-    """The loss of rows with ``count`` positives: the log of the sum of all powers less the log of
-    the positives' mean power ("in"), or less their mean score ("out").
+def several_from_means(negatives: Tensor, positives: Tensor, mean: Tensor, count: Tensor) -> Tensor:
+    """The loss of rows with ``count`` positives, "out", with the gap between the log of their mean
+    power and their mean score taken from sums over classes.
 
-    "out" is "in" plus the gap between the log of the mean power and the mean score. So nothing
-    nearly equal is subtracted when the positives agree and rule their rows; one positive has no
-    gap at all. ``gap`` comes from the pass over the scores. Where the plain formula rounds scores
-    to half precision, the gap to ``mean``, from sums over classes, is exact enough.
+    Where the plain formula rounds scores to half precision that is exact enough; else the gap comes
+    from the pass over the scores (engine/several.py).
     """
-    losses = softmax_loss(negatives, positives) + log_count(count, negatives)
-    if variant == "in":
-        return losses
-    if gap is None:
-        gap = positives - log_count(count, positives) - mean
-        gap = poison(torch.where(count > 1, gap, 0.0), mean)
-    return losses + gap.to(losses.dtype)
+    gap = positives - log_count(count, positives) - mean
+    return several_loss(negatives, positives, count, poison(torch.where(count > 1, gap, 0.0), mean))
 
 
 def asks_for_gap(variant: str, *embeddings: Tensor) -> bool:
-    """Whether the loss needs the gap from the scores; see :func:`several_positives_loss`."""
+    """Whether the loss needs the gap from the scores; see :func:`several_from_means`."""
     return variant == "out" and any(x.element_size() > 2 for x in embeddings)
-
-
-def log_count(count: Tensor, like: Tensor) -> Tensor:
-    """log of a row's number of positives, 0 where it has none, in the dtype of ``like``."""
-    return count.clamp(min=1).to(like.dtype).log()
 
 
 def with_margin(positive: Tensor, scale: float | Tensor, margin: float) -> Tensor:
@@ -126,16 +100,10 @@ def reduce_rows(
     formula cancels: its gradient is 0, but there is one, because a parameter without a gradient
     would stall a data-parallel reduction.
     """
-    count: int | Tensor = max(len(losses), 1)
+    count: int | Tensor = max(losses.shape[0], 1)
     if valid is not None:
         kept = valid()
-        if options.empty == "error" and not bool(kept.all()):
-            first = int((~kept).nonzero()[0])
-            raise InputError(
-                f"{options.caller}: {int((~kept).sum())} of {len(kept)} rows have no positive or "
-                f"no negative, the first is row {first}; empty='zero' or 'skip' allows them"
-            )
-        losses = torch.where(kept, losses, 0.0)
+        losses = _full(options, torch.where(kept, losses, 0.0), kept)
         if options.empty == "skip":
             count = kept.sum().clamp(min=1)
     if weights is not None:
@@ -147,6 +115,38 @@ def reduce_rows(
     elif options.reduction == "mean":
         losses = losses.sum() / count
     return (losses, stats()) if stats is not None and options.return_stats else losses
+
+
+def finish(
+    options: Options,
+    loss: Tensor,
+    valid: Callable[[], Tensor],
+    stats: Callable[[], Stats],
+    cancelled: Tensor | None = None,
+) -> LossOutput:
+    """A loss that was summed over rows in the pass over the scores; see :func:`reduce_rows`."""
+    if options.empty == "error":
+        loss = _full(options, loss, valid())
+    if cancelled is not None:
+        loss = loss + 0.0 * cancelled[:1].sum().to(loss.dtype)
+    return (loss, stats()) if options.return_stats else loss
+
+
+def _full(options: Options, loss: Tensor, kept: Tensor) -> Tensor:
+    """``loss``, if no row is empty or empty rows are allowed; else an error. A trace has no values
+    to find empty rows by: what it makes of them is NaN.
+    """
+    if options.empty != "error":
+        return loss
+    if not may_be_read(kept):
+        return loss * torch.where(kept.all(), 1.0, torch.nan)
+    if not bool(kept.all()):
+        first = int((~kept).nonzero()[0])
+        raise InputError(
+            f"{options.caller}: {int((~kept).sum())} of {len(kept)} rows have no positive or "
+            f"no negative, the first is row {first}; empty='zero' or 'skip' allows them"
+        )
+    return loss
 
 
 def wants_valid(options: Options) -> bool:

@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..engine.one_pass import Expected
 from ..ops import pair_sum
-from ..problem import Equal, Index, Phi, Term
+from ..problem import Equal, Index, Not, Phi, Term
 from ..problem.advice import advise
 from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
 from .ids import SEVERAL_VECTORS, Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
-from .rows import Stats, make_stats, reduce_rows
+from .rows import Stats, finish, make_stats, reduce_rows
 
 NAME = "siglip_loss"
 
@@ -56,19 +55,22 @@ def siglip_loss(
     check_embedding(NAME, "y", y, SEVERAL_VECTORS)
     check_same_size(NAME, x=x, y=y)
     check_same_rows(NAME, x=x, y=y)
-    n, device = len(x), x.device
+    n, device = x.shape[0], x.device
     scale, bias = opts.scale(n), opts.bias(y)
     weights = opts.row_weights(n)
     x, y = opts.embeddings(x), opts.embeddings(y)
     own = Index.diagonal(n, device=device)
-    terms = [Term(Phi.SOFTPLUS, ~own)]
+    terms = [Term(Phi.SOFTPLUS, Not(own))]
     count = torch.ones(n, dtype=torch.int64, device=device)
     if ids is not None:
         ids = check_integers(NAME, "ids", ids, n)
         groups = Groups.within(ids, opts.ignore_label)
         count = groups.counts()
         same = Equal(groups.query, groups.key)
-        terms = [Term(Phi.SOFTPLUS, ~own & ~same), Term(Phi.SOFTPLUS, ~own & same, factor=-1.0)]
+        terms = [
+            Term(Phi.SOFTPLUS, Not(own) & Not(same)),
+            Term(Phi.SOFTPLUS, Not(own) & same, factor=-1.0),
+        ]
     thresholds = None
     if opts.return_stats and ids is not None:
         with torch.no_grad():
@@ -83,18 +85,17 @@ def siglip_loss(
         positives=own,
         ranks=opts.return_stats,
         row_thresholds=thresholds,
-        expected=_expect(weights, len(terms)),
+        row_loss=opts.row_loss("sigmoid", weights),
         **opts.engine,
     )
-    assert stats.positive is not None
-    positive = stats.positive
-    losses = -torch.nn.functional.logsigmoid(positive)
-    for part in stats.rows:
-        losses = losses + part
+
+    def valid() -> Tensor:
+        return torch.ones_like(count, dtype=torch.bool)
 
     def seen() -> Stats:
-        score = positive if thresholds is None else thresholds.to(positive.dtype)
-        return make_stats(None, score, stats.row_rank, torch.ones_like(count, dtype=torch.bool))
+        own_score = stats.scores_of_positives
+        score = own_score if thresholds is None else thresholds.to(own_score.dtype)
+        return make_stats(None, score, stats.row_rank, valid())
 
     if opts.logit_bias is None:
         advise(
@@ -105,26 +106,19 @@ def siglip_loss(
             "logit_scale that starts at 10",
             "logit_bias=0.0",
         )
+    if stats.loss is not None:
+        return finish(opts, stats.loss, valid, seen)
+    losses = -torch.nn.functional.logsigmoid(stats.scores_of_positives)
+    for part in stats.rows:
+        losses = losses + part
     return reduce_rows(opts, losses, None, weights, seen)
-
-
-def _expect(weights: Tensor | None, terms: int) -> Expected:
-    """Every sum of a row enters its loss with the row's weight."""
-
-    def expected(
-        rows: slice, stats: tuple[Tensor, ...], positive: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        weight = torch.ones_like(stats[0]) if weights is None else weights[rows].detach()
-        return (weight,) * terms
-
-    return expected
 
 
 def siglip_loss_reference(
     x: Tensor, y: Tensor, *, logit_scale: float | Tensor, logit_bias: float | Tensor
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`siglip_loss` must equal."""
-    logits = logit_scale * (x @ y.T) + logit_bias
+    logits = logit_scale * x @ y.T + logit_bias
     sign = 2 * torch.eye(len(x), dtype=logits.dtype, device=x.device) - 1
     return -torch.nn.functional.logsigmoid(sign * logits).sum() / len(x)
 

@@ -6,13 +6,21 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..engine.several import several_loss
 from ..ops import log_sum_exp, merge_log_sum_exp
-from ..problem import Channel, Equal, Index
+from ..problem import Channel, Equal, Index, Not
 from ..problem.checks import check_embedding, check_integers
 from .ids import Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
-from .rows import Stats, asks_for_gap, make_stats, reduce_rows, several_positives_loss
+from .rows import (
+    Stats,
+    asks_for_gap,
+    finish,
+    make_stats,
+    reduce_rows,
+    several_from_means,
+)
 
 NAME = "supcon_loss"
 SEVERAL = "use {name}.flatten(0, 1) with labels.repeat_interleave({count})"
@@ -56,59 +64,68 @@ def supcon_loss(
     """
     opts = Options(NAME, **options)
     check_embedding(NAME, "z", z, SEVERAL)
-    n, device = len(z), z.device
+    n, device = z.shape[0], z.device
     labels = check_integers(NAME, "labels", labels, n)
     scale, weights = opts.scalar_scale(n), opts.row_weights(n)
     z = opts.embeddings(z)
     groups = Groups.within(labels, opts.ignore_label)
     count = groups.counts() - 1
 
-    others = ~Index.diagonal(n, device=device)
+    others = Not(Index.diagonal(n, device=device))
     same = Equal(groups.query, groups.key)
-    wide = widen(z)
-    own = (wide * wide).sum(1)
-    mean_positive = (groups.dot_sums(z, z) - own) * scale / count.clamp(min=1)
+    gap = asks_for_gap(variant, z)
+    from_classes = variant == "out" and not gap
+    mean = None
+    if opts.return_stats or from_classes:
+        wide = widen(z)
+        own = (wide * wide).sum(1)
+        mean = (groups.dot_sums(z, z) - own) * scale / count.clamp(min=1)
     stats = log_sum_exp(
         z,
         scale=scale,
-        channels=[Channel(others & ~same), Channel(others & same)],
+        channels=[Channel(others & Not(same)), Channel(others & same)],
         ranks=opts.return_stats,
-        row_thresholds=mean_positive.detach(),
-        row_counts=count if asks_for_gap(variant, z) else None,
+        row_thresholds=None if mean is None else mean.detach(),
+        row_counts=count if gap else None,
+        row_loss=None if from_classes else opts.row_loss("several", weights, row_count=count),
         **opts.engine,
-    )
-    negatives, positives = stats.rows
-    losses = several_positives_loss(
-        variant, negatives, positives, mean_positive, count, stats.row_gap
     )
 
     def valid() -> Tensor:
         return count > 0
 
     def seen() -> Stats:
-        score = torch.where(valid(), mean_positive, 0.0)
+        assert mean is not None
+        score = torch.where(valid(), mean, 0.0)
         return make_stats(merge_log_sum_exp(*stats.rows), score, stats.row_rank, valid())
 
+    if stats.loss is not None:
+        return finish(opts, stats.loss, valid, seen, opts.bias(z))
+    negatives, positives = stats.rows
+    if from_classes:
+        assert mean is not None
+        losses = several_from_means(negatives, positives, mean, count)
+    else:
+        losses = several_loss(negatives, positives, count, stats.row_gap)
     return reduce_rows(opts, losses, valid, weights, seen, opts.bias(z))
 
 
 def supcon_loss_reference(
-    z: Tensor, labels: Tensor, *, temperature: float, variant: str = "out"
+    z: Tensor, labels: Tensor, *, logit_scale: float | Tensor, variant: str = "out"
 ) -> Tensor:
     """The formula with all of S in memory, mean over rows: what :func:`supcon_loss` must equal.
 
     For labels of which each has at least two items.
     """
     own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(own, -torch.inf)
-    same = (labels[:, None] == labels) & ~own
+    logits = logit_scale * z @ z.T
+    log_prob = logits - logits.masked_fill(own, -torch.inf).logsumexp(1, keepdim=True)
+    positive = (labels[:, None] == labels) & ~own
+    count = positive.sum(1)
     if variant == "out":
-        positive = logits.masked_fill(~same, 0.0).sum(1) / same.sum(1)
-    else:
-        positive = (
-            logits.masked_fill(~same, -torch.inf).logsumexp(1) - same.sum(1).to(z.dtype).log()
-        )
-    return (logits.logsumexp(1) - positive).mean()
+        return -((positive * log_prob).sum(1) / count).mean()
+    likelihood = log_prob.masked_fill(~positive, -torch.inf).logsumexp(1)
+    return (count.to(z.dtype).log() - likelihood).mean()
 
 
 class SupCon(Loss):

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops import log_sum_exp
-from ..problem import Channel, Equal, Index, Pairs
+from ..ops import ScoreStats, log_sum_exp
+from ..problem import Channel, Equal, Index, Not, Pairs
 from ..problem.checks import (
     check_embedding,
     check_integers,
     check_same_rows,
     check_same_size,
 )
+from ..problem.row_loss import RowLoss
 from .ids import Groups
 from .options import Options
 from .rows import Stats, make_stats, with_margin
@@ -28,62 +29,84 @@ SEVERAL = (
 
 @dataclass(frozen=True, eq=False)
 class TwoViews:
-    """z = [z0; z1] with the log-sum-exp of each row's negatives and the score of its other view."""
+    """z = [z0; z1] and what is asked of its scores: each row's negatives, its other view."""
 
+    opts: Options
     z: Tensor
     scale: float | Tensor
+    margin: float
     groups: Groups | None
     weights: Tensor | None
     bias: Tensor | None
-    partners: Tensor
-    negatives: Tensor
-    raw_positive: Tensor
-    positive: Tensor
-    rank: Tensor | None
 
     @classmethod
     def of(
         cls, opts: Options, z0: Tensor, z1: Tensor, ids: Tensor | None, margin: float
     ) -> TwoViews:
-        """Checked views and their scores, computed over one triangle of z z^T."""
+        """Checked views."""
         caller = opts.caller
         check_embedding(caller, "z0", z0, SEVERAL)
         check_embedding(caller, "z1", z1, SEVERAL)
         check_same_size(caller, z0=z0, z1=z1)
         check_same_rows(caller, z0=z0, z1=z1)
-        n, device = len(z0), z0.device
+        n = z0.shape[0]
         scale = opts.scalar_scale(n)
         weights = opts.row_weights(n)
         z = opts.embeddings(torch.cat([z0, z1]))
-        own = Index.diagonal(2 * n, device=device)
-        partners = Index.other_view(n, device=device)
-        kept: Pairs = ~own & ~partners
         groups = None
         if ids is not None:
             ids = check_integers(caller, "ids", ids, n)
             groups = Groups.within(ids, opts.ignore_label).in_two_views()
-            kept &= ~Equal(groups.query, groups.key)
-        stats = log_sum_exp(
-            z,
-            scale=scale,
-            channels=[Channel(kept)],
-            positives=partners,
-            ranks=opts.return_stats,
-            **opts.engine,
-        )
-        assert stats.positive is not None
         return cls(
+            opts=opts,
             z=z,
             scale=scale,
+            margin=margin,
             groups=groups,
             weights=None if weights is None else weights.repeat(2),
             bias=opts.bias(z),
-            partners=partners.columns,
-            negatives=stats.rows[0],
-            raw_positive=stats.positive,
-            positive=with_margin(stats.positive, scale, margin),
-            rank=stats.row_rank,
         )
+
+    def scores(self, row_loss: RowLoss | None) -> ViewStats:
+        """The scores' stats, computed over one triangle of z z^T; with a row loss, that loss."""
+        n, device = self.z.shape[0] // 2, self.z.device
+        own, partners = Index.diagonal(2 * n, device=device), Index.other_view(n, device=device)
+        kept: Pairs = Not(own) & Not(partners)
+        if self.groups is not None:
+            kept = kept & Not(Equal(self.groups.query, self.groups.key))
+        stats = log_sum_exp(
+            self.z,
+            scale=self.scale,
+            channels=[Channel(kept)],
+            positives=partners,
+            ranks=self.opts.return_stats,
+            row_loss=row_loss,
+            **self.opts.engine,
+        )
+        return ViewStats(self, stats)
+
+
+@dataclass(frozen=True, eq=False)
+class ViewStats:
+    """The stats of two views, as the losses read them."""
+
+    views: TwoViews
+    found: ScoreStats
+
+    @property
+    def negatives(self) -> Tensor:
+        """Log-sum-exp of each row's negatives."""
+        return self.found.rows[0]
+
+    @property
+    def raw_positive(self) -> Tensor:
+        """Score of each row's other view."""
+        return self.found.scores_of_positives
+
+    @property
+    def positive(self) -> Tensor:
+        """The same less the margin."""
+        return with_margin(self.raw_positive, self.views.scale, self.views.margin)
 
     def valid(self) -> Tensor:
         """Rows that have a negative."""
@@ -91,4 +114,4 @@ class TwoViews:
 
     def stats(self, lse: Tensor) -> Stats:
         """Stats with ``lse`` as the denominator."""
-        return make_stats(lse, self.raw_positive, self.rank, self.valid())
+        return make_stats(lse, self.raw_positive, self.found.row_rank, self.valid())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..engine.functions import GatherDot
+from ..engine.gather import GatherDot
 from ..problem import Scores
 from ..problem.checks import (
     InputError,
@@ -15,7 +15,9 @@ from ..problem.checks import (
     check_tensor,
     shape,
 )
-from ..problem.storage import check_storage, gated
+from ..problem.plain import is_traced, may_be_read
+from ..problem.storage import gated
+from . import gather_library
 
 NAME = "gather_dot"
 
@@ -68,21 +70,26 @@ def gather_dot(
     """
     check_embedding(caller, "key", key)
     given = Scores.of(caller, query, key, scale, row_bias, col_bias)
-    n, device = len(query), query.device
+    n, device = query.shape[0], query.device
     if row_starts is None:
-        columns = check_index(caller, "columns", columns, n, len(key))
+        columns = check_index(caller, "columns", columns, n, key.shape[0])
         return _scores(given, _apply(caller, query, key, None, columns), None, columns)
     check_tensor(caller, "columns", columns)
     starts = check_integers(caller, "row_starts", row_starts, n + 1)
     lengths = starts.diff()
+    if may_be_read(starts):
+        _check_starts(caller, starts, lengths, columns)
+    columns = check_index(caller, "columns", columns, columns.shape[0], key.shape[0])
+    rows = torch.arange(n, device=device).repeat_interleave(lengths, output_size=columns.shape[0])
+    return _scores(given, _apply(caller, query, key, rows, columns), rows, columns)
+
+
+def _check_starts(caller: str, starts: Tensor, lengths: Tensor, columns: Tensor) -> None:
     if int(starts[0]) != 0 or bool((lengths < 0).any()) or int(starts[-1]) != len(columns):
         raise InputError(
             f"{caller}: row_starts must rise from 0 to len(columns) = {len(columns)}, "
             f"got {shape(starts)} from {int(starts[0])} to {int(starts[-1])}"
         )
-    columns = check_index(caller, "columns", columns, len(columns), len(key))
-    rows = torch.arange(n, device=device).repeat_interleave(lengths)
-    return _scores(given, _apply(caller, query, key, rows, columns), rows, columns)
 
 
 def _scores(given: Scores, dots: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
@@ -98,22 +105,13 @@ def _scores(given: Scores, dots: Tensor, rows: Tensor | None, columns: Tensor) -
         scores = scores * scale
     if given.row_bias is not None:
         scores = scores + of_rows(given.row_bias)
-    if given.col_bias is not None and len(given.col_bias):
+    if given.col_bias is not None and given.col_bias.shape[0]:
         scores = scores + given.col_bias[columns.clamp(min=0)]
     return torch.where(columns >= 0, scores, 0.0).to(dots.dtype)
 
 
 def _apply(caller: str, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
-    if torch.compiler.is_dynamo_compiling():
-        opaque = torch.compiler.disable(_checked)
-        return opaque(caller, query, key, rows, columns)
+    if is_traced():
+        return gather_library.gather(query, key, rows, columns)
     result: Tensor = GatherDot.apply(caller, query, key, rows, columns)
     return result
-
-
-def _checked(
-    caller: str, query: Tensor, key: Tensor, rows: Tensor | None, columns: Tensor
-) -> Tensor:
-    """Out of torch.compile's sight tensors are real for the first time."""
-    check_storage(caller, {"query": query, "key": key, "rows": rows, "columns": columns})
-    return _apply(caller, query, key, rows, columns)

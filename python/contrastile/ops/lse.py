@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..engine.functions import ScoreLogSumExp
-from ..engine.one_pass import Expected
 from ..problem import Channel, Index, Problem, Scores
+from ..problem.row_loss import RowLoss
 from ..problem.storage import gated
 from .stats import ScoreStats, reduce_scores
 
@@ -34,7 +33,7 @@ def log_sum_exp(
     col_counts: Tensor | None = None,
     backend: str = "auto",
     workspace: int | None = None,
-    expected: Expected | None = None,
+    row_loss: RowLoss | None = None,
     caller: str = NAME,
 ) -> ScoreStats:
     r"""Log-sum-exps of scores that are never stored.
@@ -71,10 +70,8 @@ def log_sum_exp(
         backend: "auto", "cpu", "triton", "cuda" or "reference".
         workspace: bytes that S may take at any time; default 256 MiB,
             on a GPU a 64th of its memory if that is more.
-        expected: for one direction, what the upstream gradients of a strip's stats will be, up to
-            one factor: ``expected(rows, stats, positives) -> gradients``. The gradients are then
-            made in the forward pass, in three products of N x M x D instead of four; where the
-            backward pass finds another upstream, it starts afresh.
+        row_loss: a loss that is summed over rows in the same pass; then ``loss`` is what is
+            returned, and the stats only if it shows them, without gradients.
         caller: the function that errors name, for a loss whose tensors have passed
             :func:`~contrastile.problem.storage.check_storage`.
 
@@ -105,5 +102,6 @@ def log_sum_exp(
         col_counts=col_counts,
         backend=backend,
         workspace=workspace,
+        row_loss=row_loss,
     )
-    return reduce_scores(ScoreLogSumExp, scores, problem, expected)
+    return reduce_scores(problem)

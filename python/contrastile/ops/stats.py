@@ -1,17 +1,20 @@
-"""What a primitive returns, and the call that both reductions share."""
+"""What a primitive returns, and the call that log_sum_exp and pair_sum share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
 
 from ..backends import choose
-from ..engine.functions import ReduceScores
-from ..engine.one_pass import Expected
-from ..problem import Problem, Scores
-from ..problem.storage import check_storage
+from ..engine.node import ReduceScores
+from ..problem import Problem
+from ..problem.plain import is_traced
+from ..problem.spec import NONE, Sizes, Spec
+from . import library
 
 
 class ScoreStats(NamedTuple):
@@ -28,61 +31,58 @@ class ScoreStats(NamedTuple):
             (Jensen's gap, never below 0 but for rounding), 0 for fewer than two [N]. None unless
             ``row_counts`` were given.
         col_gap: the same for columns [M].
+        loss: of a ``row_loss``: 0-d, or [N] where rows are not reduced. The stats are then there
+            only if it shows them.
     """
 
-    rows: tuple[Tensor, ...]
-    columns: tuple[Tensor, ...]
-    positive: Tensor | None
-    row_rank: Tensor | None
-    col_rank: Tensor | None
+    rows: tuple[Tensor, ...] = ()
+    columns: tuple[Tensor, ...] = ()
+    positive: Tensor | None = None
+    row_rank: Tensor | None = None
+    col_rank: Tensor | None = None
     row_gap: Tensor | None = None
     col_gap: Tensor | None = None
+    loss: Tensor | None = None
+
+    @property
+    def scores_of_positives(self) -> Tensor:
+        """``positive``, where it was asked for."""
+        assert self.positive is not None
+        return self.positive
 
 
-def reduce_scores(
-    function: type[ReduceScores], scores: Scores, problem: Problem, expected: Expected | None
-) -> ScoreStats:
-    """Run the engine on checked input; torch.compile leaves it as it is."""
-    if torch.compiler.is_dynamo_compiling():
-        opaque = torch.compiler.disable(_checked)
-        return opaque(function, scores, problem, expected)
-    return _reduce_scores(function, scores, problem, expected)
+def reduce_scores(problem: Problem) -> ScoreStats:
+    """Run the engine on checked input: as a node of autograd's graph, or of a trace."""
+    spec, tensors = problem.lower()
+    sizes = Sizes.of(spec, tensors)
+    backend = choose(spec, sizes)
+    spec = spec._replace(backend=backend.name, tf32=backend.allows_tf32())
+    if not torch.is_grad_enabled():
+        # autograd.Function asks the tensors alone which gradients are wanted.
+        tensors = [tensor.detach() for tensor in tensors]
+    if is_traced() or library.is_watched(sizes):
+        return _stats(spec, library.reduce(backend, spec, sizes, tensors))
+    if profiler._is_profiler_enabled:
+        with profiler.record_function(f"contrastile::{spec.caller}"):
+            return _stats(spec, ReduceScores.apply(backend, spec, sizes, *tensors))
+    return _stats(spec, ReduceScores.apply(backend, spec, sizes, *tensors))
 
 
-def _checked(
-    function: type[ReduceScores], scores: Scores, problem: Problem, expected: Expected | None
-) -> ScoreStats:
-    """Out of torch.compile's sight tensors are real for the first time."""
-    check_storage(problem.caller, {**vars(scores), **vars(problem)})
-    return _reduce_scores(function, scores, problem, expected)
-
-
-def _reduce_scores(
-    function: type[ReduceScores], scores: Scores, problem: Problem, expected: Expected | None
-) -> ScoreStats:
-    backend = choose(problem)
-    outputs = list(
-        function.apply(
-            problem,
-            backend,
-            expected,
-            scores.query,
-            scores.key,
-            scores.scale,
-            scores.row_bias,
-            scores.col_bias,
-        )
-    )
-    outputs.reverse()
-    rows, columns = [], []
-    for _ in problem.reductions:
-        if problem.rows:
-            rows.append(outputs.pop())
-        if problem.columns:
-            columns.append(outputs.pop())
-    positive = None if problem.positives is None else outputs.pop()
-    row_rank = outputs.pop() if problem.ranks and problem.rows else None
-    col_rank = outputs.pop() if problem.ranks and problem.columns else None
-    row_gap = None if problem.row_counts is None else outputs.pop()
-    col_gap = None if problem.col_counts is None else outputs.pop()
-    return ScoreStats(tuple(rows), tuple(columns), positive, row_rank, col_rank, row_gap, col_gap)
+def _stats(spec: Spec, outputs: Sequence[Tensor]) -> ScoreStats:
+    """The outputs by name; see :meth:`contrastile.engine.forward.Outcome.outputs`."""
+    left = list(outputs)
+    left.reverse()
+    loss, rule = None, spec.rule
+    if rule is not None:
+        loss = left.pop()
+        if not rule.shows:
+            return ScoreStats(loss=loss)
+    count = len(spec.stats)
+    rows = tuple([left.pop() for _ in range(count)]) if spec.rows else ()
+    columns = tuple([left.pop() for _ in range(count)]) if spec.columns else ()
+    positive = None if spec.positives == NONE else left.pop()
+    row_gap = None if spec.row_counts == NONE else left.pop()
+    col_gap = None if spec.col_counts == NONE else left.pop()
+    row_rank = left.pop() if spec.ranks and spec.rows else None
+    col_rank = left.pop() if spec.ranks and spec.columns else None
+    return ScoreStats(rows, columns, positive, row_rank, col_rank, row_gap, col_gap, loss)

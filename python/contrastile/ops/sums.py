@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..engine.functions import PairSum
-from ..engine.one_pass import Expected
 from ..problem import Index, Problem, Scores, Term
+from ..problem.row_loss import RowLoss
 from ..problem.storage import gated
 from .stats import ScoreStats, reduce_scores
 
@@ -32,7 +31,7 @@ def pair_sum(
     col_thresholds: Tensor | None = None,
     backend: str = "auto",
     workspace: int | None = None,
-    expected: Expected | None = None,
+    row_loss: RowLoss | None = None,
     caller: str = NAME,
 ) -> ScoreStats:
     r"""Sums of a function of scores that are never stored.
@@ -69,5 +68,6 @@ def pair_sum(
         col_thresholds=col_thresholds,
         backend=backend,
         workspace=workspace,
+        row_loss=row_loss,
     )
-    return reduce_scores(PairSum, scores, problem, expected)
+    return reduce_scores(problem)

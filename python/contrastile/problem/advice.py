@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
+from .plain import is_traced
 
 # Frames that lie between a user's line and the advice on it.
 OURS = ("contrastile", "torch")
@@ -37,7 +37,7 @@ def unadvised() -> Iterator[None]:
 
 def wanted() -> bool:
     """Whether a call may get advice: it is one of the user's, and not one that is traced."""
-    return not (torch.compiler.is_compiling() or _UNASKED.get())
+    return not (is_traced() or _UNASKED.get())
 
 
 def advise(caller: str, kind: str, message: str, meant: str | None = None) -> None:

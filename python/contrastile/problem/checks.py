@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
+from .plain import may_be_read
+
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# What more than one vector a row comes to.
+# The remedy for more than one vector a row.
 SEVERAL = (
     "{name}.flatten(0, -2) makes a row of every vector, and of the rows of one item negatives of "
     "each other"
@@ -116,8 +118,13 @@ def check_integers(caller: str, name: str, value: object, length: int) -> Tensor
 
 
 def check_index(caller: str, name: str, value: object, length: int, bound: int) -> Tensor:
-    """``value`` holds a column below ``bound`` for each row, or -1 for none."""
+    """``value`` holds a column below ``bound`` for each row, or -1 for none.
+
+    Where a trace is made its values are not known: on a CPU the registered ops look at them again.
+    """
     index = check_integers(caller, name, value, length)
+    if not may_be_read(index):
+        return index
     low, high = (int(end) for end in index.aminmax()) if length else (0, -1)
     if low < -1 or high >= bound:
         raise InputError(
@@ -129,6 +136,8 @@ def check_index(caller: str, name: str, value: object, length: int, bound: int) 
 
 def is_number(value: object) -> TypeGuard[float]:
     """A real number, numpy's too, but no truth value."""
+    if type(value) is float or type(value) is int:
+        return True
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

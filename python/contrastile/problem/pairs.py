@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from .plain import may_be_read
+
 
 class Op(IntEnum):
-    """Opcodes of a predicate's postfix program, shared with the compiled pass."""
+    """Opcodes of a predicate's postfix program, the same in every device language."""
 
     INDEX = 0
     EQUAL = 1
@@ -29,8 +30,8 @@ Instruction = tuple[Op, Tensor | None, Tensor | None]
 class Pairs:
     """A set of (i, j), described by O(N + M) data; compose with ``&``, ``|`` and ``~``.
 
-    A new kind of predicate is one subclass: its dense values on a block, its postfix program
-    (for compiled passes), its extents and whether it is symmetric.
+    A new kind of predicate is one subclass: its postfix program, its extents and whether it is
+    symmetric; and an opcode, which backends.predicates and each device language evaluate.
     """
 
     def __and__(self, other: Pairs) -> Pairs:
@@ -42,10 +43,6 @@ class Pairs:
     def __invert__(self) -> Pairs:
         return Not(self)
 
-    def block(self, rows: slice, cols: slice) -> Tensor:
-        """The predicate on a block, as a bool tensor that broadcasts to it."""
-        raise NotImplementedError(type(self).__name__)
-
     def program(self) -> Iterator[Instruction]:
         """The predicate as postfix instructions."""
         raise NotImplementedError(type(self).__name__)
@@ -56,7 +53,7 @@ class Pairs:
 
     @property
     def symmetric(self) -> bool:
-        """Whether (i, j) is in the set exactly when (j, i) is; needed by the self mode."""
+        """Whether (i, j) is known to be in the set exactly when (j, i) is; for the self mode."""
         raise NotImplementedError(type(self).__name__)
 
 
@@ -80,18 +77,16 @@ class Index(Pairs):
         """Whether every column is known, without a look at the values, to be one of ``m``."""
         return False
 
-    def block(self, rows: slice, cols: slice) -> Tensor:
-        span = torch.arange(cols.start, cols.stop, device=self.columns.device)
-        return self.columns[rows, None] == span
-
     def program(self) -> Iterator[Instruction]:
         yield Op.INDEX, self.columns, None
 
     def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         yield "Index.columns", self.columns, 0
 
-    @cached_property
+    @property
     def symmetric(self) -> bool:
+        if not may_be_read(self.columns):
+            return False
         if len(self.columns) and int(self.columns.max()) >= len(self.columns):
             return False
         own = torch.arange(len(self.columns), device=self.columns.device)
@@ -106,11 +101,11 @@ class Diagonal(Index):
     offset: int
 
     def within(self, m: int) -> bool:
-        return 0 <= self.offset <= m - len(self.columns)
+        return 0 <= self.offset <= m - self.columns.shape[0]
 
-    @cached_property
+    @property
     def symmetric(self) -> bool:
-        return self.offset == 0 or len(self.columns) == 0
+        return self.offset == 0 or self.columns.shape[0] == 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +113,9 @@ class OtherView(Index):
     """Of two stacked views of the same items: row i is paired with the item's other view."""
 
     def within(self, m: int) -> bool:
-        return m == len(self.columns)
+        return m == self.columns.shape[0]
 
-    @cached_property
+    @property
     def symmetric(self) -> bool:
         return True
 
@@ -136,15 +131,14 @@ class _RowsWithColumns(Pairs):
 
     @property
     def symmetric(self) -> bool:
-        return self.rows is self.columns or torch.equal(self.rows, self.columns)
+        if self.rows is self.columns:
+            return True
+        return may_be_read(self.rows) and torch.equal(self.rows, self.columns)
 
 
 @dataclass(frozen=True, eq=False)
 class Equal(_RowsWithColumns):
     """``rows[i] == columns[j]``: same label, instance, group or caption id (int64)."""
-
-    def block(self, rows: slice, cols: slice) -> Tensor:
-        return self.rows[rows, None] == self.columns[cols]
 
     def program(self) -> Iterator[Instruction]:
         yield Op.EQUAL, self.rows, self.columns
@@ -153,9 +147,6 @@ class Equal(_RowsWithColumns):
 @dataclass(frozen=True, eq=False)
 class Overlap(_RowsWithColumns):
     """``rows[i] & columns[j] != 0``: two 64-bit masks (multi-hot labels) share a bit."""
-
-    def block(self, rows: slice, cols: slice) -> Tensor:
-        return (self.rows[rows, None] & self.columns[cols]) != 0
 
     def program(self) -> Iterator[Instruction]:
         yield Op.OVERLAP, self.rows, self.columns
@@ -166,9 +157,6 @@ class Not(Pairs):
     """The pairs that are not in ``pairs``."""
 
     pairs: Pairs
-
-    def block(self, rows: slice, cols: slice) -> Tensor:
-        return ~self.pairs.block(rows, cols)
 
     def program(self) -> Iterator[Instruction]:
         yield from self.pairs.program()
@@ -200,9 +188,6 @@ class _Both(Pairs):
 class And(_Both):
     """The pairs in both sets."""
 
-    def block(self, rows: slice, cols: slice) -> Tensor:
-        return self.left.block(rows, cols) & self.right.block(rows, cols)
-
     def program(self) -> Iterator[Instruction]:
         yield from self.left.program()
         yield from self.right.program()
@@ -213,9 +198,6 @@ class And(_Both):
 class Or(_Both):
     """The pairs in at least one of the sets."""
 
-    def block(self, rows: slice, cols: slice) -> Tensor:
-        return self.left.block(rows, cols) | self.right.block(rows, cols)
-
     def program(self) -> Iterator[Instruction]:
         yield from self.left.program()
         yield from self.right.program()
@@ -225,13 +207,13 @@ class Or(_Both):
 def split_holes(pairs: Pairs | None) -> tuple[list[Tensor], Pairs | None]:
     """``pairs`` as (holes, rest): columns kept out by index, and what remains of the predicate.
 
-    A conjunction of ``~Index`` needs no dense evaluation: a pass skips one score a row.
+    A conjunction of ``Not(Index)`` needs no dense evaluation: a pass skips one score a row.
     """
     if isinstance(pairs, Not) and isinstance(pairs.pairs, Index):
         return [pairs.pairs.columns], None
     if isinstance(pairs, And):
         left_holes, left = split_holes(pairs.left)
         right_holes, right = split_holes(pairs.right)
-        rest = left if right is None else right if left is None else left & right
+        rest = left if right is None else right if left is None else And(left, right)
         return left_holes + right_holes, rest
     return [], pairs

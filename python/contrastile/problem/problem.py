@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,8 +18,11 @@ from .checks import (
     check_vector,
     shape,
 )
-from .pairs import Index, Pairs
+from .pairs import Diagonal, Index, Pairs, split_holes
+from .plain import may_be_read
+from .row_loss import RowLoss, check_row_loss
 from .scores import Scores
+from .spec import Program, Rule, Slots, Spec, Stat
 
 DEFAULT_WORKSPACE = 256 * 2**20
 # On an H200 2.2 GB: at N = 65,536 in half precision, D = 256, a strip of one wave of its product.
@@ -30,25 +32,19 @@ MAX_CHANNELS = 3
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What to reduce, over which pairs, to which sides. Holds no embedding.
+    """What to reduce, over which pairs, to which sides, in the user's terms and checked.
 
-    ``dtype`` is what is computed in, ``embedding_dtype`` what both embeddings are exact in.
-    ``channels`` are log-sum-exps, ``terms`` are pair sums; a problem has one kind.
+    ``reductions`` are log-sum-exps (channels) or pair sums (terms); a problem has one kind.
     ``triangle`` says that S is symmetric and only its upper triangle is computed.
     """
 
     caller: str
-    n: int
-    m: int
-    d: int
-    dtype: torch.dtype
-    embedding_dtype: torch.dtype
-    device: torch.device
+    scores: Scores
     triangle: bool
     reductions: Sequence[Channel] | Sequence[Term]
     rows: bool
     columns: bool
-    positives: Tensor | None
+    positives: Index | None
     row_thresholds: Tensor | None
     col_thresholds: Tensor | None
     ranks: bool
@@ -56,6 +52,7 @@ class Problem:
     col_counts: Tensor | None
     backend: str
     workspace: int
+    row_loss: RowLoss | None
 
     @classmethod
     def of(
@@ -75,9 +72,10 @@ class Problem:
         col_counts: Tensor | None = None,
         backend: str = "auto",
         workspace: int | None = None,
+        row_loss: RowLoss | None = None,
     ) -> Problem:
         """A checked problem over checked scores."""
-        n, d = scores.query.shape
+        n = scores.query.shape[0]
         m = n if scores.key is None else scores.key.shape[0]
         device = scores.query.device
         plural = {Channel: "channels", Term: "terms"}[kind]
@@ -103,12 +101,7 @@ class Problem:
             positives = _check_positives(caller, positives, n, m)
         problem = cls(
             caller=caller,
-            n=n,
-            m=m,
-            d=d,
-            dtype=scores.dtype,
-            embedding_dtype=scores.embedding_dtype,
-            device=device,
+            scores=scores,
             triangle=_is_triangle(scores, reductions, rows, columns),
             reductions=reductions,
             rows=rows,
@@ -121,11 +114,15 @@ class Problem:
             col_counts=_counts(caller, "col_counts", col_counts, m, columns),
             backend=backend,
             workspace=check_workspace(caller, workspace) or default_workspace(device),
+            row_loss=row_loss,
         )
         if ranks:
             _check_ranks(problem)
         if problem.gaps:
             _check_gaps(problem, scores)
+        if row_loss is not None:
+            sides = n if rows else None, m if columns else None
+            check_row_loss(caller, row_loss, reductions, sides, positives is not None)
         return problem
 
     @property
@@ -133,20 +130,84 @@ class Problem:
         """Whether Jensen's gap of the last channel is asked for."""
         return self.row_counts is not None or self.col_counts is not None
 
-    def tensors(self) -> Iterator[Tensor]:
-        """The O(N + M) data that a run reads, forward and backward."""
-        if self.positives is not None:
-            yield self.positives
-        for reduction in self.reductions:
-            for pairs in _pairs_of(reduction):
-                yield from (tensor for _, tensor, _ in pairs.extents())
+    def lower(self) -> tuple[Spec, list[Tensor]]:
+        """The same without tensors, and the tensors."""
+        scores, slots = self.scores, Slots()
+        slots.add(scores.query)
+        key = slots.add(scores.key)
+        scale = scores.scale
+        scale_slot = slots.add(scale) if isinstance(scale, Tensor) else slots.add(None)
+        row_bias, col_bias = slots.add(scores.row_bias), slots.add(scores.col_bias)
+        positives = slots.of(None if self.positives is None else self.positives.columns)
+        spec = Spec(
+            caller=self.caller,
+            backend=self.backend,
+            workspace=self.workspace,
+            triangle=self.triangle,
+            rows=self.rows,
+            columns=self.columns,
+            ranks=self.ranks,
+            scale=None if isinstance(scale, Tensor) else float(scale),
+            stats=tuple([_lowered(reduction, slots) for reduction in self.reductions]),
+            rule=None if self.row_loss is None else _rule(self.row_loss, slots),
+            key=key,
+            scale_slot=scale_slot,
+            row_bias=row_bias,
+            col_bias=col_bias,
+            positives=positives,
+            row_thresholds=slots.of(self.row_thresholds),
+            col_thresholds=slots.of(self.col_thresholds),
+            row_counts=slots.of(self.row_counts),
+            col_counts=slots.of(self.col_counts),
+        )
+        return spec, slots.tensors
 
 
-def _pairs_of(reduction: Channel | Term) -> Iterator[Pairs]:
-    if reduction.pairs is not None:
-        yield reduction.pairs
-    if isinstance(reduction, Channel):
-        yield from (pairs for pairs, _ in reduction.class_log_weights)
+def _rule(loss: RowLoss, slots: Slots) -> Rule:
+    return Rule(
+        name=loss.rule,
+        reduction=loss.reduction,
+        share=loss.share,
+        weights=slots.of(loss.weights),
+        omega=slots.of(loss.omega),
+        skip=loss.skip,
+        some_without=loss.some_without,
+        shows=loss.shows,
+        row_count=slots.of(loss.row_count),
+        col_count=slots.of(loss.col_count),
+    )
+
+
+def _lowered(reduction: Channel | Term, slots: Slots) -> Stat:
+    holes, rest = split_holes(reduction.pairs)
+    classes: tuple[tuple[Program, float], ...] = ()
+    if isinstance(reduction, Term):
+        phi: int | None = int(reduction.phi)
+        row_offset, col_offset = slots.of(reduction.threshold), slots.of(None)
+    else:
+        phi = None
+        row_offset = slots.of(reduction.row_log_weight)
+        col_offset = slots.of(reduction.col_log_weight)
+        classes = tuple(
+            [(_program(pairs, slots), float(w)) for pairs, w in reduction.class_log_weights]
+        )
+    return Stat(
+        phi=phi,
+        factor=float(reduction.factor),
+        holes=tuple([slots.of(hole) for hole in holes]),
+        program=_program(rest, slots),
+        classes=classes,
+        row_offset=row_offset,
+        col_offset=col_offset,
+    )
+
+
+def _program(pairs: Pairs | None, slots: Slots) -> Program:
+    if pairs is None:
+        return ()
+    return tuple(
+        [(int(op), slots.of(left), slots.of(right)) for op, left, right in pairs.program()]
+    )
 
 
 def check_workspace(caller: str, workspace: object) -> int | None:
@@ -156,22 +217,24 @@ def check_workspace(caller: str, workspace: object) -> int | None:
     return int(check_number(caller, "workspace (bytes)", workspace, 1, 2**62))
 
 
-@cache
 def default_workspace(device: torch.device) -> int:
-    """256 MiB; on a GPU a share of its memory, if that is more."""
+    """256 MiB; on a GPU a share of its memory, if that is more.
+
+    Not cached: torch.compile warns about caches, and torch knows the properties of its devices.
+    """
     if device.type != "cuda":
         return DEFAULT_WORKSPACE
     return max(DEFAULT_WORKSPACE, torch.cuda.get_device_properties(device).total_memory // SHARE)
 
 
-def _check_positives(caller: str, positives: Tensor | Index, n: int, m: int) -> Tensor:
+def _check_positives(caller: str, positives: Tensor | Index, n: int, m: int) -> Index:
     """The column of each row; only those that are not known to exist are looked at."""
-    if isinstance(positives, Index):
-        _check_pairs(caller, positives, n, m)
-        if positives.within(m):
-            return positives.columns
-        positives = positives.columns
-    return check_index(caller, "positives", positives, n, m)
+    if not isinstance(positives, Index):
+        return Index(check_index(caller, "positives", positives, n, m))
+    _check_pairs(caller, positives, n, m)
+    if not positives.within(m):
+        check_index(caller, "positives", positives.columns, n, m)
+    return positives
 
 
 def _threshold(caller: str, name: str, value: Tensor | None, length: int) -> Tensor | None:
@@ -212,7 +275,7 @@ def _check_reduction(caller: str, reduction: Channel | Term, n: int, m: int) -> 
 
 def _check_log_weight(caller: str, name: str, weight: Tensor, length: int) -> None:
     check_vector(caller, name, weight, length)
-    if not bool(torch.isfinite(weight).all()):
+    if may_be_read(weight) and not bool(torch.isfinite(weight).all()):
         raise InputError(
             f"{caller}: {name} must be finite; leave pairs out by a predicate, not by a weight"
         )
@@ -299,7 +362,12 @@ def _check_gaps(problem: Problem, scores: Scores) -> None:
 
 
 def _is_diagonal(problem: Problem) -> bool:
-    positives = problem.positives
-    if positives is None or problem.n != problem.m:
+    """Whether row i belongs to column i, as far as that can be known."""
+    scores, positives = problem.scores, problem.positives
+    n, m = scores.query.shape[0], (scores.query if scores.key is None else scores.key).shape[0]
+    if positives is None or n != m:
         return False
-    return torch.equal(positives, Index.diagonal(problem.n, device=problem.device).columns)
+    if isinstance(positives, Diagonal):
+        return positives.offset == 0
+    own = positives.columns
+    return may_be_read(own) and torch.equal(own, Index.diagonal(n, device=own.device).columns)

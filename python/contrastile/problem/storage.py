@@ -1,9 +1,9 @@
-"""The one gate for tensors: plain memory on one device, or an error before anything is read.
+"""The one gate for tensors: plain memory on one device, or what a trace has in place of it.
 
-Compiled code takes addresses and checks read values. Neither can be done with a tensor that only
-stands for numbers (fake, traced, batched, sharded, sparse ...), and a graph that is recorded
-around a call would hold this call's numbers for ever. Types alone decide here, so that all ranks
-of a program decide alike.
+Compiled code takes addresses. Where there is none to take, because torch traces, transforms or
+fakes what is computed, a registered op stands for it (ops/library.py). All other tensors that only
+stand for numbers (batched, sharded, sparse ...) are refused. Types alone decide here, so that all
+ranks of a program decide alike.
 """
 
 from __future__ import annotations
@@ -15,67 +15,60 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from .channels import Channel, Term
 from .checks import InputError
 from .pairs import Pairs
+from .plain import (
+    PLAIN,
+    PLAIN_TYPES,
+    WATCHED,
+    is_plain,
+    is_traced,
+    key_bits,
+    keys,
+    leaves_functions_alone,
+    thread_bits,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+MODES_IN_PYTHON = WATCHED | keys("PythonDispatcher")
+TRANSFORMS = keys("FuncTorchDynamicLayerFrontMode")
+BATCHED = keys("Batched", "FuncTorchBatched")
+# Tensors that torch.func wraps to differentiate them, and those that functionalisation makes of
+# tensors that are written to.
+WRAPPED = keys("FuncTorchGradWrapper", "Functionalize")
 
-def _keys(*names: str) -> int:
-    """Keys of torch's dispatcher as the bits of one number."""
-    bits = 0
-    for name in names:
-        bits |= torch._C.DispatchKeySet(torch._C._dispatch_key_parse(name)).raw_repr()
-    return bits
+# Most options are one of these.
+NO_TENSORS = frozenset({type(None), bool, int, float, str})
 
-
-# All that the dispatcher may meet on its way to the kernel of a plain tensor. What else it would
-# stop at, in a torch to come too, means something that the memory alone does not tell.
-PLAIN = _keys(
-    *("CPU", "CUDA", "BackendSelect", "ADInplaceOrView", "Conjugate", "Negative"),
-    *("AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA"),
-)
-MODES_IN_PYTHON = _keys("Python", "PythonTLSSnapshot", "PythonDispatcher")
-TRANSFORMS = _keys("FuncTorchDynamicLayerFrontMode")
-BATCHED = _keys("Batched", "FuncTorchBatched")
-
-_dispatch_keys = torch._C._dispatch_keys
-_thread_keys = torch._C._dispatch_tls_local_include_set
-
-PLAIN_TYPES = (Tensor, Parameter)
-# What a subclass has for __torch_function__ that changes no function of torch.
-UNCHANGED = (vars(Tensor)["__torch_function__"].__func__, torch._C._disabled_torch_function_impl)
-
-LEAVE_OUT = "leave the loss out of it, as torch.compile does by itself"
-NO_TRACE = (
-    "cannot be traced or run on fake tensors (make_fx, torch.export, torch.jit.trace, "
-    "torch.onnx.export, FakeTensorMode): its compiled code needs memory, and in a graph this "
-    f"call's numbers would stay; {LEAVE_OUT}"
-)
+LEAVE_OUT = "leave the loss out of it"
 
 
 def check_storage(caller: str, arguments: Mapping[str, object]) -> None:
-    """All tensors among ``arguments`` are plain memory on one device, and the call is not traced.
+    """All tensors among ``arguments`` are plain memory on one device, or belong to a trace.
 
     What is no tensor has checks of its own.
     """
     if torch.compiler.is_dynamo_compiling():
-        if torch.compiler.is_exporting():
-            raise RuntimeError(f"{caller}: {NO_TRACE}")
+        # torch.compile would take a missing derivative for zero.
+        if _transforms():
+            raise RuntimeError(
+                f"{caller}: torch.func inside of compiled code does not reach into the engine; "
+                "call it outside, or leave it uncompiled by torch.compiler.disable"
+            )
         # No tensor is real here. Those of other types than torch's own are looked at outside.
         if any(isinstance(v, Tensor) and type(v) not in PLAIN_TYPES for v in arguments.values()):
             torch.compiler.disable(check_storage)(caller, arguments)
         return
-    _check_thread(caller)
+    if thread_bits():
+        _check_transforms(caller)
     first: tuple[str, torch.device] | None = None
     for name, tensor in _tensors(arguments):
-        if not _is_plain(tensor):
+        if not (_has_memory(tensor) or _is_of_trace(tensor)):
             raise InputError(f"{caller}: {name} {_why_not(name, tensor)}")
         device = tensor.device
         if first is None:
@@ -105,44 +98,56 @@ def gated(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_gradients(caller: str, gradients: Iterable[Tensor | None]) -> None:
-    """The gradients that a backward pass starts from are plain memory, and it is not traced."""
+    """The gradients that a backward pass starts from are plain memory."""
     name = "the gradient of its result"
     for gradient in gradients:
-        if gradient is None or _is_plain(gradient):
+        if gradient is None or _has_memory(gradient):
             continue
-        if _key_bits(gradient) & BATCHED:
+        if key_bits(gradient) & BATCHED:
             raise RuntimeError(
                 f"{caller}: {name} is a batch of gradients (is_grads_batched=True, "
                 "vectorize=True, or vmap around the backward pass); take them one by one"
             )
         raise InputError(f"{caller}: {name} {_why_not('it', gradient)}")
-    _check_thread(caller)
+    if is_traced():
+        raise RuntimeError(
+            f"{caller}: its backward pass cannot be traced after a forward pass that was not; "
+            "trace both, or neither"
+        )
     for gradient in gradients:
         if gradient is not None:
             return _check_made(caller, gradient.device)
 
 
-def _check_thread(caller: str) -> None:
-    """Nothing transforms or records what this thread computes."""
-    keys = _thread_keys().raw_repr() & ~PLAIN
-    if not keys:
+def _check_transforms(caller: str) -> None:
+    """torch.func may take a gradient (grad, vjp, functionalize) of a loss, and nothing else."""
+    if not thread_bits() & TRANSFORMS:
         return
-    if keys & TRANSFORMS:
-        raise RuntimeError(
-            f"{caller}: transforms of torch.func (grad, vjp, jvp, vmap, functionalize ...) do not "
-            "reach into its compiled code; use .backward() or torch.autograd.grad, and loops"
-        )
-    # torch's own modes for tensors without values have a key; those that watch have none.
-    modes = _get_current_dispatch_mode_stack() if keys & MODES_IN_PYTHON else []
-    if keys & ~MODES_IN_PYTHON or any(getattr(m, "_mode_key", None) is not None for m in modes):
-        raise RuntimeError(f"{caller}: {NO_TRACE}")
+    present = _transforms()
+    for transform in ("Vmap", "Jvp"):
+        if transform in present:
+            raise RuntimeError(
+                f"{caller}: {transform.lower()} of torch.func (and jacrev, jacfwd, hessian, "
+                "linearize, which are made of it) does not reach into its compiled code; take "
+                "grad or vjp, and loops"
+            )
+
+
+def _transforms() -> tuple[str, ...]:
+    """The transforms of torch.func that this thread is in, as they are while a graph is made."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return tuple([layer.key().name for layer in stack])
+
+
+# What torch.compiler.assume_constant_result does; that imports all of torch._dynamo.
+_transforms._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_made(caller: str, device: torch.device) -> None:
     """Under the modes of this thread tensors are made of plain memory."""
     if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
         made = torch.empty(0, device=device)
-        if not _is_plain(made):
+        if not (_has_memory(made) or _is_of_trace(made)):
             raise RuntimeError(
                 f"{caller}: under a mode of this thread torch.empty {_why_not('it', made)}; "
                 f"{LEAVE_OUT}"
@@ -152,6 +157,8 @@ def _check_made(caller: str, device: torch.device) -> None:
 def _tensors(arguments: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in ``arguments``, also in pairs, channels and terms, with its name."""
     for name, value in arguments.items():
+        if type(value) in NO_TENSORS:
+            continue
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, Pairs):
@@ -163,27 +170,24 @@ def _tensors(arguments: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
                 yield from _tensors({name: item})
 
 
-def _key_bits(tensor: Tensor) -> int:
-    return _dispatch_keys(tensor).raw_repr()
+def _has_memory(tensor: Tensor) -> bool:
+    return is_plain(tensor) and _bytes_needed(tensor) <= tensor.untyped_storage().nbytes()
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    kind = type(tensor)
-    return (
-        (kind in PLAIN_TYPES or _leaves_functions_alone(kind))
-        and not _dispatch_keys(tensor).raw_repr() & ~PLAIN
-        and _bytes_needed(tensor) <= tensor.untyped_storage().nbytes()
-    )
-
-
-def _leaves_functions_alone(kind: type[Tensor]) -> bool:
-    function = kind.__torch_function__
-    return getattr(function, "__func__", function) in UNCHANGED
+def _is_of_trace(tensor: Tensor) -> bool:
+    """Whether ``tensor`` stands, in a trace or a transform, for one that will have memory."""
+    if not is_traced():
+        return False
+    if tensor.is_meta or key_bits(tensor) & BATCHED or tensor.layout != torch.strided:
+        return False
+    return bool(key_bits(tensor) & WRAPPED) or any(name(tensor) for name in TRACE_TYPES)
 
 
 def _bytes_needed(tensor: Tensor) -> int:
     """How far into its storage a tensor reaches: beyond what is left of one that was resized?"""
     offset = tensor.storage_offset()
+    if offset == 0 and tensor.is_contiguous():
+        return int(tensor.nbytes)
     if tensor.is_contiguous():
         # An empty tensor, which is contiguous, reaches nowhere, wherever torch says it starts.
         return int(tensor.nbytes and tensor.nbytes + offset * tensor.itemsize)
@@ -193,23 +197,21 @@ def _bytes_needed(tensor: Tensor) -> int:
 
 
 def _named(*names: str) -> Callable[[Tensor], bool]:
-    """Whether a tensor is of a class so called: importing it would take longer than all of ours."""
+    """Whether a tensor is of a class so called. By name: to import some of the classes would take
+    longer than to import this package.
+    """
     return lambda tensor: any(base.__name__ in names for base in type(tensor).__mro__)
 
+
+TRACE_TYPES = (_named("FakeTensor"), _named("FunctionalTensor"), torch._is_functional_tensor)
 
 # The first that holds says what a tensor is, and what to pass instead.
 REASONS: tuple[tuple[Callable[[Tensor], bool], str], ...] = (
     (is_lazy, "is not initialised yet; run its module once before the loss"),
     (
-        lambda tensor: (
-            torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-            or bool(_key_bits(tensor) & BATCHED)
-        ),
-        "was made inside a transform of torch.func and means nothing outside; return it from there",
+        lambda tensor: bool(key_bits(tensor) & BATCHED),
+        "is a batch of vmap, which does not reach into compiled code; take a loop",
     ),
-    (_named("FakeTensor"), "is a fake tensor, it has no values to compute with; " + LEAVE_OUT),
-    (torch._is_functional_tensor, "belongs to a trace (functionalisation); " + LEAVE_OUT),
-    (_named("FunctionalTensor"), "belongs to a trace (functionalisation); " + LEAVE_OUT),
     (
         _named("DTensor"),
         "is a DTensor, of which each rank has a part; pass {name}.full_tensor()",
@@ -235,16 +237,22 @@ REASONS: tuple[tuple[Callable[[Tensor], bool], str], ...] = (
         "is on {tensor.device}, which no backend serves; move it to the CPU or to a GPU",
     ),
     (
-        lambda tensor: bool(_key_bits(tensor) & MODES_IN_PYTHON),
+        lambda tensor: (
+            any(name(tensor) for name in TRACE_TYPES) or bool(key_bits(tensor) & WRAPPED)
+        ),
+        "is a {kind} of a trace or transform that is not going on; call the loss inside of it",
+    ),
+    (
+        lambda tensor: bool(key_bits(tensor) & MODES_IN_PYTHON),
         "is a {kind}, whose numbers only its own class knows; pass a plain torch.Tensor",
     ),
     (
-        lambda tensor: not _leaves_functions_alone(type(tensor)),
+        lambda tensor: not leaves_functions_alone(type(tensor)),
         "is a {kind}, which changes what torch's functions do; pass "
         "{name}.as_subclass(torch.Tensor)",
     ),
     (
-        lambda tensor: not _key_bits(tensor) & ~PLAIN,
+        lambda tensor: not key_bits(tensor) & ~PLAIN,
         "has lost its memory: its storage was freed or resized",
     ),
 )
@@ -254,4 +262,4 @@ def _why_not(name: str, tensor: Tensor) -> str:
     for holds, text in REASONS:
         if holds(tensor):
             return text.format(name=name, tensor=tensor, kind=type(tensor).__name__)
-    return f"is no plain tensor: {_dispatch_keys(tensor)}"
+    return f"is no plain tensor: {torch._C._dispatch_keys(tensor)}"

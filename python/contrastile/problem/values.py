@@ -9,6 +9,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from .plain import may_be_read
+
 _EVERYWHERE: ContextVar[bool] = ContextVar("values are read on every device", default=False)
 
 
@@ -39,9 +41,14 @@ def checked_values() -> Iterator[None]:
 
 def readable(tensor: Tensor) -> bool:
     """Whether the values of ``tensor`` may be looked at in every call."""
-    if torch.compiler.is_compiling():
+    if not may_be_read(tensor):
         return False
-    return tensor.device.type == "cpu" or (checking() and not capturing(tensor))
+    return is_at_hand(tensor) or (checking() and not capturing(tensor))
+
+
+def is_at_hand(tensor: Tensor) -> bool:
+    """Whether a look at ``tensor`` waits for no device."""
+    return tensor.device.type == "cpu"
 
 
 def checking() -> bool:

@@ -1,4 +1,4 @@
-"""A problem's reductions as the kernels take them."""
+"""Stats as the kernels take them."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...engine.arguments import Argument, rounded
+from ...engine.job import Job
 from ...engine.row_steps import LOG2E
-from ...engine.vectors import ChannelVectors, TermVectors, Vectors, rounded
-from ...problem import Channel, Problem, Term
-from ...problem.pairs import Op, Pairs
-from ..labels import may_keep_none
+from ...problem.pairs import Op
+from ...problem.spec import NONE, Program, Stat
 
 # As csrc/cuda/params.h has them.
 MAX_STEPS, MAX_OPERANDS = 32, 4
+KNOWN = frozenset(Op)
 
 Steps = list[tuple[int, int, int]]
 
 
-def why_not_encodable(reductions: Sequence[Channel] | Sequence[Term]) -> str | None:
+def why_not_encodable(stats: Sequence[Stat]) -> str | None:
     """None, or which limit of the kernels the predicates of a problem go beyond."""
     steps = 0
-    for reduction in reductions:
-        classes = reduction.class_log_weights if isinstance(reduction, Channel) else ()
-        if len(classes) > 1:
-            return f"{len(classes)} classes with a weight of their own, at most 1"
-        predicates = [reduction.pairs, *(pairs for pairs, _ in classes)]
-        for pairs in predicates:
-            if pairs is None:
-                continue
-            length, depth = _extent(pairs)
-            steps += length
+    for stat in stats:
+        if len(stat.classes) > 1:
+            return f"{len(stat.classes)} classes with a weight of their own, at most 1"
+        for program in (pairs_of(stat), *(members for members, _ in stat.classes)):
+            unknown = [op for op, *_ in program if op not in KNOWN]
+            if unknown:
+                return f"it does not know the predicates {unknown}"
+            steps += len(program)
+            depth = _operands(program)
             if depth > MAX_OPERANDS:
                 return f"a predicate with {depth} operands at once, at most {MAX_OPERANDS}"
     if steps > MAX_STEPS:
@@ -40,52 +40,58 @@ def why_not_encodable(reductions: Sequence[Channel] | Sequence[Term]) -> str | N
     return None
 
 
-def _extent(pairs: Pairs) -> tuple[int, int]:
-    """Steps of a predicate's program, and the most operands it holds at once."""
-    length = depth = deepest = 0
-    for op, *_ in pairs.program():
-        length += 1
-        depth += 0 if op is Op.NOT else -1 if op in (Op.AND, Op.OR) else 1
+def pairs_of(stat: Stat) -> Program:
+    """The predicate of the pairs that a stat keeps: no hole, and what its program says."""
+    parts: list[Program] = [
+        ((int(Op.INDEX), slot, NONE), (int(Op.NOT), NONE, NONE)) for slot in stat.holes
+    ]
+    if stat.program:
+        parts.append(stat.program)
+    found: Program = ()
+    for part in parts:
+        found = (*found, *part, (int(Op.AND), NONE, NONE)) if found else part
+    return found
+
+
+def _operands(program: Program) -> int:
+    """The most operands that it holds at once."""
+    depth = deepest = 0
+    for op, *_ in program:
+        depth += 0 if op == Op.NOT else -1 if op in (Op.AND, Op.OR) else 1
         deepest = max(deepest, depth)
-    return length, deepest
+    return deepest
 
 
 class Programs:
-    """The kernels' object for a problem's reductions, and the tensors it refers to."""
+    """The kernels' object for the stats of a job, and the tensors it refers to."""
 
-    def __init__(self, kernels: Any, problem: Problem, vectors: Sequence[Vectors]) -> None:
-        self.problem = problem
+    def __init__(self, kernels: Any, job: Job) -> None:
+        self.job = job
         self.alive: list[Tensor] = []
         self.reductions = kernels.Reductions()
         self.coefficients: list[Tensor] = []
-        for own in vectors:
-            self._add(own)
+        for stat, argument in zip(job.spec.stats, job.arguments, strict=True):
+            self._add(stat, argument)
 
-    def _add(self, own: Vectors) -> None:
-        low: float | Tensor = 0.0
+    def _add(self, stat: Stat, argument: Argument) -> None:
         members: Steps = []
         weight = None
-        if isinstance(own, ChannelVectors):
-            high, low = own.coef_hi, own.coef_lo
-            for pairs, log_weight in own.reduction.class_log_weights:
-                members, weight = self._steps(pairs), self._vector(log_weight * LOG2E)
-        else:
-            high = own.coef
-        coef = self._vector(high)
+        for program, log_weight in stat.classes:
+            members, weight = self._steps(program), self._vector(log_weight * LOG2E)
+        coef, row = self._vector(argument.high), argument.row_offset
         self.coefficients.append(coef)
-        phi = int(own.reduction.phi) if isinstance(own, TermVectors) else 0
         self.reductions.add(
             self.address(coef),
-            self.address(self._vector(low) if coef.dim() == 0 else self._each(low, coef)),
+            self.address(self._like(argument.low, coef)),
             coef.dim() > 0,
-            self.address(self._vector(0.0) if own.row_offset is None else own.row_offset),
-            own.row_offset is not None,
-            self.address(own.col_offset),
-            self._steps(own.reduction.pairs),
+            self.address(self._vector(0.0) if row is None else row),
+            row is not None,
+            self.address(argument.col_offset),
+            self._steps(pairs_of(stat)),
             members,
             self.address(weight),
-            phi,
-            isinstance(own, ChannelVectors) and may_keep_none(own.reduction.pairs),
+            stat.phi or 0,
+            stat.phi is None and stat.may_keep_none,
         )
 
     def address(self, tensor: Tensor | None) -> int:
@@ -96,19 +102,17 @@ class Programs:
         self.alive.append(tensor)
         return tensor.data_ptr()
 
-    def _steps(self, pairs: Pairs | None) -> Steps:
-        if pairs is None:
-            return []
-        return [
-            (int(op), *(self.address(tensor) for tensor in tensors))  # type: ignore[misc]
-            for op, *tensors in pairs.program()
-        ]
+    def _steps(self, program: Program) -> Steps:
+        tensor = self.job.tensor
+        return [(op, self.address(tensor(a)), self.address(tensor(b))) for op, a, b in program]
 
     def _vector(self, value: float | Tensor) -> Tensor:
         if isinstance(value, Tensor):
             return value.contiguous()
-        return torch.full((), rounded(value), dtype=torch.float32, device=self.problem.device)
+        return torch.full((), rounded(value), dtype=torch.float32, device=self.job.sizes.device)
 
-    @staticmethod
-    def _each(value: float | Tensor, like: Tensor) -> Tensor:
-        return value.contiguous() if isinstance(value, Tensor) else torch.full_like(like, value)
+    def _like(self, value: float | Tensor, high: Tensor) -> Tensor:
+        """One number, or one a row, as the high part of a coefficient has."""
+        if isinstance(value, Tensor) or not high.dim():
+            return self._vector(value)
+        return torch.full_like(high, value)

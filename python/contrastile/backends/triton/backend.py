@@ -7,10 +7,14 @@ from functools import cache
 
 import torch
 
-from ...engine.blocks import Keeping, Tile
-from ...engine.run import Kernel, Run
-from ...problem import Problem
-from ..strips import operand_dtype, strip_tile
+from ...engine.job import Job, UpstreamOfPositives
+from ...engine.plan import Keeping, Tile
+from ...problem.spec import Sizes, Spec
+from ..gpu.backend import GpuBackend
+from ..gpu.kernels import SummingKernels
+from ..gpu.passes import GpuReducingWeigher
+from ..gpu.scene import Scene
+from ..gpu.strips import strip_tile
 from .device import Device
 from .precision import uses_tensor_cores
 
@@ -61,39 +65,46 @@ def why_unavailable() -> str | None:
     return None
 
 
-class TritonBackend:
+class TritonBackend(GpuBackend):
     """One source for NVIDIA and AMD GPUs; on the CPU by Triton's interpreter, for tests."""
 
     name = "triton"
-    reads_scale = False
-    forms_coefficients = True
-    settles_strips = False
+    weighs_at_once = True
 
     def available(self) -> str | None:
+        """None, or how to get a Triton."""
         return why_unavailable()
 
-    def supports(self, problem: Problem) -> str | None:
-        if problem.device.type == "cuda":
+    def supports(self, spec: Spec, sizes: Sizes) -> str | None:
+        """None, or why it cannot compute this problem."""
+        device = sizes.device
+        if device.type == "cuda":
             return None
-        if problem.device.type != "cpu" or not interpreting():
-            return f"the embeddings are on {problem.device}, not on a GPU"
-        if self.operand_dtype(problem) == torch.bfloat16 and not interprets_bf16():
+        if device.type != "cpu" or not interpreting():
+            return f"the embeddings are on {device}, not on a GPU"
+        if self.operand_dtype(spec, sizes) == torch.bfloat16 and not interprets_bf16():
             return "Triton's interpreter multiplies bf16 wrongly; take float32 or float16 there"
         return None
 
-    def operand_dtype(self, problem: Problem) -> torch.dtype:
-        return operand_dtype(problem)
-
-    def keeping(self, problem: Problem) -> Keeping:
+    def keeping(self, spec: Spec, sizes: Sizes) -> Keeping:
         """Of fp32 always: 12 bytes a score, against products outside the tensor cores."""
-        dtype, arch = self.operand_dtype(problem), Device.of(problem.device).arch
-        return Keeping(KEEP_FROM if uses_tensor_cores(dtype, arch) else 0)
+        dtype, arch = self.operand_dtype(spec, sizes), Device.of(sizes.device).arch
+        return Keeping(KEEP_FROM if uses_tensor_cores(dtype, arch, spec.tf32) else 0)
 
-    def tile(self, problem: Problem) -> Tile:
-        processors = Device.of(problem.device).processors
-        return strip_tile(problem, self.operand_dtype(problem), processors)
+    def tile(self, spec: Spec, sizes: Sizes) -> Tile:
+        """All columns, and as many rows as the workspace has room for."""
+        processors = Device.of(sizes.device).processors
+        return strip_tile(spec, sizes, self.operand_dtype(spec, sizes), processors)
 
-    def bind(self, run: Run) -> Kernel:
-        from .kernel import TritonKernel
+    def reducing_weigher(
+        self, job: Job, upstream: UpstreamOfPositives, products: bool
+    ) -> GpuReducingWeigher:
+        """Sums of a function and their weights from one look at the scores."""
+        scene = Scene.of(job)
+        return GpuReducingWeigher(scene, self.kernels(scene), upstream, products)
 
-        return TritonKernel(run)
+    def kernels(self, scene: Scene) -> SummingKernels:
+        """Bound to a job."""
+        from .kernels import TritonKernels
+
+        return TritonKernels(scene)

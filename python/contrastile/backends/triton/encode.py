@@ -1,26 +1,26 @@
-"""A problem's reductions as the kernels take them: records of device functions, and of tensors."""
+"""Stats as the kernels take them: records of device functions, and of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...engine.arguments import Argument, rounded
+from ...engine.job import Job
 from ...engine.row_steps import LOG2E
-from ...engine.vectors import ChannelVectors, rounded
-from ...engine.vectors import Vectors as EngineVectors
-from ...problem import Channel, Phi, Problem, Term
-from ...problem.pairs import Op, Pairs
+from ...problem import Phi
+from ...problem.pairs import Op
+from ...problem.spec import NONE, Program, Stat
 from ...triton_kernels import maps, predicates
 from ...triton_kernels.predicates import Predicate
 from ...triton_kernels.reductions import Form, Vectors
-from ..labels import may_keep_none
 
 # A predicate in postfix order: opcodes, those of leaves with the places of their tensors.
-Program = tuple[tuple[int, ...], ...]
+Placed = tuple[tuple[int, ...], ...]
 
 PREDICATES = {
     Op.INDEX: predicates.index,
@@ -31,113 +31,108 @@ PREDICATES = {
     Op.OR: predicates.disjunction,
 }
 OPERANDS = {Op.NOT: 1, Op.AND: 2, Op.OR: 2}
-# What is summed, and its slope.
-TERMS = {
-    Phi.SOFTPLUS: (maps.softplus, maps.sigmoid),
-    Phi.RELU: (maps.relu, maps.step),
-    Phi.IDENTITY: (maps.identity, maps.one),
-    Phi.SQUARE: (maps.square, maps.double),
+# What is summed, its slope, and both at once where that takes less.
+FUNCTIONS = {
+    Phi.SOFTPLUS: (maps.softplus, maps.sigmoid, maps.softplus_and_sigmoid),
+    Phi.RELU: (maps.relu, maps.step, None),
+    Phi.IDENTITY: (maps.identity, maps.one, None),
+    Phi.SQUARE: (maps.square, maps.double, None),
 }
-POWER = (maps.power, maps.power)
-LASTING_POWER = (maps.lasting_power, maps.power)
+POWER = (maps.power, maps.power, None)
+LASTING_POWER = (maps.lasting_power, maps.power, None)
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """What kernels are compiled for, the numbers that they read, and the tensors that predicates
-    refer to by their place.
+class Encoded(NamedTuple):
+    """What kernels are compiled for, and the slots of the tensors that predicates name by their
+    place here: what two predicates load, they load together.
     """
 
     forms: tuple[Form, ...]
-    vectors: tuple[Vectors, ...]
-    data: tuple[Tensor, ...]
-    # Of each reduction, whether rows without any pair are nothing unusual.
-    may_keep_none: tuple[bool, ...]
-    # Smallest and largest sum of class weights of each channel, one after the other, fp64; None
-    # where there are no classes.
-    class_range: Tensor | None
+    slots: tuple[int, ...]
 
 
-class Slots:
-    """The tensors that predicates read, each once: what two predicates load, they load together."""
-
-    def __init__(self) -> None:
-        self.tensors: list[Tensor] = []
-
-    def of(self, tensor: Tensor) -> int:
-        """The place of ``tensor``."""
-        for place, known in enumerate(self.tensors):
-            if known is tensor:
-                return place
-        self.tensors.append(tensor)
-        return len(self.tensors) - 1
-
-    def program(self, pairs: Pairs) -> Program:
-        """A predicate's postfix program, with places for tensors."""
-        return tuple(
-            (int(op), *(self.of(t) for t in tensors if t is not None))
-            for op, *tensors in pairs.program()
-        )
+@lru_cache(maxsize=512)
+def encode(stats: tuple[Stat, ...]) -> Encoded:
+    """Of a problem's stats."""
+    slots: list[int] = []
+    forms = tuple([_form_of(stat, slots) for stat in stats])
+    return Encoded(forms, tuple(slots))
 
 
-def encode(problem: Problem, vectors: Sequence[EngineVectors]) -> Encoded:
-    """The arguments of every kernel of a run."""
-    slots = Slots()
-    return Encoded(
-        tuple(_form_of(own.reduction, slots) for own in vectors),
-        tuple(_vectors(problem, own) for own in vectors),
-        tuple(slots.tensors),
-        tuple(may_keep_none(own.reduction.pairs) for own in vectors),
-        _class_range(problem, vectors),
-    )
-
-
-def _form_of(reduction: Channel | Term, slots: Slots) -> Form:
-    phi = reduction.phi if isinstance(reduction, Term) else None
-    classes = () if isinstance(reduction, Term) else reduction.class_log_weights
-    pairs = None if reduction.pairs is None else slots.program(reduction.pairs)
-    members = tuple(slots.program(each) for each, _ in classes)
-    return form(phi, may_keep_none(reduction.pairs), pairs, members)
+def _form_of(stat: Stat, slots: list[int]) -> Form:
+    pairs = placed(kept_by(stat), slots)
+    classes = tuple([placed(program, slots) for program, _ in stat.classes])
+    return form(stat.phi, stat.phi is None and stat.may_keep_none, pairs, classes)
 
 
 @cache
-def form(
-    phi: Phi | None, may_be_empty: bool, pairs: Program | None, classes: tuple[Program, ...]
-) -> Form:
-    """The one record of such a reduction: Triton finds a compiled kernel by its identity."""
-    lasting = LASTING_POWER if may_be_empty else POWER
-    function, slope = lasting if phi is None else TERMS[phi]
-    kept = None if pairs is None else predicate(pairs)
-    return Form(function, slope, kept, tuple(predicate(each) for each in classes))
+def form(phi: int | None, may_be_empty: bool, pairs: Placed, classes: tuple[Placed, ...]) -> Form:
+    """The one record of such a stat: Triton finds a compiled kernel by its identity."""
+    powers = LASTING_POWER if may_be_empty else POWER
+    function, slope, both = powers if phi is None else FUNCTIONS[Phi(phi)]
+    members = tuple([predicate(program) for program in classes])
+    return Form(function, slope, both, predicate(pairs) if pairs else None, members)
 
 
-def predicate(program: Program) -> Predicate:
-    """A record of device functions, from a postfix program."""
+def kept_by(stat: Stat) -> Program:
+    """The predicate of the pairs that a stat keeps, holes first; nothing keeps all."""
+    parts: list[Program] = [((Op.INDEX, slot, NONE), (Op.NOT, NONE, NONE)) for slot in stat.holes]
+    if stat.program:
+        parts.append(stat.program)
+    whole: Program = ()
+    for part in parts:
+        whole = (*whole, *part, (Op.AND, NONE, NONE)) if whole else part
+    return whole
+
+
+def placed(program: Program, slots: list[int]) -> Placed:
+    """With places for slots; ``slots`` are those met so far."""
+    return tuple(
+        [(op, *[_place(slot, slots) for slot in own if slot != NONE]) for op, *own in program]
+    )
+
+
+def _place(slot: int, slots: list[int]) -> int:
+    """Where the kernels find the tensor of a slot."""
+    if slot not in slots:
+        slots.append(slot)
+    return slots.index(slot)
+
+
+def predicate(program: Placed) -> Predicate:
+    """A record of device functions."""
     stack: list[Predicate] = []
     for code, *places in program:
         op = Op(code)
-        count = OPERANDS.get(op, 0)
-        operands = (*stack[len(stack) - count :], *places)
-        del stack[len(stack) - count :]
+        first = len(stack) - OPERANDS.get(op, 0)
+        operands = (*stack[first:], *places)
+        del stack[first:]
         stack.append(Predicate(PREDICATES[op], operands))
     (whole,) = stack
     return whole
 
 
-def _vectors(problem: Problem, own: EngineVectors) -> Vectors:
-    if isinstance(own, ChannelVectors):
-        high, low = _tensor(problem, own.coef_hi), _tensor(problem, own.coef_lo)
-    else:
-        high = _tensor(problem, own.coef)
-        low = torch.zeros_like(high)
+def vectors_of(job: Job) -> tuple[Vectors, ...]:
+    """The numbers of each stat."""
+    pairs = zip(job.spec.stats, job.arguments, strict=True)
+    return tuple([_vectors(job, stat, argument) for stat, argument in pairs])
+
+
+def _vectors(job: Job, stat: Stat, argument: Argument) -> Vectors:
+    high = _tensor(job, argument.high)
+    is_none = not isinstance(argument.low, Tensor) and argument.low == 0.0
+    scale = high, torch.zeros_like(high) if is_none else _tensor(job, argument.low)
+    weights = None
+    if stat.classes:
+        bits = [weight * LOG2E for _, weight in stat.classes]
+        weights = _filled(job, bits, job.sizes.dtype)
     per_row = high.dim() > 0
-    bits = _bits(own)
     return Vectors(
-        scale=() if per_row else (high, low),
-        row_scale=(high, low) if per_row else (),
-        row_offset=_one(own.row_offset),
-        col_offset=_one(own.col_offset),
-        weights=(_filled(bits, problem.dtype, problem),) if bits else (),
+        () if per_row else scale,
+        scale if per_row else (),
+        _one(argument.row_offset),
+        _one(argument.col_offset),
+        _one(weights),
     )
 
 
@@ -145,31 +140,31 @@ def _one(vector: Tensor | None) -> tuple[Tensor, ...]:
     return () if vector is None else (vector.contiguous(),)
 
 
-def _bits(own: EngineVectors) -> list[float]:
-    """The log-weights of a channel's classes, in bits."""
-    classes = own.reduction.class_log_weights if isinstance(own.reduction, Channel) else ()
-    return [weight * LOG2E for _, weight in classes]
-
-
-def _class_range(problem: Problem, vectors: Sequence[EngineVectors]) -> Tensor | None:
-    all_bits = [_bits(own) for own in vectors]
-    if not any(all_bits):
+def class_range(job: Job) -> Tensor | None:
+    """The smallest and the largest sum of class weights of each stat, one after the other, fp64;
+    None where there are no classes.
+    """
+    if not any(stat.classes for stat in job.spec.stats):
         return None
-    ends = [sum(bound(w, 0.0) for w in bits) for bits in all_bits for bound in (min, max)]
-    return _filled(ends, torch.float64, problem)
+    ends = []
+    for stat in job.spec.stats:
+        bits = [weight * LOG2E for _, weight in stat.classes]
+        ends += [sum(min(w, 0.0) for w in bits), sum(max(w, 0.0) for w in bits)]
+    return _filled(job, ends, torch.float64)
 
 
-def _tensor(problem: Problem, value: float | Tensor) -> Tensor:
+def _tensor(job: Job, value: float | Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.contiguous()
-    if problem.dtype == torch.float32:
+    sizes = job.sizes
+    if sizes.dtype == torch.float32:
         value = rounded(value)
-    return torch.full((), value, dtype=problem.dtype, device=problem.device)
+    return torch.full((), value, dtype=sizes.dtype, device=sizes.device)
 
 
-def _filled(values: list[float], dtype: torch.dtype, problem: Problem) -> Tensor:
-    """Filled on the device: a copy from the host would wait, and cannot be captured in a graph."""
-    vector = torch.zeros(len(values), dtype=dtype, device=problem.device)
+def _filled(job: Job, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """On the device: a copy from the host would wait, and cannot be captured in a graph."""
+    vector = torch.zeros(len(values), dtype=dtype, device=job.sizes.device)
     for place, value in enumerate(values):
         if value:
             vector[place].fill_(value)

@@ -36,6 +36,7 @@ class Purpose(Enum):
     REDUCE_AND_KEEP = "reduce, keep dot products"
     WEIGH = "weigh"
     WEIGH_TERMS = "weigh pair sums"
+    WEIGH_AND_SUM = "weigh and sum"
     WEIGH_GENERAL = "weigh, general form"
     WEIGH_DIAGONAL = "weigh diagonal"
     WEIGH_DIAGONAL_GENERAL = "weigh diagonal, general form"
@@ -62,7 +63,7 @@ class Launch:
     specialize: bool = False
 
     def constants(self) -> dict[str, int | bool]:
-        """The kernel's compile-time arguments and the compiler's options."""
+        """The kernel's compile-time arguments."""
         return {
             "ROWS": self.rows,
             "COLS": self.cols,
@@ -71,9 +72,11 @@ class Launch:
             "DESCRIPTORS": self.descriptors,
             "FLATTEN": self.flatten,
             "SPECIALIZE": self.specialize,
-            "num_warps": self.warps,
-            "num_stages": self.stages,
         }
+
+    def options(self) -> dict[str, int]:
+        """The compiler's options."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
 
     def programs(self, row_count: int, col_count: int, device: Device) -> int:
         """A persistent grid: no more programs than run at once, no more than tiles."""
@@ -113,10 +116,9 @@ def pick(
 ) -> Launch:
     """The configuration for operands of ``dtype`` with ``size`` features (None: many).
 
-    Several reductions of one tile take registers each: its sides are half as long then.
+    ``reductions`` (stats) of one tile take registers each: of several its sides are half as long.
     """
-    # A test may replace INTERPRETED: it is a key like all others.
-    launch = _pick(device.arch, kind_of(dtype), purpose, reductions > 1, INTERPRETED)
+    launch = _pick(device.arch, kind_of(dtype), purpose, reductions > 1)
     return launch if size is None else _in_steps(launch, size)
 
 
@@ -128,12 +130,31 @@ def _in_steps(launch: Launch, size: int) -> Launch:
     return launch if depth == launch.depth else replace(launch, depth=depth)
 
 
+@dataclass(frozen=True, eq=False)
+class Launches:
+    """The launches of an architecture as they stand now: another object once they changed."""
+
+    table: Table
+
+
 @cache
-def _pick(arch: str, kind: str, purpose: Purpose, several: bool, interpreted: Launch) -> Launch:
-    launch = {**shipped(arch), **_from_environment(arch), **_trial}[kind, purpose]
+def launches(arch: str) -> Launches:
+    """Shipped, tuned or on trial."""
+    return Launches({**shipped(arch), **_from_environment(arch), **_trial})
+
+
+def forget() -> None:
+    """Look at all tables anew."""
+    launches.cache_clear()
+    _pick.cache_clear()
+
+
+@cache
+def _pick(arch: str, kind: str, purpose: Purpose, several: bool) -> Launch:
+    launch = launches(arch).table[kind, purpose]
     if purpose is Purpose.WEIGH_KEPT:
         kept = Purpose.REDUCE_AND_KEEP
-        return _within(launch, _pick(arch, kind, kept, several, interpreted))
+        return _within(launch, _pick(arch, kind, kept, several))
     if not several or arch == "interpreter":
         return launch
     rows = min(launch.rows, max(launch.rows // 2, FEWEST_ROWS))
@@ -143,7 +164,11 @@ def _pick(arch: str, kind: str, purpose: Purpose, several: bool, interpreted: La
 
 
 def _within(launch: Launch, outer: Launch) -> Launch:
-    """No side longer than the other's longest: of a diagonal, the tiles that were kept suffice."""
+    """``launch`` with no side longer than the longest of ``outer``.
+
+    On a block on the diagonal ``reduce`` keeps dot products in tiles that lie on the diagonal or
+    above it. A tile of weights reads them, so it must not reach further below it than they do.
+    """
     longest = max(outer.rows, outer.cols)
     return replace(launch, rows=min(launch.rows, longest), cols=min(launch.cols, longest))
 
@@ -198,12 +223,12 @@ def tuned(file: Path, arch: str) -> Table:
 def trying(table: Table) -> Iterator[None]:
     """Inside, its launches take the place of all others."""
     _trial.update(table)
-    _pick.cache_clear()
+    forget()
     try:
         yield
     finally:
         _trial.clear()
-        _pick.cache_clear()
+        forget()
 
 
 @cache

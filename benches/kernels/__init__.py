@@ -1,0 +1,1 @@
+"""What compiled kernels are like, seen without a GPU; in a checkout, not part of the wheel."""

@@ -1,0 +1,63 @@
+"""A job as the kernels of a GPU see it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...engine.job import Job
+from ...engine.operands import Operand
+from ...engine.plan import Block
+from ...problem.spec import NONE, Sizes, Spec
+from .aligned import aligned_rows
+from .forms import Form, forms_of
+
+NOWHERE_ELSE = contextlib.nullcontext()
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """``query`` and ``key`` are in the operands' dtype, their rows contiguous and aligned."""
+
+    job: Job
+    forms: tuple[Form, ...]
+    query: Tensor
+    key: Tensor
+
+    @staticmethod
+    def of(job: Job) -> Scene:
+        """Embeddings as they are, or padded copies of them: N D work, and no slow path."""
+        query = aligned_rows(_whole(job.query))
+        key = query if job.spec.key == NONE else aligned_rows(_whole(job.key))
+        return Scene(job, forms_of(job.spec, job.sizes, job.plan), query, key)
+
+    @property
+    def spec(self) -> Spec:
+        """What is computed."""
+        return self.job.spec
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many rows, columns and features it has, and in which dtypes."""
+        return self.job.sizes
+
+    def is_diagonal(self, block: Block) -> bool:
+        """Whether only one triangle of the block is computed."""
+        return self.job.spec.triangle and not block.mirrored
+
+    def on_device(self) -> contextlib.AbstractContextManager[Any]:
+        """Kernels are launched on the current device, whatever the tensors are on."""
+        device = self.job.sizes.device
+        if device.type != "cuda" or device.index in (None, torch.cuda.current_device()):
+            return NOWHERE_ELSE
+        return torch.cuda.device(device)
+
+
+def _whole(operand: Operand) -> Tensor:
+    """All of it in the operands' dtype; where it is, without a step in between."""
+    tensor = operand.tensor
+    return tensor if tensor.dtype == operand.dtype else operand.whole()

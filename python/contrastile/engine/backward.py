@@ -1,0 +1,113 @@
+"""The backward pass: from gradients of stats or of the loss to those of embeddings and scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..problem.row_loss import SEVERAL
+from ..problem.spec import NONE, Sizes, Spec
+from .forward import Mode, Residual, two_pass_plan
+from .gaps import with_gaps
+from .gradients import Gradients, Needs, Values
+from .job import Backend, Job, Numbers, job_of
+from .rules import Slopes, scaled
+from .state import Upstream
+
+
+def backward(
+    backend: Backend,
+    spec: Spec,
+    sizes: Sizes,
+    tensors: Sequence[Tensor],
+    residual: Residual,
+    needs: Needs,
+    mode: Mode,
+    upstream: Sequence[Tensor | None],
+    numbers: Numbers | None = None,
+) -> Values:
+    """Gradients of the embeddings, the scale and the biases, where ``needs`` asks for them.
+
+    ``upstream`` are the gradients of the differentiable outputs, in their order.
+    """
+    if residual.ready is not None:
+        return residual.ready.times(upstream[0], spec, sizes, tensors)
+    state = residual.state
+    assert state is not None
+    plan = two_pass_plan(backend, spec, sizes, mode)
+    job = job_of(backend, spec, sizes, plan, tensors, numbers, state.kept)
+    if state.arena is not None:
+        assert mode.block is not None and upstream[0] is not None
+        weigher = mode.block.weigher(job, state.arena, upstream[0], needs.scale)
+    else:
+        given = _upstream(job, backend, residual, upstream)
+        if not (job.plan.strips and given.of_stats):
+            gradients = Gradients(job, needs)
+            if given.positive is not None:
+                gradients.add_positives(given.positive, state.positive)
+            gradients.finish(None)
+            return gradients.values(tensors)
+        weigher = backend.weigher(job, state, given, needs.scale)
+    gradients = Gradients(job, needs, overwrite=plan.single, unit=weigher.unit)
+    for strip in plan.strips:
+        gradients.add_strip(weigher, strip)
+    gradients.finish(weigher.products())
+    return gradients.values(tensors)
+
+
+def _upstream(
+    job: Job, backend: Backend, residual: Residual, upstream: Sequence[Tensor | None]
+) -> Upstream:
+    """The gradients of the stats, as kernels take them."""
+    spec = job.spec
+    if residual.slopes is not None:
+        slopes = _of_loss(job, backend, residual.slopes, upstream[0])
+        found = Upstream(slopes.rows, slopes.cols, slopes.positive)
+        of_gaps = slopes.row_gap, slopes.col_gap
+        return _plain(job, with_gaps(job, found, of_gaps) if spec.gaps else found)
+    given = list(upstream)
+    given.reverse()
+    count = len(spec.stats)
+    rows = tuple([given.pop() for _ in range(count)]) if spec.rows else (None,) * count
+    cols = tuple([given.pop() for _ in range(count)]) if spec.columns else (None,) * count
+    positive = None if spec.positives == NONE else given.pop()
+    of_rows = None if spec.row_counts == NONE else given.pop()
+    of_cols = None if spec.col_counts == NONE else given.pop()
+    found = Upstream(rows, cols, positive)
+    return _plain(job, with_gaps(job, found, (of_rows, of_cols)) if spec.gaps else found)
+
+
+def _of_loss(job: Job, backend: Backend, slopes: Slopes, grad: Tensor | None) -> Slopes:
+    """The slopes times the gradient of the loss."""
+    assert grad is not None
+    if grad.dim() == 0:
+        # 1 where backward() is called on the loss itself.
+        if backend.reads_scale and float(grad) == 1.0:
+            return slopes
+        return scaled(slopes, grad, grad)
+    rule = job.spec.rule
+    if rule is not None and rule.name == SEVERAL:
+        rows = job.sizes.n if job.spec.rows else 0
+        return scaled(slopes, grad[:rows], grad[rows:])
+    return scaled(slopes, grad, grad)
+
+
+def _plain(job: Job, upstream: Upstream) -> Upstream:
+    """As compiled code reads them: contiguous, of the compute dtype, their numbers in memory."""
+    count, dtype = len(job.spec.stats), job.sizes.dtype
+
+    def plain(vector: Tensor | None) -> Tensor | None:
+        if vector is None or (
+            vector.dtype == dtype and vector.is_contiguous() and not vector.is_neg()
+        ):
+            return vector
+        return vector.to(dtype).contiguous().resolve_neg()
+
+    rows, cols = ([plain(vector) for vector in vectors] for vectors in upstream[:2])
+    absent: list[Tensor | None] = [None] * count
+    return Upstream(
+        tuple(rows or absent),
+        tuple(cols or absent),
+        *(plain(vector) for vector in upstream[2:]),
+    )
