@@ -189,7 +189,7 @@ def test_weights_of_another_dtype_go_the_general_way(paths: Callable[[Step], boo
         return found[-1]
 
     assert paths(step)
-    assert found[0]["loss"].dtype == torch.float64
+    assert found[0]["loss"].dtype == torch.float32
 
 
 def test_two_backward_passes_and_none() -> None:

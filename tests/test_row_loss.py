@@ -9,7 +9,7 @@ from typing import Any
 import contrastile.native
 import pytest
 import torch
-from contrastile import InputError
+from contrastile import ClipLoss, InputError, clip_loss, info_nce
 from contrastile.backends.cpu import CpuBackend
 from contrastile.engine import forward, one_pass
 from contrastile.ops import log_sum_exp, pair_sum
@@ -313,3 +313,55 @@ def test_positives_are_needed() -> None:
         log_sum_exp(**leaves(), channels=[Channel(), Channel()], row_loss=RowLoss("several"))
     with pytest.raises(TypeError, match="row_loss must be a RowLoss, got str"):
         log_sum_exp(**leaves(), row_loss="softmax")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_learned_weights_where_nothing_is_learned(context: Callable[[], Any]) -> None:
+    """As a model is validated."""
+    weights = torch.nn.Parameter(torch.rand(6))
+    loss = ClipLoss(temperature=0.1, weights=weights)
+    x = torch.eye(6)
+    expected = loss(x, x.roll(1)).detach()
+    with context():
+        torch.testing.assert_close(loss(x, x.roll(1)), expected)
+
+
+def test_saved_numbers_may_be_kept_in_fewer_bits() -> None:
+    """By a hook that rounds floating point numbers, as those that compress activations do."""
+    torch.manual_seed(0)
+    x, y = torch.randn(9, 5).requires_grad_(), torch.randn(9, 5)
+
+    def pack(tensor: Tensor) -> tuple[torch.dtype, Tensor]:
+        single = tensor.dtype == torch.float64
+        return tensor.dtype, tensor.float() if single else tensor
+
+    def unpack(packed: tuple[torch.dtype, Tensor]) -> Tensor:
+        return packed[1].to(packed[0])
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        loss = clip_loss(x, y, temperature=1.0)
+    (found,) = torch.autograd.grad(loss, x)
+    (expected,) = torch.autograd.grad(clip_loss(x, y, temperature=1.0), x)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_dtype_is_that_of_the_embeddings(margin: float, reduction: str) -> None:
+    x, double = torch.eye(6), torch.rand(6, dtype=torch.float64)
+    for weights in (double, double.requires_grad_()):
+        loss = clip_loss(
+            x, x, logit_scale=double, weights=weights, margin=margin, reduction=reduction
+        )
+        assert loss.dtype == torch.float32
+
+
+def test_one_key_has_its_own_bias_beside_further_negatives() -> None:
+    torch.manual_seed(0)
+    query, key, negatives = torch.randn(1, 3), torch.randn(1, 3), torch.randn(3, 3)
+    bias = torch.tensor([2.5], requires_grad=True)
+    loss = info_nce(query, key, negatives=negatives, logit_scale=1.0, logit_bias=bias)
+    scores = torch.cat([query @ key.T + bias, query @ negatives.T], 1)
+    expected = scores.logsumexp(1)[0] - scores[0, 0]
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, bias) for value in (loss, expected)))

@@ -143,20 +143,18 @@ def evaluated(job: Job, seen: Seen, wanted: bool) -> tuple[Tensor, Slopes | None
     """The loss of all rows, and its slopes if they are wanted; compiled where that can be."""
     rule, n = job.spec.rule, job.sizes.n
     assert rule is not None
-    weights = job.tensor(rule.weights)
+    weights = beside(job.tensor(rule.weights), seen.positive)
+    seen = seen._replace(omega=beside(seen.omega, seen.positive))
     module = native.load_for(seen.positive)
-    if module is not None and _is_readable(seen.omega, seen) and _is_readable(weights, seen):
+    if module is not None:
         return _compiled(module, job, rule, seen, weights, wanted)
     loss = loss_of(rule, seen, weights)
     return loss, slopes_of(rule, seen, weights, n) if wanted else None
 
 
-def _is_readable(vector: Tensor | None, seen: Seen) -> bool:
-    """Whether compiled code may read it beside the stats."""
-    if vector is None:
-        return True
-    same = vector.dtype == seen.positive.dtype
-    return same and vector.is_contiguous() and not vector.is_neg()
+def beside(vector: Tensor | None, stat: Tensor) -> Tensor | None:
+    """A vector as the stats are: of their dtype, which the loss has too, and contiguous."""
+    return None if vector is None else vector.to(stat.dtype).contiguous().resolve_neg()
 
 
 def _compiled(

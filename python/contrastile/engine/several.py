@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..problem.spec import NONE
 from .job import Job
-from .rules import EXACT_FROM, Slopes, softmax_loss
+from .rules import EXACT_FROM, Slopes, beside, softmax_loss
 from .state import Reduced
 
 
@@ -76,7 +76,7 @@ def _sides(job: Job, reduced: Reduced, gaps: tuple[Tensor | None, Tensor | None]
     spec, sizes = job.spec, job.sizes
     rule = spec.rule
     assert rule is not None
-    weights = job.tensor(rule.weights)
+    weights = beside(job.tensor(rule.weights), (reduced.rows or reduced.cols)[0])
     n = sizes.n if spec.rows else 0
     of_rows, of_cols = (None, None) if weights is None else (weights[:n], weights[n:])
     sides = []
@@ -109,6 +109,6 @@ def _slopes(side: Side, grad: float | Tensor) -> tuple[tuple[Tensor, Tensor], Te
     grad = grad.to(like.dtype) if isinstance(grad, Tensor) else like.new_full((), grad)
     own = torch.where(side.how_many > 0, grad, 0.0)
     if side.weights is not None:
-        own = own * side.weights.to(like.dtype)
+        own = own * side.weights
     slope = torch.ops.aten.softplus_backward(own, side.negatives - side.positives, 1.0, EXACT_FROM)
     return (slope, -slope), None if side.gap is None else own

@@ -74,7 +74,7 @@ def info_nce(
         label_smoothing: e in [0, 1], spread over the included keys.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. ``temperature``/``logit_scale``
-            may be one value a row, ``logit_bias`` one value a key of ``key``; one number
+            may be one value a row, ``logit_bias`` one value a key of ``key``, [M]; one number
             cancels.
 
     Returns:
@@ -219,8 +219,10 @@ def _biases(opts: Options, key: Tensor, negatives: bool) -> tuple[Tensor | None,
     out over rows. Further negatives have no bias of their own: with them only a number that is
     added to all scores cancels, not the mean of the keys' biases.
     """
-    bias = opts.bias(key, per_key=True)
-    if bias is None or not isinstance(opts.logit_bias, Tensor) or opts.logit_bias.numel() == 1:
+    bias, given = opts.bias(key, per_key=True), opts.logit_bias
+    if bias is None or not isinstance(given, Tensor):
+        return None, bias
+    if given.dim() == 0 or given.shape[0] != key.shape[0]:
         return None, bias
     if negatives:
         return bias, None

@@ -214,7 +214,7 @@ class Options:
         return RowLoss(
             rule,
             reduction=self.reduction,
-            weights=weights,
+            weights=None if weights is None else weights.detach(),
             skip=self.empty == "skip",
             shows=self.return_stats or self.empty == "error",
             **more,

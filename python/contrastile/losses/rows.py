@@ -70,7 +70,10 @@ def asks_for_gap(variant: str, *embeddings: Tensor) -> bool:
 
 def with_margin(positive: Tensor, scale: float | Tensor, margin: float) -> Tensor:
     """The positive's score after an additive margin on its dot product."""
-    return positive if margin == 0.0 else positive - scale * margin
+    if margin == 0.0:
+        return positive
+    less = scale * margin
+    return positive - (less.to(positive.dtype) if isinstance(less, Tensor) else less)
 
 
 def smoothing_term(
@@ -107,7 +110,7 @@ def reduce_rows(
         if options.empty == "skip":
             count = kept.sum().clamp(min=1)
     if weights is not None:
-        losses = losses * weights
+        losses = losses * weights.to(losses.dtype)
     if cancelled is not None:
         losses = losses + 0.0 * cancelled[:1].sum().to(losses.dtype)
     if options.reduction == "sum":

@@ -40,13 +40,13 @@ def mode_of(backend: Backend, spec: Spec, sizes: Sizes, needs: Needs) -> Mode:
 
 def count_of_outputs(spec: Spec) -> int:
     """How many outputs of the engine come before what the backward pass needs."""
-    outputs, others = _outcome(spec, _of_nothing(), _meta, torch.float32).outputs(spec)
+    outputs, others = _outcome(spec, _of_nothing(), _meta).outputs(spec)
     return len(outputs) + len(others)
 
 
 def count_of_gradients(spec: Spec) -> int:
     """How many of the outputs are differentiable."""
-    return len(_outcome(spec, _of_nothing(), _meta, torch.float32).outputs(spec)[0])
+    return len(_outcome(spec, _of_nothing(), _meta).outputs(spec)[0])
 
 
 def outcome_like(
@@ -60,12 +60,7 @@ def outcome_like(
     """An outcome of the shapes and dtypes of the true one; by default of tensors like these."""
     sizes = Sizes.of(spec, tensors)
     make = new or (lambda shape, dtype: tensors[0].new_empty(shape, dtype=dtype))
-    weighted = spec.rule is not None and spec.rule.weights != NONE
-    loss_dtype = sizes.dtype
-    if weighted:
-        assert spec.rule is not None
-        loss_dtype = torch.promote_types(sizes.dtype, tensors[spec.rule.weights].dtype)
-    outcome = _outcome(spec, sizes, make, loss_dtype)
+    outcome = _outcome(spec, sizes, make)
     if not needs.any:
         return outcome
     if mode.at_once:
@@ -90,7 +85,7 @@ def _of_nothing() -> Sizes:
     return Sizes(0, 0, 0, torch.float32, torch.float32, torch.device("meta"))
 
 
-def _outcome(spec: Spec, sizes: Sizes, new: New, loss_dtype: torch.dtype) -> Outcome:
+def _outcome(spec: Spec, sizes: Sizes, new: New) -> Outcome:
     n, m, dtype = sizes.n, sizes.m, sizes.dtype
     stats = len(spec.stats)
     loss = None
@@ -98,7 +93,7 @@ def _outcome(spec: Spec, sizes: Sizes, new: New, loss_dtype: torch.dtype) -> Out
         rows = n
         if spec.rule.row_count != NONE or spec.rule.col_count != NONE:
             rows = n * spec.rows + m * spec.columns
-        loss = new((rows,) if spec.rule.reduction == "none" else (), loss_dtype)
+        loss = new((rows,) if spec.rule.reduction == "none" else (), dtype)
 
     def own(wanted: bool, length: int, dtype: torch.dtype) -> Tensor | None:
         return new((length,), dtype) if wanted else None

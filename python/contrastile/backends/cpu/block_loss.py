@@ -34,7 +34,7 @@ class CompiledBlockLoss:
             rule.weights,
             rule.omega,
         )
-        self._arena = self._compiled.arena_size(sizes.n, sizes.m)
+        self._arena = 8 * self._compiled.arena_size(sizes.n, sizes.m)
         self._loss = (sizes.n,) if rule.reduction == "none" else ()
         self._dtype = sizes.dtype
         self._vectors = [slot for slot in (rule.weights, rule.omega) if slot != NONE]
@@ -53,7 +53,8 @@ class CompiledBlockLoss:
         dots = job.kept_dots(block)
         dots = job.dot_products(block, Scratch(job).room(block) if dots is None else dots)
         loss = torch.empty(self._loss, dtype=sizes.dtype, device=sizes.device)
-        arena = torch.empty(self._arena, dtype=torch.float64, device=sizes.device)
+        # Bytes: what keeps saved numbers in fewer bits must leave them alone.
+        arena = torch.empty(self._arena, dtype=torch.uint8, device=sizes.device)
         self._compiled.reduce(
             job.tensors,
             job.arguments,
