@@ -123,6 +123,20 @@ def test_layers_see_only_what_is_below_them() -> None:
     assert not upward
 
 
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """As a module is loaded; what functions import when they are called is another matter."""
+    graph: dict[str, set[str]] = {}
+    for name, tree in MODULES.items():
+        at_once = {node.lineno for node in tree.body}
+        graph[name] = {i.target for i in imports(name) if i.line in at_once} & set(MODULES)
+    left = dict(graph)
+    while left:
+        free = [name for name, targets in left.items() if not (targets - {name}) & set(left)]
+        assert free, f"each of these imports another of them: {', '.join(sorted(left))}"
+        for name in free:
+            del left[name]
+
+
 def test_the_core_sees_no_tool() -> None:
     """Nothing below the public face knows demo, command line or testing."""
     tools = set(LAYERS) - set(CORE)
