@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..problem.spec import NONE, QUERY, Sizes, Spec
+from ..problem.spec import NONE, Sizes, Spec
 from .backward import backward
 from .first_order import BackwardOnly, first_order
 from .flat import flatten, unflatten
@@ -55,15 +55,13 @@ class ReduceScores(BackwardOnly):
 
 def needs_of(spec: Spec, wanted: Sequence[bool]) -> Needs:
     """Which gradients are wanted, from whether each tensor of a problem wants its own."""
-    slots = QUERY, spec.key, spec.scale_slot, spec.row_bias, spec.col_bias
-    return Needs(*[slot != NONE and bool(wanted[slot]) for slot in slots])
+    return Needs(*[slot != NONE and bool(wanted[slot]) for slot in spec.differentiable])
 
 
 def in_slots(spec: Spec, values: Values, count: int) -> list[Tensor | None]:
     """The gradients where the tensors stand that they are of."""
     grads: list[Tensor | None] = [None] * count
-    slots = QUERY, spec.key, spec.scale_slot, spec.row_bias, spec.col_bias
-    for slot, value in zip(slots, values, strict=True):
+    for slot, value in zip(spec.differentiable, values, strict=True):
         if slot != NONE:
             grads[slot] = value
     return grads

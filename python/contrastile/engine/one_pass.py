@@ -18,7 +18,7 @@ from .gradients import Gradients, Needs
 from .job import Backend, Job
 from .plan import Plan, Strip, scores_in
 from .positives import positive_scores
-from .rules import Seen, Slopes, slopes_of
+from .rules import Seen, slopes_of
 from .spans import part
 from .state import MaybeVectors, Reduced, Upstream
 
@@ -110,7 +110,7 @@ def _of_sums(job: Job, positive_dots: Tensor) -> Upstream:
     # Slopes of sums do not depend on the sums, which are not known yet: any vector stands for them.
     sums = (positive,) * len(job.spec.stats)
     seen = Seen.of(job, (sums, ()), positive)
-    slopes: Slopes = slopes_of(rule, seen, job.tensor(rule.weights), job.sizes.n)
+    slopes = slopes_of(rule, seen, job.tensor(rule.weights), job.sizes.n)
     rows: MaybeVectors = tuple(
         [None if vector is None else vector.to(dtype).contiguous() for vector in slopes.rows]
     )

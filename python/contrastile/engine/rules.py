@@ -50,7 +50,7 @@ class Seen(NamedTuple):
 
     @property
     def sides(self) -> tuple[Tensor, ...]:
-        """The log-sum-exps of the first reduction."""
+        """The log-sum-exps of the first stat, of each reduced side."""
         return (*self.rows[:1], *self.cols[:1])
 
     def full(self) -> Tensor:

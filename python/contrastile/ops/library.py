@@ -21,7 +21,7 @@ from ..engine.gradients import Needs, Values
 from ..engine.job import Backend
 from ..engine.node import in_slots, needs_of
 from ..problem.checks import check_index
-from ..problem.spec import NONE, QUERY, Sizes, Spec, parse
+from ..problem.spec import NONE, Sizes, Spec, parse
 from . import shapes
 from .flops import GIVEN, teach_counters
 from .refusals import check_no_tangent, no_batch, no_second_derivative, remember_caller
@@ -190,11 +190,9 @@ def _weigh_like(
     kept: int,
     at_once: bool,
 ) -> list[Tensor]:
-    lowered = parse(spec)
-    slots = QUERY, lowered.key, lowered.scale_slot, lowered.row_bias, lowered.col_bias
     return [
         torch.empty_like(tensors[slot], memory_format=torch.contiguous_format)
-        for slot, need in zip(slots, _needs(needs), strict=True)
+        for slot, need in zip(parse(spec).differentiable, _needs(needs), strict=True)
         if need
     ]
 

@@ -93,6 +93,11 @@ class Spec(NamedTuple):
     col_counts: int = NONE
 
     @property
+    def differentiable(self) -> tuple[int, int, int, int, int]:
+        """The slots of what may have a gradient: query, key, scale, row bias, column bias."""
+        return QUERY, self.key, self.scale_slot, self.row_bias, self.col_bias
+
+    @property
     def log_sums(self) -> bool:
         """Whether the stats are log-sum-exps, not sums of a function."""
         return self.stats[0].phi is None
