@@ -81,14 +81,13 @@ def _upstream(
 def _of_loss(job: Job, backend: Backend, slopes: Slopes, grad: Tensor | None) -> Slopes:
     """The slopes times the gradient of the loss."""
     assert grad is not None
-    if grad.dim() == 0:
-        # 1 where backward() is called on the loss itself.
-        if backend.reads_scale and float(grad) == 1.0:
-            return slopes
-        return scaled(slopes, grad, grad)
-    rule = job.spec.rule
-    if rule is not None and rule.name == SEVERAL:
-        rows = job.sizes.n if job.spec.rows else 0
+    # 1 where backward() is called on the loss itself.
+    if grad.dim() == 0 and backend.reads_scale and float(grad) == 1.0:
+        return slopes
+    spec = job.spec
+    if grad.dim() and spec.rule is not None and spec.rule.name == SEVERAL:
+        # The losses of rows stand before those of columns.
+        rows = job.sizes.n if spec.rows else 0
         return scaled(slopes, grad[:rows], grad[rows:])
     return scaled(slopes, grad, grad)
 

@@ -100,8 +100,7 @@ def reduce_rows(
     """The loss from its rows.
 
     ``valid`` tells empty rows; None if a row's loss already is 0. ``cancelled`` is a bias that the
-    formula cancels: its gradient is 0, but there is one, because a parameter without a gradient
-    would stall a data-parallel reduction.
+    formula cancels.
     """
     count: int | Tensor = max(losses.shape[0], 1)
     if valid is not None:
@@ -111,8 +110,7 @@ def reduce_rows(
             count = kept.sum().clamp(min=1)
     if weights is not None:
         losses = losses * weights.to(losses.dtype)
-    if cancelled is not None:
-        losses = losses + 0.0 * cancelled[:1].sum().to(losses.dtype)
+    losses = _with_cancelled(losses, cancelled)
     if options.reduction == "sum":
         losses = losses.sum()
     elif options.reduction == "mean":
@@ -130,9 +128,17 @@ def finish(
     """A loss that was summed over rows in the pass over the scores; see :func:`reduce_rows`."""
     if options.empty == "error":
         loss = _full(options, loss, valid())
-    if cancelled is not None:
-        loss = loss + 0.0 * cancelled[:1].sum().to(loss.dtype)
+    loss = _with_cancelled(loss, cancelled)
     return (loss, stats()) if options.return_stats else loss
+
+
+def _with_cancelled(loss: Tensor, cancelled: Tensor | None) -> Tensor:
+    """A loss that a bias has cancelled in. Its gradient is 0, but there is one: a parameter without
+    a gradient would stall a data-parallel reduction.
+    """
+    if cancelled is None:
+        return loss
+    return loss + 0.0 * cancelled[:1].sum().to(loss.dtype)
 
 
 def _full(options: Options, loss: Tensor, kept: Tensor) -> Tensor:

@@ -65,15 +65,15 @@ def is_traced() -> bool:
 
 def leaves_functions_alone(kind: type[Tensor]) -> bool:
     """Whether torch's functions do for a tensor of this class what they do for others."""
+    if kind in PLAIN_TYPES:
+        return True
     function = kind.__torch_function__
-    return kind in PLAIN_TYPES or getattr(function, "__func__", function) in UNCHANGED
+    return getattr(function, "__func__", function) in UNCHANGED
 
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether all there is to a tensor is its memory."""
-    kind = type(tensor)
-    known = kind in PLAIN_TYPES or leaves_functions_alone(kind)
-    return known and not _dispatch_keys(tensor).raw_repr() & ~PLAIN
+    return leaves_functions_alone(type(tensor)) and not _dispatch_keys(tensor).raw_repr() & ~PLAIN
 
 
 def may_be_read(tensor: Tensor) -> bool:

@@ -136,7 +136,7 @@ class Problem:
         slots.add(scores.query)
         key = slots.add(scores.key)
         scale = scores.scale
-        scale_slot = slots.add(scale) if isinstance(scale, Tensor) else slots.add(None)
+        scale_slot = slots.add(scale if isinstance(scale, Tensor) else None)
         row_bias, col_bias = slots.add(scores.row_bias), slots.add(scores.col_bias)
         positives = slots.of(None if self.positives is None else self.positives.columns)
         spec = Spec(
