@@ -9,6 +9,7 @@ from ...engine.plan import Block
 from ...engine.state import State
 from ..gpu.entries import Entries
 from ..gpu.forms import Form
+from ..gpu.kernels import Output
 from ..gpu.memory import Memory, Side
 from ..gpu.scene import Scene
 from . import positives, shifts, sums
@@ -93,34 +94,21 @@ class CudaKernels:
         self.unit = form(self.launcher, entries, self.scene.spec.triangle)
         return self.unit.to(self.scene.sizes.dtype)
 
-    def weigh(
-        self,
-        block: Block,
-        strip: Tensor,
-        state: State,
-        entries: Entries,
-        unit: Tensor | None,
-        products: Tensor | None,
-    ) -> None:
+    def weigh(self, block: Block, output: Output, state: State, entries: Entries) -> None:
         """The weights of a block, the positives among them, and its share of the products."""
-        for own in self.scene.forms:
-            self._weigh(block, strip, state, entries, own, products)
+        for each in self.scene.forms:
+            self._weigh(block, output, state, entries, each)
         if entries.positive is not None:
             assert self.unit is not None and state.positive is not None
-            own_grad, dots = entries.positive, state.positive
+            grad, dots, own = entries.positive, state.positive, output
             positives.put(
-                self.launcher, self.scene, block, strip, self.unit, own_grad, dots, products
+                self.launcher, self.scene, block, own.weights, self.unit, grad, dots, own.products
             )
 
     def _weigh(
-        self,
-        block: Block,
-        strip: Tensor,
-        state: State,
-        entries: Entries,
-        form: Form,
-        products: Tensor | None,
+        self, block: Block, output: Output, state: State, entries: Entries, form: Form
     ) -> None:
+        strip, products = output.weights, output.products
         assert state.shifts is not None and state.flag is not None
         flag = self._flag(state.flag)
         parts = None

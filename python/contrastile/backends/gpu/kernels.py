@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -11,6 +11,20 @@ from ...engine.state import State
 from .entries import Entries
 from .forms import Form
 from .memory import Memory
+
+
+class Output(NamedTuple):
+    """Where the weights of a block go, and what else is made of them.
+
+    Attributes:
+        weights: their memory.
+        unit: what they are multiplied by.
+        products: room for row sums of G times dot products.
+    """
+
+    weights: Tensor
+    unit: Tensor | None
+    products: Tensor | None
 
 
 class Kernels(Protocol):
@@ -36,15 +50,7 @@ class Kernels(Protocol):
     def coefficients(self, state: State, entries: Entries) -> Tensor | None:
         """Fill what ``entries`` have room for; returns the unit that all are multiplied by."""
 
-    def weigh(
-        self,
-        block: Block,
-        strip: Tensor,
-        state: State,
-        entries: Entries,
-        unit: Tensor | None,
-        products: Tensor | None,
-    ) -> None:
+    def weigh(self, block: Block, output: Output, state: State, entries: Entries) -> None:
         """The weights of a block, the positives among them, and its share of the products."""
 
 
@@ -52,13 +58,6 @@ class SummingKernels(Kernels, Protocol):
     """Those that can make sums and weights from one look at the scores."""
 
     def weigh_and_sum(
-        self,
-        block: Block,
-        strip: Tensor,
-        state: State,
-        entries: Entries,
-        unit: Tensor | None,
-        products: Tensor | None,
-        memory: Memory,
+        self, block: Block, output: Output, state: State, entries: Entries, memory: Memory
     ) -> None:
         """As :meth:`weigh`, and add the block's sums of a function to those of the rows."""

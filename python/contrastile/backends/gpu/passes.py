@@ -11,7 +11,7 @@ from ...engine.spans import WHOLE
 from ...engine.state import Reduced, State, Upstream
 from .entries import Entries
 from .forms import Form
-from .kernels import Kernels, SummingKernels
+from .kernels import Kernels, Output, SummingKernels
 from .memory import Memory
 from .scene import Scene
 from .strips import StripMemory
@@ -64,14 +64,18 @@ class GpuWeigher:
 
     def weights(self, block: Block) -> Tensor:
         """``unit`` times G of the block; valid until the next call."""
-        strip = self._memory.strip(*block.shape)
+        output = self._output(block)
         with self.scene.on_device():
-            self.kernels.weigh(block, strip, self.state, self.entries, self.unit, self._products)
-        return strip
+            self.kernels.weigh(block, output, self.state, self.entries)
+        return output.weights
 
     def products(self) -> Tensor | None:
         """Row sums of G_ij <q_i, k_j> over the blocks so far, fp64 [N], if they were asked for."""
         return self._products
+
+    def _output(self, block: Block) -> Output:
+        """Room for the weights of a block, in memory that every block uses again."""
+        return Output(self._memory.strip(*block.shape), self.unit, self._products)
 
 
 class GpuReducingWeigher(GpuWeigher):
@@ -90,12 +94,10 @@ class GpuReducingWeigher(GpuWeigher):
 
     def weights(self, block: Block) -> Tensor:
         """``unit`` times G of the block, whose sums are added; valid until the next call."""
-        strip = self._memory.strip(*block.shape)
+        output = self._output(block)
         with self.scene.on_device():
-            self._summing.weigh_and_sum(
-                block, strip, self.state, self.entries, self.unit, self._products, self.memory
-            )
-        return strip
+            self._summing.weigh_and_sum(block, output, self.state, self.entries, self.memory)
+        return output.weights
 
     def settle(self) -> Reduced:
         """The stats of all blocks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from ...triton_kernels import merge, upstream, weights
 from ...triton_kernels.tile_weights import Factors
 from ..gpu.entries import Entries, Entry, Pair
 from ..gpu.forms import Form
+from ..gpu.kernels import Output
 from .bound import Bound, first, kept_dots
 from .launch import Purpose
 from .operands import as_triton, matrix
@@ -22,20 +23,6 @@ from .sums import Partials, room
 # Up to so many entries every program looks for the largest itself: that takes the device less time
 # than the launch of a kernel for it would take the host.
 DIRECT = 8 * SWEEP
-
-
-class Output(NamedTuple):
-    """Where the weights of a block go, and what else is made of them.
-
-    Attributes:
-        weights: their memory.
-        unit: what they are multiplied by.
-        products: room for row sums of G times dot products.
-    """
-
-    weights: Tensor
-    unit: Tensor | None
-    products: Tensor | None
 
 
 def form_coefficients(bound: Bound, state: State, entries: Entries) -> Tensor | None:

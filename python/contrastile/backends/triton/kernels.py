@@ -11,11 +11,12 @@ from ...problem.spec import NONE
 from ...triton_kernels import rows, shift
 from ..gpu.entries import Entries
 from ..gpu.forms import Form
+from ..gpu.kernels import Output
 from ..gpu.memory import Memory
 from ..gpu.scene import Scene
 from .bound import Bound, first
 from .encode import class_range
-from .gradients import Output, form_coefficients, room_for_sums, weigh_block
+from .gradients import form_coefficients, room_for_sums, weigh_block
 from .operands import as_triton
 from .program import LINE, SWEEP, programs
 from .sums import certify, merge_block, reduce_block, take_logs
@@ -101,29 +102,14 @@ class TritonKernels:
         """Fill what ``entries`` have room for; returns their unit."""
         return form_coefficients(self.bound, state, entries)
 
-    def weigh(
-        self,
-        block: Block,
-        strip: Tensor,
-        state: State,
-        entries: Entries,
-        unit: Tensor | None,
-        products: Tensor | None,
-    ) -> None:
+    def weigh(self, block: Block, output: Output, state: State, entries: Entries) -> None:
         """The weights of a block, the positives among them, and its share of the products."""
-        weigh_block(self.bound, block, Output(strip, unit, products), state, entries)
+        weigh_block(self.bound, block, output, state, entries)
 
     def weigh_and_sum(
-        self,
-        block: Block,
-        strip: Tensor,
-        state: State,
-        entries: Entries,
-        unit: Tensor | None,
-        products: Tensor | None,
-        memory: Memory,
+        self, block: Block, output: Output, state: State, entries: Entries, memory: Memory
     ) -> None:
         """As :meth:`weigh`, and add the block's sums of a function to those of the rows."""
         sums = room_for_sums(self.bound, block)
-        weigh_block(self.bound, block, Output(strip, unit, products), state, entries, sums)
+        weigh_block(self.bound, block, output, state, entries, sums)
         merge_block(self.bound, (sums, None), Form.SUM, memory)
