@@ -11,9 +11,9 @@ from ..problem.spec import NONE, Sizes, Spec
 from .forward import Mode, Residual, two_pass_plan
 from .gaps import with_gaps
 from .gradients import Gradients, Needs, Values
-from .job import Backend, Job, Numbers, job_of
+from .job import Backend, Job, Numbers, Weigher, job_of
 from .rules import Slopes, scaled
-from .state import Upstream
+from .state import State, Upstream
 
 
 def backward(
@@ -40,20 +40,31 @@ def backward(
     if state.arena is not None:
         assert mode.block is not None and upstream[0] is not None
         weigher = mode.block.weigher(job, state.arena, upstream[0], needs.scale)
-    else:
-        given = _upstream(job, backend, residual, upstream)
-        if not (job.plan.strips and given.of_stats):
-            gradients = Gradients(job, needs)
-            if given.positive is not None:
-                gradients.add_positives(given.positive, state.positive)
-            gradients.finish(None)
-            return gradients.values(tensors)
-        weigher = backend.weigher(job, state, given, needs.scale)
-    gradients = Gradients(job, needs, overwrite=plan.single, unit=weigher.unit)
-    for strip in plan.strips:
+        return weighed(job, weigher, needs).values(tensors)
+    given = _upstream(job, backend, residual, upstream)
+    return gradients_of(job, backend, state, given, needs).values(tensors)
+
+
+def gradients_of(
+    job: Job, backend: Backend, state: State, upstream: Upstream, needs: Needs
+) -> Gradients:
+    """The gradients for those of the stats."""
+    if job.plan.strips and upstream.of_stats:
+        return weighed(job, backend.weigher(job, state, upstream, needs.scale), needs)
+    gradients = Gradients(job, needs)
+    if upstream.positive is not None:
+        gradients.add_positives(upstream.positive, state.positive)
+    gradients.finish(None)
+    return gradients
+
+
+def weighed(job: Job, weigher: Weigher, needs: Needs) -> Gradients:
+    """The gradients that the weights of all blocks come to."""
+    gradients = Gradients(job, needs, overwrite=job.plan.single, unit=weigher.unit)
+    for strip in job.plan.strips:
         gradients.add_strip(weigher, strip)
     gradients.finish(weigher.products())
-    return gradients.values(tensors)
+    return gradients
 
 
 def _upstream(
@@ -65,7 +76,7 @@ def _upstream(
         slopes = _of_loss(job, backend, residual.slopes, upstream[0])
         found = Upstream(slopes.rows, slopes.cols, slopes.positive)
         of_gaps = slopes.row_gap, slopes.col_gap
-        return _plain(job, with_gaps(job, found, of_gaps) if spec.gaps else found)
+        return plain_upstream(job, with_gaps(job, found, of_gaps) if spec.gaps else found)
     given = list(upstream)
     given.reverse()
     count = len(spec.stats)
@@ -75,7 +86,7 @@ def _upstream(
     of_rows = None if spec.row_counts == NONE else given.pop()
     of_cols = None if spec.col_counts == NONE else given.pop()
     found = Upstream(rows, cols, positive)
-    return _plain(job, with_gaps(job, found, (of_rows, of_cols)) if spec.gaps else found)
+    return plain_upstream(job, with_gaps(job, found, (of_rows, of_cols)) if spec.gaps else found)
 
 
 def _of_loss(job: Job, backend: Backend, slopes: Slopes, grad: Tensor | None) -> Slopes:
@@ -92,7 +103,7 @@ def _of_loss(job: Job, backend: Backend, slopes: Slopes, grad: Tensor | None) ->
     return scaled(slopes, grad, grad)
 
 
-def _plain(job: Job, upstream: Upstream) -> Upstream:
+def plain_upstream(job: Job, upstream: Upstream) -> Upstream:
     """As compiled code reads them: contiguous, of the compute dtype, their numbers in memory."""
     count, dtype = len(job.spec.stats), job.sizes.dtype
 

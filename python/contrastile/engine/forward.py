@@ -164,14 +164,17 @@ def forward(
         loss, arena = mode.block.reduce(job)
         state = State(arena=arena, kept=job.kept)
         return Outcome(loss, (), (), None, (None, None), (None, None), Residual(state))
-    reduced = _reduce(job, backend) if plan.strips else _nothing(job, backend)
+    reduced = reduced_of(job, backend)
     if job.kept is not None:
         reduced = reduced._replace(state=reduced.state._replace(kept=job.kept))
     outcome = _outcome(job, reduced, None)
     return outcome if needs.any else outcome._replace(residual=Residual())
 
 
-def _reduce(job: Job, backend: Backend) -> Reduced:
+def reduced_of(job: Job, backend: Backend) -> Reduced:
+    """The stats of all blocks."""
+    if not job.plan.strips:
+        return _nothing(job, backend)
     reducer = backend.reducer(job)
     for strip in job.plan.strips:
         for block in strip:

@@ -22,20 +22,30 @@ def gaps(job: Job, reduced: Reduced) -> Pair:
     """ln(mean of e^S) - mean of S over the pairs of the last log-sum-exp, of rows and of columns;
     0 for fewer than two pairs.
     """
-    scores, spec = job.scores, job.spec
-    scale = scores.scale if scores.row_scale is None else 1.0
+    spec, scale, dtype = job.spec, scale_of_sums(job), job.sizes.dtype
 
-    def gap(bits: Vectors, sums: Tensor | None, counts: Tensor | None) -> Tensor | None:
+    def of_side(bits: Vectors, sums: Tensor | None, slot: int) -> Tensor | None:
+        counts = job.tensor(slot)
         if counts is None or sums is None:
             return None
-        number = counts.clamp(min=1).double()
-        difference = bits[-1] * LN2 - number.log() - sums * scale / number
-        return torch.where(counts > 1, difference, 0.0).to(job.sizes.dtype)
+        return gap(bits[-1], sums * scale, counts, dtype)
 
     return (
-        gap(reduced.state.row_bits, reduced.row_scores, job.tensor(spec.row_counts)),
-        gap(reduced.state.col_bits, reduced.col_scores, job.tensor(spec.col_counts)),
+        of_side(reduced.state.row_bits, reduced.row_scores, spec.row_counts),
+        of_side(reduced.state.col_bits, reduced.col_scores, spec.col_counts),
     )
+
+
+def scale_of_sums(job: Job) -> float | Tensor:
+    """What turns the sums that the pass makes for gaps into sums of scores."""
+    return job.scores.scale if job.scores.row_scale is None else 1.0
+
+
+def gap(bits: Tensor, sums: Tensor, counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """From log-sum-exps in bits and sums of scores, both fp64, over ``counts`` pairs."""
+    number = counts.clamp(min=1).double()
+    difference = bits * LN2 - number.log() - sums / number
+    return torch.where(counts > 1, difference, 0.0).to(dtype)
 
 
 def with_gaps(job: Job, upstream: Upstream, of_gaps: Pair) -> Upstream:
