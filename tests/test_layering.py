@@ -24,6 +24,7 @@ LAYERS = [
     "triton_kernels",
     "backends",
     "ops",
+    "parallel",
     "losses",
     "functional",
     "warm_up",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from torch import Tensor
@@ -31,6 +31,15 @@ class Channel:
     col_log_weight: Tensor | None = None
     class_log_weights: tuple[tuple[Pairs, float], ...] = ()
 
+    def among(self, cols: slice) -> Channel:
+        """The same over the columns ``cols`` alone, counted from the first of them."""
+        return replace(
+            self,
+            pairs=None if self.pairs is None else self.pairs.among(cols),
+            col_log_weight=None if self.col_log_weight is None else self.col_log_weight[cols],
+            class_log_weights=tuple((own.among(cols), w) for own, w in self.class_log_weights),
+        )
+
 
 class Phi(IntEnum):
     """The function a pair sum applies to each score."""
@@ -58,3 +67,7 @@ class Term:
     pairs: Pairs | None = None
     factor: float = 1.0
     threshold: Tensor | None = None
+
+    def among(self, cols: slice) -> Term:
+        """The same over the columns ``cols`` alone, counted from the first of them."""
+        return replace(self, pairs=None if self.pairs is None else self.pairs.among(cols))

@@ -51,6 +51,10 @@ class Pairs:
         """(name, tensor, axis) of the data: axis 0 has one entry a row, axis 1 one a column."""
         raise NotImplementedError(type(self).__name__)
 
+    def among(self, cols: slice) -> Pairs:
+        """The same of the columns ``cols`` alone, counted from the first of them."""
+        raise NotImplementedError(type(self).__name__)
+
     @property
     def symmetric(self) -> bool:
         """Whether (i, j) is known to be in the set exactly when (j, i) is; for the self mode."""
@@ -83,6 +87,10 @@ class Index(Pairs):
     def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         yield "Index.columns", self.columns, 0
 
+    def among(self, cols: slice) -> IndexAmong:
+        there = (self.columns >= cols.start) & (self.columns < cols.stop)
+        return IndexAmong(torch.where(there, self.columns - cols.start, -1))
+
     @property
     def symmetric(self) -> bool:
         if not may_be_read(self.columns):
@@ -109,6 +117,14 @@ class Diagonal(Index):
 
 
 @dataclass(frozen=True, eq=False)
+class IndexAmong(Index):
+    """An index of which only some columns are there: rows without one of these have none."""
+
+    def within(self, m: int) -> bool:
+        return True
+
+
+@dataclass(frozen=True, eq=False)
 class OtherView(Index):
     """Of two stacked views of the same items: row i is paired with the item's other view."""
 
@@ -128,6 +144,9 @@ class _RowsWithColumns(Pairs):
     def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         yield f"{type(self).__name__}.rows", self.rows, 0
         yield f"{type(self).__name__}.columns", self.columns, 1
+
+    def among(self, cols: slice) -> Pairs:
+        return type(self)(self.rows, self.columns[cols])
 
     @property
     def symmetric(self) -> bool:
@@ -165,6 +184,9 @@ class Not(Pairs):
     def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         return self.pairs.extents()
 
+    def among(self, cols: slice) -> Pairs:
+        return Not(self.pairs.among(cols))
+
     @property
     def symmetric(self) -> bool:
         return self.pairs.symmetric
@@ -178,6 +200,9 @@ class _Both(Pairs):
     def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         yield from self.left.extents()
         yield from self.right.extents()
+
+    def among(self, cols: slice) -> Pairs:
+        return type(self)(self.left.among(cols), self.right.among(cols))
 
     @property
     def symmetric(self) -> bool:

@@ -1,0 +1,6 @@
+"""Losses over the ranks of a process group: who takes part, and how keys and sums travel."""
+
+from .columns import Columns
+from .peers import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes
+
+__all__ = ["ALONE", "EXCHANGES", "GRAD_SCALES", "Columns", "Peers", "Processes"]

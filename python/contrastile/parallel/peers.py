@@ -1,0 +1,175 @@
+"""Who takes part in a loss: this process alone, or all ranks of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..problem.checks import InputError
+from ..problem.plain import is_traced
+from .agreement import agree, check_everywhere, tell_failure
+from .collectives import Collectives
+from .columns import Columns, OwnColumns, PeerColumns
+from .shares import Share
+from .vectors import Quotient, Replicated, Total
+
+# What becomes of gradients after the backward pass, and so what they are multiplied by in it.
+GRAD_SCALES = ("ddp", "sum", "none")
+EXCHANGES = ("auto", "gather", "ring")
+# Bytes that the keys of all ranks and their gradients may take before "auto" takes the ring.
+GATHERED = 256 * 2**20
+
+
+class Alone:
+    """No other process takes part."""
+
+    alone = True
+
+    def columns(self, name: str, items: Tensor, times: int = 1) -> Columns:
+        """The columns that the items of argument ``name`` make, each of them ``times``."""
+        return OwnColumns(times * items.shape[0])
+
+    def replicated(self, value: float | Tensor) -> float | Tensor:
+        """A number that all processes have, or one a row."""
+        return value
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over processes."""
+        return values
+
+    def quotient(self, total: Tensor, count: int | Tensor) -> Tensor:
+        """The totals of all processes over their counts."""
+        return total / count
+
+    def check(self, caller: str, fault: str | None) -> None:
+        """Raise what only the values of one process show, on all of them.
+
+        Raises:
+            InputError: the fault.
+        """
+        if fault is not None:
+            raise InputError(f"{caller}: {fault}")
+
+
+ALONE = Alone()
+
+
+class Processes:
+    """All ranks of a group, in one call of a loss.
+
+    They agree on what they were given before the first exchange, which is when the loss first asks
+    for columns: all that a rank can find wrong by itself is found by then.
+    """
+
+    alone = False
+
+    def __init__(self, caller: str, group: object, given: Mapping[str, Any]) -> None:
+        self._caller = caller
+        self._collectives = Collectives(process_group(caller, group))
+        self._given = given
+        self._sizes: dict[str, tuple[int, ...]] | None = None
+
+    def columns(self, name: str, items: Tensor, times: int = 1) -> Columns:
+        """Those of all ranks."""
+        if self._sizes is None:
+            self._sizes = self._agreed()
+        share = Share(self._sizes[name], self._collectives.rank).times(times)
+        exchange = self._given.get("exchange", "auto")
+        ring = exchange == "ring" or (exchange == "auto" and _bytes(share, items) > GATHERED)
+        return PeerColumns(self._collectives, self._caller, share, ring)
+
+    def replicated(self, value: float | Tensor) -> float | Tensor:
+        """Where nobody reduces gradients after the backward pass, they are summed in it."""
+        if self._convention != "none" or not isinstance(value, Tensor) or value.numel() != 1:
+            return value
+        found: Tensor = Replicated.apply(self._caller, self._collectives, value)
+        return found
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over ranks."""
+        found: Tensor = Total.apply(self._caller, self._collectives, values)
+        return found
+
+    def quotient(self, total: Tensor, count: int | Tensor) -> Tensor:
+        """The same number on all ranks."""
+        factor = float(self._collectives.size) if self._convention == "ddp" else 1.0
+        found: Tensor = Quotient.apply(self._caller, self._collectives, factor, total, count)
+        return found
+
+    def check(self, caller: str, fault: str | None) -> None:
+        """Raise on all ranks."""
+        check_everywhere(caller, self._collectives, fault)
+
+    def tell_failure(self, error: Exception) -> None:
+        """Let the others know, if they still wait for this rank to agree."""
+        if self._sizes is None:
+            tell_failure(self._caller, self._collectives, error)
+
+    @property
+    def _convention(self) -> str:
+        return str(self._given.get("grad_scale", "ddp"))
+
+    def _agreed(self) -> dict[str, tuple[int, ...]]:
+        """How many rows each rank has of each argument."""
+        facts = {name: _fact(value) for name, value in sorted(self._given.items())}
+        facts["gradients"] = "wanted" if torch.is_grad_enabled() else "off"
+        counts = {
+            name: value.shape[0]
+            for name, value in sorted(self._given.items())
+            if isinstance(value, Tensor) and value.dim()
+        }
+        table = agree(self._caller, self._collectives, facts, list(counts.values()))
+        return {
+            name: tuple(own) for name, own in zip(counts, zip(*table, strict=True), strict=True)
+        }
+
+
+Peers: TypeAlias = Alone | Processes
+
+
+def process_group(caller: str, group: object) -> dist.ProcessGroup:
+    """The group that a loss was given: a ProcessGroup, or a DeviceMesh of one dimension.
+
+    Raises:
+        InputError: none of these, or one that this process is not a member of.
+    """
+    if is_traced():
+        raise InputError(
+            f"{caller}: with a group a loss exchanges numbers, and a trace has none; leave it out "
+            "of what is traced (torch.compile does so by itself)"
+        )
+    if getattr(group, "mesh_dim_names", None) is not None or hasattr(group, "get_group"):
+        if group.ndim != 1:  # type: ignore[attr-defined]
+            raise InputError(
+                f"{caller}: group must be one dimension of a DeviceMesh, got one of "
+                f'{group.ndim}; pass mesh["name"]'  # type: ignore[attr-defined]
+            )
+        group = group.get_group()  # type: ignore[attr-defined]
+    if group is dist.GroupMember.NON_GROUP_MEMBER:
+        raise InputError(f"{caller}: this process is no member of group; leave the call out here")
+    if not isinstance(group, dist.ProcessGroup):
+        raise InputError(
+            f"{caller}: group must be a process group or a DeviceMesh, got {group!r}; "
+            "torch.distributed.group.WORLD is that of all processes"
+        )
+    return group
+
+
+def _bytes(share: Share, items: Tensor) -> int:
+    wide = max(4, items.element_size())
+    return share.total * items.shape[1] * (items.element_size() + wide)
+
+
+def _fact(value: object) -> str:
+    """What all ranks must have in common of an argument."""
+    if not isinstance(value, Tensor):
+        return (
+            "a group" if not isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+        )
+    shape = ", ".join(["rows", *map(str, value.shape[1:])] if value.dim() else [])
+    grad = " with gradient" if value.requires_grad else ""
+    return f"{str(value.dtype).removeprefix('torch.')} [{shape}] on {value.device.type}{grad}"
