@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import torch
+from contrastile.losses.options import OWN_CHOICES, OWN_NUMBERS
 from contrastile.losses.registry import LOSSES as REGISTRY
 from contrastile.losses.registry import LossEntry
 from helpers import Arguments, crowded_pairs, generator, overlapping_pairs, unit_rows
@@ -61,7 +62,8 @@ def ids_taken(entry: LossEntry) -> list[str]:
 
 LOSSES = {name: options_of(entry) for name, entry in REGISTRY.items()}
 TWO_VIEWS = tuple(name for name, entry in REGISTRY.items() if entry.views == 2)
-PLAIN = {"margin", "label_smoothing", "normalize", "reduction", "empty", "variant", "direction"}
+# What is passed as it was chosen.
+PLAIN = {*OWN_NUMBERS, *OWN_CHOICES, "normalize", "reduction", "empty"}
 
 
 def default_choice(loss: str, **changes: Any) -> Choice:
@@ -98,8 +100,6 @@ def arguments_for(loss: str, choice: Choice, seed: int = 0) -> Arguments:
     arguments |= scale_argument(choice["scale"], choice.get("value", 14.3), rows, rng)
     arguments |= bias_argument(loss, choice["bias"], columns, rng)
     arguments |= id_arguments(loss, choice.get("ids"), rows, columns, rng)
-    if choice.get("sigma"):
-        arguments["sigma"] = choice["sigma"]
     if choice.get("positives"):
         arguments["positives"] = torch.randint(-1, columns, (rows,), generator=rng)
     if choice["weights"]:

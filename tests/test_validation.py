@@ -8,6 +8,7 @@ import torch
 from cases import TWO_VIEWS
 from helpers import SELF_MODE, Arguments
 from rejections import (
+    PARTNERS,
     ROWS,
     SIZE,
     each_loss,
@@ -43,7 +44,7 @@ SEVERAL = {
     "multi_positive_nce": "use {name}.flatten(0, 1) with {name}_ids.repeat_interleave(3)",
     **dict.fromkeys(TWO_VIEWS, "two views of each item are two arguments, z0 and z1; of more "),
     **dict.fromkeys(
-        ("clip_loss", "siglip_loss"),
+        (name for name in PARTNERS if name not in TWO_VIEWS),
         f"{FLATTENED}negatives of each other; ids= leaves those out, multi_positive_nce makes ",
     ),
 }

@@ -9,6 +9,7 @@ import contrastile.functional as losses
 import pytest
 import torch
 from cases import LOSSES, TWO_VIEWS
+from contrastile.losses.options import OWN_CHOICES, OWN_NUMBERS
 from rejections import ROWS, SIZE, each_loss, minimal, rejected
 
 # Shared options.
@@ -212,5 +213,5 @@ def test_what_follows_the_tensors_has_a_name(loss: str) -> None:
         getattr(losses, loss)(*tensors, torch.tensor(14.3))
     start = f"{loss}: {names} are its positional arguments, got {len(tensors) + 1}; "
     assert str(caught.value).startswith(start + "give the others by name: logit_scale=, temper")
-    own = [name for name in LOSSES[loss] if name in ("margin", "variant", "sigma", "direction")]
+    own = [name for name in LOSSES[loss] if name in {*OWN_NUMBERS, *OWN_CHOICES}]
     assert all(f" {name}=" in str(caught.value) for name in own)
