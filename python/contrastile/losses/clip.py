@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..engine.rules import softmax_loss
-from ..ops import log_sum_exp
+from ..parallel import Columns, Peers
 from ..problem import Channel, Equal, Index, Not, Pairs
 from ..problem.checks import (
     check_embedding,
@@ -81,18 +81,18 @@ def clip_loss(
     n, device = x.shape[0], x.device
     scale, bias = opts.scale(n), opts.bias(y)
     weights = opts.row_weights(n)
-    groups = None
     if ids is not None:
         ids = check_integers(NAME, "ids", ids, n)
-        groups = Groups.within(ids, opts.ignore_label)
+    columns = opts.peers.columns("y", y)
+    groups = None if ids is None else Groups.among(columns, ids, opts.ignore_label)
     x, y = opts.embeddings(x), opts.embeddings(y)
 
-    own = Index.diagonal(n, device=device)
+    own = columns.place(Index.diagonal(n, device=device))
     kept: Pairs = Not(own)
     if groups is not None:
         kept = kept & Not(Equal(groups.query, groups.key))
     plain = margin == 0.0 and label_smoothing == 0.0
-    stats = log_sum_exp(
+    stats = columns.log_sum_exp(
         x,
         y,
         scale=scale,
@@ -114,8 +114,8 @@ def clip_loss(
         row, column = (
             torch.logaddexp(lse, positive) + shift for lse in (stats.rows[0], stats.columns[0])
         )
-        columns = make_stats(column, raw + shift, stats.col_rank, some)
-        return make_stats(row, raw + shift, stats.row_rank, some, columns)
+        of_columns = make_stats(opts, column, raw + shift, stats.col_rank, some)
+        return make_stats(opts, row, raw + shift, stats.row_rank, some, of_columns)
 
     if stats.loss is not None:
         return finish(opts, stats.loss, valid, seen, bias)
@@ -124,7 +124,7 @@ def clip_loss(
     row, column = (softmax_loss(lse, positive) for lse in (stats.rows[0], stats.columns[0]))
     losses = (row + column) * 0.5
     if label_smoothing:
-        for total, included in _included(x, y, groups, scale):
+        for total, included in _included(opts.peers, columns, x, y, groups, scale):
             part = smoothing_term(positive, total - raw, included, label_smoothing)
             losses = losses + 0.5 * part
     return reduce_rows(opts, losses, valid if wants_valid(opts) else None, weights, seen, bias)
@@ -145,11 +145,15 @@ class ClipLoss(Loss):
 
 
 def _included(
-    x: Tensor, y: Tensor, groups: Groups | None, scale: float | Tensor
+    peers: Peers,
+    columns: Columns,
+    x: Tensor,
+    y: Tensor,
+    groups: Groups | None,
+    scale: float | Tensor,
 ) -> list[tuple[Tensor, Tensor]]:
     """Sum of the included scores, the positive among them, and their number: rows, columns."""
-    n = x.shape[0]
-    count = torch.full((n,), n, device=x.device)
+    count = torch.full((x.shape[0],), columns.total, device=x.device)
     # A number times half precision is half precision, and rounded.
     x, y = widen(x), widen(y)
     # A per-row scale belongs to the query, so it is applied before summing over rows.
@@ -159,10 +163,10 @@ def _included(
     factor = scale if isinstance(scale, float) else 1.0
     sums = []
     for a, b in ((scaled, y), (y, scaled)):
-        dots = all_dot_sums(a, b)
+        dots = all_dot_sums(peers, a, b)
         number = count
         if groups is not None:
-            dots = dots - groups.dot_sums(a, b) + (a * b).sum(1)
+            dots = dots - groups.dot_sums(columns, a, b) + (a * b).sum(1)
             number = count - groups.counts() + 1
         sums.append((dots * factor, number))
     return sums

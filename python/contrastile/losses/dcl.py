@@ -99,7 +99,9 @@ def dclw_loss(
     with torch.no_grad():
         first, second = widen(views.z[:n]), widen(views.z[n:])
         likeness = (first * second).sum(1) / sigma
-        omega = (2.0 - n * likeness.softmax(0)).repeat(2)
+        items = opts.peers.columns("z0", z0)
+        share = items.everywhere(likeness).softmax(0)[items.own]
+        omega = (2.0 - items.total * share).repeat(2)
     return _decoupled(opts, views, omega)
 
 

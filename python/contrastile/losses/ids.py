@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..parallel import Columns, OwnColumns, Peers
+from ..problem import Equal, Phi, Term
 from ..problem.checks import SEVERAL
 from .options import widen
 
@@ -43,17 +45,31 @@ class Groups:
         own = _codes(ids, ignore_label)
         return cls(own, own, _sizes(own, own.shape[0]))
 
-    def in_two_views(self) -> Groups:
+    @classmethod
+    def among(cls, columns: Columns, ids: Tensor, ignore_label: int | None = None) -> Groups:
+        """Groups of one set of items, of which this process has the rows ``columns.own``."""
+        return cls.within(columns.everywhere(ids), ignore_label).rows(columns)
+
+    def rows(self, own: Columns) -> Groups:
+        """The same with this process's own queries alone."""
+        if isinstance(own, OwnColumns):
+            return self
+        return Groups(self.query[own.own], self.key, self.sizes)
+
+    def in_two_views(self, columns: Columns) -> Groups:
         """One set of items, each of them twice: first all first views, then all second ones."""
         both = self.query.repeat(2)
-        return Groups(both, both, 2 * self.sizes)
+        return Groups(both, columns.everywhere(both), 2 * self.sizes)
 
     def counts(self) -> Tensor:
         """For each query, the number of keys with its id, int64."""
         return self.sizes[self.query]
 
-    def dot_sums(self, query: Tensor, key: Tensor) -> Tensor:
-        """For each query, the sum of its dot products with the keys of its id."""
+    def dot_sums(self, columns: Columns, query: Tensor, key: Tensor) -> Tensor:
+        """For each query, the sum of its dot products with the keys of its id, on all ranks."""
+        if not isinstance(columns, OwnColumns):
+            term = Term(Phi.IDENTITY, Equal(self.query, self.key))
+            return columns.pair_sum(query, key, terms=[term]).rows[0]
         wide = widen(key)
         totals = wide.new_zeros(self.sizes.shape[0], wide.shape[1]).index_add_(0, self.key, wide)
         return (widen(query) * totals[self.query]).sum(1)
@@ -83,6 +99,6 @@ def _sizes(codes: Tensor, number: int) -> Tensor:
     return codes.new_zeros(number).index_add_(0, codes, torch.ones_like(codes))
 
 
-def all_dot_sums(query: Tensor, key: Tensor) -> Tensor:
-    """For each query, the sum of its dot products with all keys."""
-    return (widen(query) * widen(key).sum(0)).sum(1)
+def all_dot_sums(peers: Peers, query: Tensor, key: Tensor) -> Tensor:
+    """For each query, the sum of its dot products with all keys, on all ranks."""
+    return (widen(query) * peers.total(widen(key).sum(0))).sum(1)

@@ -7,7 +7,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..engine.rules import softmax_loss
-from ..ops import gather_dot, log_sum_exp, merge_log_sum_exp
+from ..ops import gather_dot, merge_log_sum_exp
+from ..parallel import Columns, Peers
 from ..problem import Channel, Equal, Index, InputError, Not, Pairs
 from ..problem.checks import (
     SEVERAL,
@@ -100,12 +101,15 @@ def info_nce(
         check_embedding(NAME, "negatives", negatives, OWN_NEGATIVES)
         check_same_size(NAME, query=query, negatives=negatives)
     n, m = query.shape[0], key.shape[0]
-    own = _positives(positives, n, m, query, key)
-    columns = own.columns
-    groups = _groups(query_ids, key_ids, query, key, opts.ignore_label)
+    here = _positives(positives, n, m, query, key)
+    ids = _ids(query_ids, key_ids, query, key)
     scale = opts.scale(n)
-    bias, shared = _biases(opts, key, negatives is not None)
+    key_bias = opts.bias(key, per_key=True)
     weights = opts.row_weights(n)
+    columns = opts.peers.columns("key", key)
+    bias, shared = _biases(opts, columns, key_bias, negatives is not None)
+    groups = None if ids is None else _groups(columns, *ids, opts.ignore_label)
+    own = columns.place(here)
     own_key = key is query
     query = opts.embeddings(query)
     key = query if own_key else opts.embeddings(key)
@@ -117,7 +121,7 @@ def info_nce(
     row_loss = None
     if plain:
         row_loss = opts.row_loss("softmax", weights, some_without=positives is not None)
-    stats = log_sum_exp(
+    stats = columns.log_sum_exp(
         query,
         key,
         scale=scale,
@@ -129,8 +133,9 @@ def info_nce(
         **opts.engine,
     )
     if negatives is not None:
+        more = opts.peers.columns("negatives", negatives)
         negatives = opts.embeddings(negatives)
-        extra = log_sum_exp(
+        extra = more.log_sum_exp(
             query,
             negatives,
             scale=scale,
@@ -143,15 +148,15 @@ def info_nce(
             stats = stats._replace(row_rank=stats.row_rank + extra.row_rank)
 
     def valid() -> Tensor:
-        return (columns >= 0) & ~torch.isneginf(stats.rows[0])
+        return (own.columns >= 0) & ~torch.isneginf(stats.rows[0])
 
     def seen() -> Stats:
         (lse,), score = stats.rows, stats.scores_of_positives
-        shift, has = shift_of(shared, lse), columns >= 0
+        shift, has = shift_of(shared, lse), own.columns >= 0
         whole = torch.logaddexp(lse, with_margin(score, scale, margin))
         denominator = torch.where(has, whole, lse) + shift
         return make_stats(
-            denominator, torch.where(has, score + shift, 0.0), stats.row_rank, valid()
+            opts, denominator, torch.where(has, score + shift, 0.0), stats.row_rank, valid()
         )
 
     if stats.loss is not None:
@@ -160,7 +165,9 @@ def info_nce(
     positive = with_margin(score, scale, margin)
     losses = softmax_loss(stats.rows[0], positive)
     if label_smoothing:
-        total, included = _included(query, key, negatives, columns, groups, scale, bias)
+        total, included = _included(
+            opts.peers, columns, query, key, negatives, here.columns, groups, scale, bias
+        )
         losses = losses + smoothing_term(positive, total - score, included, label_smoothing)
     tell = positives is not None or label_smoothing or wants_valid(opts)
     return reduce_rows(opts, losses, valid if tell else None, weights, seen, shared)
@@ -193,13 +200,10 @@ def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Ten
     return Index.diagonal(n, device=query.device)
 
 
-def _groups(
-    query_ids: Tensor | None,
-    key_ids: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    ignore_label: int | None,
-) -> Groups | None:
+def _ids(
+    query_ids: Tensor | None, key_ids: Tensor | None, query: Tensor, key: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Checked ids of both sides; one tensor where both are one set."""
     if query_ids is None and key_ids is None:
         return None
     if query_ids is None or key_ids is None:
@@ -207,58 +211,71 @@ def _groups(
     one_set = query is key and query_ids is key_ids
     query_ids = check_integers(NAME, "query_ids", query_ids, query.shape[0])
     if one_set:
-        return Groups.within(query_ids, ignore_label)
-    key_ids = check_integers(NAME, "key_ids", key_ids, key.shape[0])
-    return Groups.of(query_ids, key_ids, ignore_label)
+        return query_ids, query_ids
+    return query_ids, check_integers(NAME, "key_ids", key_ids, key.shape[0])
 
 
-def _biases(opts: Options, key: Tensor, negatives: bool) -> tuple[Tensor | None, Tensor | None]:
+def _groups(
+    columns: Columns, query_ids: Tensor, key_ids: Tensor, ignore_label: int | None
+) -> Groups:
+    if query_ids is key_ids:
+        return Groups.among(columns, key_ids, ignore_label)
+    return Groups.of(query_ids, columns.everywhere(key_ids), ignore_label)
+
+
+def _biases(
+    opts: Options, columns: Columns, bias: Tensor | None, negatives: bool
+) -> tuple[Tensor | None, Tensor | None]:
     """The bias of each key, less the number that all scores share; and that number, which cancels.
 
     Left in the scores it would round all of them in the same direction, and that does not average
     out over rows. Further negatives have no bias of their own: with them only a number that is
     added to all scores cancels, not the mean of the keys' biases.
     """
-    bias, given = opts.bias(key, per_key=True), opts.logit_bias
-    if bias is None or not isinstance(given, Tensor):
+    given = opts.logit_bias
+    if bias is None or not isinstance(given, Tensor) or given.dim() == 0:
         return None, bias
-    if given.dim() == 0 or given.shape[0] != key.shape[0]:
+    if opts.peers.columns("logit_bias", given).total != columns.total:
         return None, bias
     if negatives:
         return bias, None
     wide = widen(bias)
-    shared = wide.detach().mean()
-    return wide - shared, shared.expand(key.shape[0])
+    shared = opts.peers.total(wide.detach().sum()) / columns.total
+    return wide - shared, shared.expand(wide.shape[0])
 
 
 def _included(
+    peers: Peers,
+    columns: Columns,
     query: Tensor,
     key: Tensor,
     negatives: Tensor | None,
-    columns: Tensor,
+    own: Tensor,
     groups: Groups | None,
     scale: float | Tensor,
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Sum of a row's included scores, its positive among them, and their number."""
-    dots = all_dot_sums(query, key)
-    count = torch.full((query.shape[0],), key.shape[0], device=query.device)
-    bias_sum = None if bias is None else widen(bias).sum()
+    dots = all_dot_sums(peers, query, key)
+    count = torch.full((query.shape[0],), columns.total, device=query.device)
+    bias_sum = None if bias is None else peers.total(widen(bias).sum())
     if groups is not None:
         # The positive stays in even when it shares the id, as it should.
-        shares = (groups.query == groups.key[columns.clamp(min=0)]) & (columns >= 0)
-        own = torch.where(shares, _dot_with_positive(query, key, columns), 0.0)
-        dots = dots - groups.dot_sums(query, key) + own
+        place = (own + columns.own.start).clamp(min=0)
+        shares = (groups.query == groups.key[place]) & (own >= 0)
+        positive = torch.where(shares, _dot_with_positive(query, key, own), 0.0)
+        dots = dots - groups.dot_sums(columns, query, key) + positive
         count = count - groups.counts() + shares
         if bias is not None and bias_sum is not None:
-            own_bias = torch.where(shares, widen(bias)[columns.clamp(min=0)], 0.0)
-            bias_sum = bias_sum - groups.sums(widen(bias)) + own_bias
+            wide = widen(bias)
+            own_bias = torch.where(shares, wide[own.clamp(min=0)], 0.0)
+            bias_sum = bias_sum - groups.sums(columns.everywhere(wide)) + own_bias
     total = dots * scale
     if bias_sum is not None:
         total = total + bias_sum
     if negatives is not None:
-        total = total + all_dot_sums(query, negatives) * scale
-        count = count + negatives.shape[0]
+        total = total + all_dot_sums(peers, query, negatives) * scale
+        count = count + peers.columns("negatives", negatives).total
     return total, count
 
 

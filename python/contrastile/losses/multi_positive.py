@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..engine.several import several_loss
-from ..ops import log_sum_exp, merge_log_sum_exp
+from ..ops import merge_log_sum_exp
 from ..problem import Channel, Equal, Not
 from ..problem.checks import check_embedding, check_integers, check_same_size
 from .ids import Groups
@@ -82,22 +82,24 @@ def multi_positive_nce(
     n, m = query.shape[0], key.shape[0]
     query_ids = check_integers(NAME, "query_ids", query_ids, n)
     key_ids = check_integers(NAME, "key_ids", key_ids, m)
-    groups = Groups.of(query_ids, key_ids, opts.ignore_label)
     rows, columns = direction != "columns", direction != "rows"
     scale, bias = opts.scale(n), opts.bias(key)
     weights = opts.row_weights(n * rows + m * columns)
+    queries, keys = opts.peers.columns("query", query), opts.peers.columns("key", key)
+    ids = queries.everywhere(query_ids), keys.everywhere(key_ids)
+    both = Groups.of(*ids, opts.ignore_label)
+    groups, flipped = both.rows(queries), both.flipped().rows(keys)
     query, key = opts.embeddings(query), opts.embeddings(key)
 
-    flipped = groups.flipped()
     row_count, col_count = groups.counts(), flipped.counts()
-    gap = asks_for_gap(variant, query, key)
+    gap = asks_for_gap(opts, variant, query, key)
     from_classes = variant == "out" and not gap
     row_mean = col_mean = None
     if opts.return_stats or from_classes:
         scaled = query if isinstance(scale, float) or scale.dim() == 0 else query * scale[:, None]
         factor = scale if scaled is query else 1.0
-        row_mean = groups.dot_sums(query, key) * scale / row_count.clamp(min=1)
-        col_mean = flipped.dot_sums(key, scaled) * factor / col_count.clamp(min=1)
+        row_mean = groups.dot_sums(keys, query, key) * scale / row_count.clamp(min=1)
+        col_mean = flipped.dot_sums(queries, key, scaled) * factor / col_count.clamp(min=1)
     same = Equal(groups.query, groups.key)
     row_loss = opts.row_loss(
         "several",
@@ -106,7 +108,7 @@ def multi_positive_nce(
         row_count=row_count if rows else None,
         col_count=col_count if columns else None,
     )
-    stats = log_sum_exp(
+    stats = keys.log_sum_exp(
         query,
         key,
         scale=scale,
@@ -132,7 +134,8 @@ def multi_positive_nce(
 
     def seen() -> Stats:
         shift = shift_of(bias, sides[0].lse[0])
-        return sides[0].stats(shift, sides[1].stats(shift) if len(sides) == 2 else None)
+        of_columns = sides[1].stats(opts, shift) if len(sides) == 2 else None
+        return sides[0].stats(opts, shift, of_columns)
 
     if stats.loss is not None:
         return finish(opts, stats.loss, valid, seen, bias)
@@ -191,11 +194,11 @@ class _Side:
         negatives, positives = self.lse
         return several_from_means(negatives, positives, self.mean, self.count)
 
-    def stats(self, bias: Tensor | float, columns: Stats | None = None) -> Stats:
+    def stats(self, opts: Options, bias: Tensor | float, columns: Stats | None = None) -> Stats:
         """What this direction saw."""
         positive = torch.where(self.valid, self.mean + bias, 0.0)
         denominator = merge_log_sum_exp(*self.lse) + bias
-        return make_stats(denominator, positive, self.rank, self.valid, columns)
+        return make_stats(opts, denominator, positive, self.rank, self.valid, columns)
 
 
 def _reduce_sides(

@@ -92,10 +92,11 @@ class NTXent(Loss):
 def _negative_sums(views: TwoViews, raw_positive: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of a row's negative scores, and the number of its included scores."""
     z = widen(views.z)
-    count = torch.full((z.shape[0],), z.shape[0] - 1, device=z.device)
+    peers, columns = views.opts.peers, views.columns
+    count = torch.full((z.shape[0],), columns.total - 1, device=z.device)
     if views.groups is None:
-        others = all_dot_sums(z, z) - (z * z).sum(1)
+        others = all_dot_sums(peers, z, z) - (z * z).sum(1)
         return others * views.scale - raw_positive, count
     # An id's own rows, self and other view among them, are no negatives.
-    others = all_dot_sums(z, z) - views.groups.dot_sums(z, z)
+    others = all_dot_sums(peers, z, z) - views.groups.dot_sums(columns, z, z)
     return others * views.scale, count - views.groups.counts() + 2

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backends import backend_names
+from ..parallel import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes, together
 from ..problem import values
 from ..problem.checks import (
     InputError,
@@ -51,7 +52,9 @@ class LossOptions(TypedDict, total=False):
     reduction: str
     empty: str
     ignore_label: int | None
-    group: None
+    group: object
+    grad_scale: str
+    exchange: str
     backend: str
     workspace: int | None
     return_stats: bool
@@ -76,9 +79,16 @@ class Options:
         ignore_label: the id (label) of items that belong to no class: such an item has no positive
             by id and is a negative of all others. -1, as in ``positives=``, where it means "none";
             with None every integer is a class.
-        group: None; a process group is refused. The loss is of the embeddings that it is given:
-            with several processes give it all of them, from a differentiable all-gather.
-            docs/faq.md shows one, and what becomes of the gradient without.
+        group: a process group, or one dimension of a DeviceMesh, whose ranks give their own rows:
+            the loss is then that of all rows, the same on all ranks ("none": of this rank's rows),
+            and stats are of this rank's rows among the columns of all. Shards may differ in size,
+            and be empty. See docs/distributed.md.
+        grad_scale: with a group, what becomes of gradients after the backward pass: "ddp" they are
+            averaged over ranks (DDP, FSDP2), "sum" they are added, "none" nothing, so that a
+            scale or a bias has the whole gradient on each rank. In all three the result is the
+            gradient of one process that has all rows.
+        exchange: with a group, how keys travel: "gather" (all at once), "ring" (shard by shard
+            while others are computed with; a rank holds two beside its own), "auto" by bytes.
         backend: "auto" takes the first that can, of "cpu" (CPU, fused), "triton" (GPU, fused),
             "cuda" (GPU, kernels in CUDA C++, only by name) and "reference" (anywhere, stores all
             scores, only by name). Of one that cannot the error says why.
@@ -96,7 +106,9 @@ class Options:
     reduction: str = "mean"
     empty: str = "zero"
     ignore_label: int | None = -1
-    group: None = None
+    group: object = None
+    grad_scale: str = "ddp"
+    exchange: str = "auto"
     backend: str = "auto"
     workspace: int | None = None
     return_stats: bool = False
@@ -109,11 +121,8 @@ class Options:
         for name in ("normalize", "return_stats"):
             check_switch(self.caller, name, getattr(self, name))
         _check_ignore_label(self.caller, self.ignore_label)
-        if self.group is not None:
-            raise InputError(
-                f"{self.caller}: group is not supported yet, got {self.group!r}; gather the "
-                "embeddings with a differentiable all-gather and pass those"
-            )
+        check_choice(self.caller, "grad_scale", self.grad_scale, GRAD_SCALES)
+        check_choice(self.caller, "exchange", self.exchange, EXCHANGES)
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -139,8 +148,17 @@ class Options:
             "temperature=0.07 is the usual start"
         )
 
+    @property
+    def peers(self) -> Peers:
+        """Who takes part in the call."""
+        return self.group if isinstance(self.group, Processes) else ALONE
+
     def scale(self, n: int) -> float | Tensor:
         """What multiplies the dot products of ``n`` rows."""
+        name = "temperature" if self.logit_scale is None else "logit_scale"
+        return self.peers.replicated(name, self._scale(n))
+
+    def _scale(self, n: int) -> float | Tensor:
         if self.logit_scale is not None:
             check_scale(self.caller, "logit_scale", self.logit_scale, n)
             return self.logit_scale
@@ -187,7 +205,8 @@ class Options:
         if bias.dim() == 0 or bias.shape == (1,):
             check_scale(self.caller, "logit_bias", bias, m)
             # Its gradient is summed over rows: in fp64, to be rounded once.
-            return bias.reshape(()).double().expand(m)
+            whole = self.peers.replicated("logit_bias", bias)
+            return whole.reshape(()).double().expand(m)
         if not per_key:
             raise InputError(
                 f"{self.caller}: logit_bias must be a float or a 0-d tensor, got {shape(bias)}"
@@ -207,8 +226,11 @@ class Options:
     def row_loss(self, rule: str, weights: Tensor | None, **more: Any) -> RowLoss | None:
         """The loss of a row, summed over rows as these options say.
 
-        None where weights are learned: the pass over the scores has no gradient for them.
+        None where weights are learned: the pass over the scores has no gradient for them; and with
+        peers, as no rank sees all of the sums.
         """
+        if not self.peers.alone:
+            return None
         if weights is not None and weights.requires_grad and torch.is_grad_enabled():
             return None
         return RowLoss(
@@ -281,8 +303,7 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
     tensors = [p.name for p in explicit if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
     keywords = [p.name for p in explicit if p.name not in tensors]
 
-    @wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> LossOutput:
+    def run(*args: Any, **kwargs: Any) -> LossOutput:
         if len(args) > len(tensors):
             raise TypeError(
                 f"{caller}: {', '.join(tensors)} are its positional arguments, got {len(args)}; "
@@ -295,6 +316,16 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
         loss = function(*args, **kwargs)
         advise_on(caller, [given[name] for name in tensors[:2]], kwargs)
         return loss
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> LossOutput:
+        group = kwargs.get("group")
+        if group is None:
+            return run(*args, **kwargs)
+        given = dict(zip(tensors, args, strict=False)) | {**kwargs, "group": "a group"}
+        return together(
+            caller, group, given, lambda peers: run(*args, **{**kwargs, "group": peers})
+        )
 
     checked.__signature__ = own.replace(parameters=[*explicit, *shared])  # type: ignore[attr-defined]
     return checked

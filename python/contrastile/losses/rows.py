@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..engine.several import log_count, several_loss
-from ..problem.checks import InputError
 from ..problem.plain import may_be_read
 from .options import LossOutput, Options
 
@@ -35,15 +34,17 @@ class Stats:
 
 
 def make_stats(
+    options: Options,
     lse: Tensor | None,
     positive: Tensor,
     rank: Tensor | None,
     valid: Tensor,
     columns: Stats | None = None,
 ) -> Stats:
-    """Detached stats; accuracy over the rows that are not empty."""
+    """Detached stats; accuracy over the rows that are not empty, those of all ranks."""
     assert rank is not None
-    hits = ((rank == 0) & valid).sum() / valid.sum().clamp(min=1)
+    hits = ((rank == 0) & valid).sum().to(torch.get_default_dtype())
+    hits = options.peers.loss(hits, valid.sum())
     return Stats(None if lse is None else lse.detach(), positive.detach(), rank, hits, columns)
 
 
@@ -63,9 +64,12 @@ def several_from_means(negatives: Tensor, positives: Tensor, mean: Tensor, count
     return several_loss(negatives, positives, count, poison(torch.where(count > 1, gap, 0.0), mean))
 
 
-def asks_for_gap(variant: str, *embeddings: Tensor) -> bool:
-    """Whether the loss needs the gap from the scores; see :func:`several_from_means`."""
-    return variant == "out" and any(x.element_size() > 2 for x in embeddings)
+def asks_for_gap(options: Options, variant: str, *embeddings: Tensor) -> bool:
+    """Whether the loss needs the gap from the scores; see :func:`several_from_means`. With peers it
+    does, as sums over classes would have to be exchanged.
+    """
+    wide = any(x.element_size() > 2 for x in embeddings)
+    return variant == "out" and (wide or not options.peers.alone)
 
 
 def with_margin(positive: Tensor, scale: float | Tensor, margin: float) -> Tensor:
@@ -102,19 +106,18 @@ def reduce_rows(
     ``valid`` tells empty rows; None if a row's loss already is 0. ``cancelled`` is a bias that the
     formula cancels.
     """
-    count: int | Tensor = max(losses.shape[0], 1)
+    count: int | Tensor = losses.shape[0]
     if valid is not None:
         kept = valid()
         losses = _full(options, torch.where(kept, losses, 0.0), kept)
         if options.empty == "skip":
-            count = kept.sum().clamp(min=1)
+            count = kept.sum()
     if weights is not None:
         losses = losses * weights.to(losses.dtype)
     losses = _with_cancelled(losses, cancelled)
-    if options.reduction == "sum":
-        losses = losses.sum()
-    elif options.reduction == "mean":
-        losses = losses.sum() / count
+    if options.reduction != "none":
+        mean = options.reduction == "mean"
+        losses = options.peers.loss(losses.sum(), count if mean else None)
     return (losses, stats()) if stats is not None and options.return_stats else losses
 
 
@@ -149,12 +152,14 @@ def _full(options: Options, loss: Tensor, kept: Tensor) -> Tensor:
         return loss
     if not may_be_read(kept):
         return loss * torch.where(kept.all(), 1.0, torch.nan)
+    fault = None
     if not bool(kept.all()):
         first = int((~kept).nonzero()[0])
-        raise InputError(
-            f"{options.caller}: {int((~kept).sum())} of {len(kept)} rows have no positive or "
-            f"no negative, the first is row {first}; empty='zero' or 'skip' allows them"
+        fault = (
+            f"{int((~kept).sum())} of {len(kept)} rows have no positive or no negative, the first "
+            f"is row {first}; empty='zero' or 'skip' allows them"
         )
+    options.peers.check(options.caller, fault)
     return loss
 
 

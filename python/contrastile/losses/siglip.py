@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..ops import pair_sum
 from ..problem import Equal, Index, Not, Phi, Term
 from ..problem.advice import advise
 from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
@@ -58,13 +57,15 @@ def siglip_loss(
     n, device = x.shape[0], x.device
     scale, bias = opts.scale(n), opts.bias(y)
     weights = opts.row_weights(n)
+    if ids is not None:
+        ids = check_integers(NAME, "ids", ids, n)
+    columns = opts.peers.columns("y", y)
     x, y = opts.embeddings(x), opts.embeddings(y)
-    own = Index.diagonal(n, device=device)
+    own = columns.place(Index.diagonal(n, device=device))
     terms = [Term(Phi.SOFTPLUS, Not(own))]
     count = torch.ones(n, dtype=torch.int64, device=device)
     if ids is not None:
-        ids = check_integers(NAME, "ids", ids, n)
-        groups = Groups.within(ids, opts.ignore_label)
+        groups = Groups.among(columns, ids, opts.ignore_label)
         count = groups.counts()
         same = Equal(groups.query, groups.key)
         terms = [
@@ -74,9 +75,9 @@ def siglip_loss(
     thresholds = None
     if opts.return_stats and ids is not None:
         with torch.no_grad():
-            thresholds = groups.dot_sums(x, y) * scale / count
+            thresholds = groups.dot_sums(columns, x, y) * scale / count
             thresholds = thresholds if bias is None else thresholds + bias
-    stats = pair_sum(
+    stats = columns.pair_sum(
         x,
         y,
         terms=terms,
@@ -95,7 +96,7 @@ def siglip_loss(
     def seen() -> Stats:
         own_score = stats.scores_of_positives
         score = own_score if thresholds is None else thresholds.to(own_score.dtype)
-        return make_stats(None, score, stats.row_rank, valid())
+        return make_stats(opts, None, score, stats.row_rank, valid())
 
     if opts.logit_bias is None:
         advise(

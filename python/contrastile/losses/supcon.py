@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..engine.several import several_loss
-from ..ops import log_sum_exp, merge_log_sum_exp
+from ..ops import merge_log_sum_exp
 from ..problem import Channel, Equal, Index, Not
 from ..problem.checks import check_embedding, check_integers
 from .ids import Groups
@@ -68,19 +68,20 @@ def supcon_loss(
     labels = check_integers(NAME, "labels", labels, n)
     scale, weights = opts.scalar_scale(n), opts.row_weights(n)
     z = opts.embeddings(z)
-    groups = Groups.within(labels, opts.ignore_label)
+    columns = opts.peers.columns("z", z)
+    groups = Groups.among(columns, labels, opts.ignore_label)
     count = groups.counts() - 1
 
-    others = Not(Index.diagonal(n, device=device))
+    others = Not(columns.place(Index.diagonal(n, device=device)))
     same = Equal(groups.query, groups.key)
-    gap = asks_for_gap(variant, z)
+    gap = asks_for_gap(opts, variant, z)
     from_classes = variant == "out" and not gap
     mean = None
     if opts.return_stats or from_classes:
         wide = widen(z)
         own = (wide * wide).sum(1)
-        mean = (groups.dot_sums(z, z) - own) * scale / count.clamp(min=1)
-    stats = log_sum_exp(
+        mean = (groups.dot_sums(columns, z, z) - own) * scale / count.clamp(min=1)
+    stats = columns.log_sum_exp(
         z,
         scale=scale,
         channels=[Channel(others & Not(same)), Channel(others & same)],
@@ -97,7 +98,7 @@ def supcon_loss(
     def seen() -> Stats:
         assert mean is not None
         score = torch.where(valid(), mean, 0.0)
-        return make_stats(merge_log_sum_exp(*stats.rows), score, stats.row_rank, valid())
+        return make_stats(opts, merge_log_sum_exp(*stats.rows), score, stats.row_rank, valid())
 
     if stats.loss is not None:
         return finish(opts, stats.loss, valid, seen, opts.bias(z))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops import ScoreStats, log_sum_exp
+from ..ops import ScoreStats
+from ..parallel import Columns
 from ..problem import Channel, Equal, Index, Not, Pairs
 from ..problem.checks import (
     check_embedding,
@@ -32,6 +33,7 @@ class TwoViews:
     """z = [z0; z1] and what is asked of its scores: each row's negatives, its other view."""
 
     opts: Options
+    columns: Columns
     z: Tensor
     scale: float | Tensor
     margin: float
@@ -52,13 +54,17 @@ class TwoViews:
         n = z0.shape[0]
         scale = opts.scalar_scale(n)
         weights = opts.row_weights(n)
+        if ids is not None:
+            ids = check_integers(caller, "ids", ids, n)
+        columns = opts.peers.columns("z0", z0, times=2)
         z = opts.embeddings(torch.cat([z0, z1]))
         groups = None
         if ids is not None:
-            ids = check_integers(caller, "ids", ids, n)
-            groups = Groups.within(ids, opts.ignore_label).in_two_views()
+            items = opts.peers.columns("z0", z0)
+            groups = Groups.among(items, ids, opts.ignore_label).in_two_views(columns)
         return cls(
             opts=opts,
+            columns=columns,
             z=z,
             scale=scale,
             margin=margin,
@@ -70,11 +76,12 @@ class TwoViews:
     def scores(self, row_loss: RowLoss | None) -> ViewStats:
         """The scores' stats, computed over one triangle of z z^T; with a row loss, that loss."""
         n, device = self.z.shape[0] // 2, self.z.device
-        own, partners = Index.diagonal(2 * n, device=device), Index.other_view(n, device=device)
+        own = self.columns.place(Index.diagonal(2 * n, device=device))
+        partners = self.columns.place(Index.other_view(n, device=device))
         kept: Pairs = Not(own) & Not(partners)
         if self.groups is not None:
             kept = kept & Not(Equal(self.groups.query, self.groups.key))
-        stats = log_sum_exp(
+        stats = self.columns.log_sum_exp(
             self.z,
             scale=self.scale,
             channels=[Channel(kept)],
@@ -114,4 +121,5 @@ class ViewStats:
 
     def stats(self, lse: Tensor) -> Stats:
         """Stats with ``lse`` as the denominator."""
-        return make_stats(lse, self.raw_positive, self.found.row_rank, self.valid())
+        views = self.views
+        return make_stats(views.opts, lse, self.raw_positive, self.found.row_rank, self.valid())

@@ -1,6 +1,15 @@
 """Losses over the ranks of a process group: who takes part, and how keys and sums travel."""
 
-from .columns import Columns
-from .peers import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes
+from .columns import Columns, OwnColumns
+from .peers import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes, together
 
-__all__ = ["ALONE", "EXCHANGES", "GRAD_SCALES", "Columns", "Peers", "Processes"]
+__all__ = [
+    "ALONE",
+    "EXCHANGES",
+    "GRAD_SCALES",
+    "Columns",
+    "OwnColumns",
+    "Peers",
+    "Processes",
+    "together",
+]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,9 @@ from .collectives import Collectives
 from .columns import Columns, OwnColumns, PeerColumns
 from .shares import Share
 from .vectors import Quotient, Replicated, Total
+
+T = TypeVar("T")
+Number = TypeVar("Number", bound="float | Tensor")
 
 # What becomes of gradients after the backward pass, and so what they are multiplied by in it.
 GRAD_SCALES = ("ddp", "sum", "none")
@@ -33,17 +36,19 @@ class Alone:
         """The columns that the items of argument ``name`` make, each of them ``times``."""
         return OwnColumns(times * items.shape[0])
 
-    def replicated(self, value: float | Tensor) -> float | Tensor:
-        """A number that all processes have, or one a row."""
+    def replicated(self, name: str, value: Number) -> Number:
+        """The argument ``name``, a number that all processes have, or one a row."""
         return value
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over processes."""
         return values
 
-    def quotient(self, total: Tensor, count: int | Tensor) -> Tensor:
-        """The totals of all processes over their counts."""
-        return total / count
+    def loss(self, total: Tensor, count: int | Tensor | None) -> Tensor:
+        """The totals of all processes over their counts, which are their sum without any."""
+        if count is None:
+            return total
+        return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
     def check(self, caller: str, fault: str | None) -> None:
         """Raise what only the values of one process show, on all of them.
@@ -71,33 +76,40 @@ class Processes:
         self._caller = caller
         self._collectives = Collectives(process_group(caller, group))
         self._given = given
-        self._sizes: dict[str, tuple[int, ...]] | None = None
+        self._asked = False
+        self._sizes: dict[str, tuple[int, ...]] = {}
 
     def columns(self, name: str, items: Tensor, times: int = 1) -> Columns:
         """Those of all ranks."""
-        if self._sizes is None:
+        if not self._asked:
+            self._asked = True
             self._sizes = self._agreed()
         share = Share(self._sizes[name], self._collectives.rank).times(times)
         exchange = self._given.get("exchange", "auto")
         ring = exchange == "ring" or (exchange == "auto" and _bytes(share, items) > GATHERED)
         return PeerColumns(self._collectives, self._caller, share, ring)
 
-    def replicated(self, value: float | Tensor) -> float | Tensor:
+    def replicated(self, name: str, value: Number) -> Number:
         """Where nobody reduces gradients after the backward pass, they are summed in it."""
-        if self._convention != "none" or not isinstance(value, Tensor) or value.numel() != 1:
+        if self._convention != "none" or not isinstance(value, Tensor):
             return value
-        found: Tensor = Replicated.apply(self._caller, self._collectives, value)
-        return found
+
+        def shared() -> bool:
+            return all(size == 1 for size in self._sizes.get(name, ()))
+
+        return Replicated.apply(self._caller, self._collectives, shared, value)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over ranks."""
         found: Tensor = Total.apply(self._caller, self._collectives, values)
         return found
 
-    def quotient(self, total: Tensor, count: int | Tensor) -> Tensor:
-        """The same number on all ranks."""
-        factor = float(self._collectives.size) if self._convention == "ddp" else 1.0
-        found: Tensor = Quotient.apply(self._caller, self._collectives, factor, total, count)
+    def loss(self, total: Tensor, count: int | Tensor | None) -> Tensor:
+        """The same number on all ranks, its gradient as ``grad_scale`` says."""
+        world = self._collectives.size
+        factor = float(world) if self._convention == "ddp" else 1.0
+        shares = 1 / world if count is None else count
+        found: Tensor = Quotient.apply(self._caller, self._collectives, factor, total, shares)
         return found
 
     def check(self, caller: str, fault: str | None) -> None:
@@ -106,7 +118,7 @@ class Processes:
 
     def tell_failure(self, error: Exception) -> None:
         """Let the others know, if they still wait for this rank to agree."""
-        if self._sizes is None:
+        if not self._asked:
             tell_failure(self._caller, self._collectives, error)
 
     @property
@@ -129,6 +141,29 @@ class Processes:
 
 
 Peers: TypeAlias = Alone | Processes
+
+
+def together(
+    caller: str, group: object, given: Mapping[str, Any], call: Callable[[Processes], T]
+) -> T:
+    """``call`` among the ranks of ``group``; what one of them finds wrong, all of them hear.
+
+    A trace is left for it: it waits for other processes.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return torch.compiler.disable(_together)(caller, group, given, call)
+    return _together(caller, group, given, call)
+
+
+def _together(
+    caller: str, group: object, given: Mapping[str, Any], call: Callable[[Processes], T]
+) -> T:
+    peers = Processes(caller, group, given)
+    try:
+        return call(peers)
+    except Exception as error:
+        peers.tell_failure(error)
+        raise
 
 
 def process_group(caller: str, group: object) -> dist.ProcessGroup:

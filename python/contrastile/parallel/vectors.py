@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,19 +47,22 @@ class Total(BackwardOnly):
 
 
 class Replicated(BackwardOnly):
-    """``apply(caller, collectives, value)``: a number that all ranks have, whose gradient is the
-    sum of theirs.
+    """``apply(caller, collectives, shared, value)``: a number, whose gradient is the sum over the
+    ranks if it is ``shared()`` by all; known in the backward pass, as one number may also be that
+    of a single row.
     """
 
     @staticmethod
-    def forward(ctx: Any, caller: str, collectives: Collectives, value: Tensor) -> Tensor:
-        ctx.caller, ctx.collectives = caller, collectives
+    def forward(
+        ctx: Any, caller: str, collectives: Collectives, shared: Callable[[], bool], value: Tensor
+    ) -> Tensor:
+        ctx.caller, ctx.collectives, ctx.shared = caller, collectives, shared
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, Tensor]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None, Tensor]:
         (grad,) = upstream
-        return None, None, ctx.collectives.sum(grad)
+        return None, None, None, ctx.collectives.sum(grad) if ctx.shared() else grad
 
 
 class Quotient(BackwardOnly):
@@ -78,10 +82,11 @@ class Quotient(BackwardOnly):
         total: Tensor,
         count: Tensor | float,
     ) -> Tensor:
-        both = torch.stack([total.double(), torch.as_tensor(count).to(total.device).double()])
-        whole, number = collectives.sum(both)
-        ctx.caller, ctx.slope = caller, factor / number.clamp(min=1.0)
-        return (whole / number.clamp(min=1.0)).to(total.dtype)
+        number = torch.as_tensor(count, dtype=torch.float64, device=total.device)
+        whole, number = collectives.sum(torch.stack([total.double(), number]))
+        number = torch.where(number > 0, number, 1.0)
+        ctx.caller, ctx.slope = caller, factor / number
+        return (whole / number).to(total.dtype)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None, Tensor, None]:
