@@ -92,6 +92,7 @@ def test_the_reference_is_the_oracle(entry: LossEntry) -> None:
     [
         ("supcon_loss", {"variant": "in"}),
         ("dclw_loss", {"sigma": 2.0}),
+        ("hard_negative_nce", {"beta": 0.5, "tau_plus": 0.1}),
         ("info_nce", {"positives": torch.arange(24).flip(0)}),
     ],
 )

@@ -2,6 +2,7 @@
 
 from .clip import ClipLoss, clip_loss
 from .dcl import DCL, DCLW, dcl_loss, dclw_loss
+from .hard_negative import HardNegativeNCE, hard_negative_nce
 from .infonce import InfoNCE, info_nce
 from .multi_positive import MultiPositiveNCE, multi_positive_nce
 from .ntxent import NTXent, nt_xent
@@ -14,6 +15,7 @@ __all__ = [
     "DCL",
     "DCLW",
     "ClipLoss",
+    "HardNegativeNCE",
     "InfoNCE",
     "MultiPositiveNCE",
     "NTXent",
@@ -24,6 +26,7 @@ __all__ = [
     "clip_loss",
     "dcl_loss",
     "dclw_loss",
+    "hard_negative_nce",
     "info_nce",
     "multi_positive_nce",
     "nt_xent",
