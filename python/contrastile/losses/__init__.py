@@ -4,6 +4,7 @@ from .clip import ClipLoss, clip_loss
 from .dcl import DCL, DCLW, dcl_loss, dclw_loss
 from .hard_negative import HardNegativeNCE, hard_negative_nce
 from .infonce import InfoNCE, info_nce
+from .logit_scale import LogitScale
 from .multi_positive import MultiPositiveNCE, multi_positive_nce
 from .ntxent import NTXent, nt_xent
 from .options import Options
@@ -17,6 +18,7 @@ __all__ = [
     "ClipLoss",
     "HardNegativeNCE",
     "InfoNCE",
+    "LogitScale",
     "MultiPositiveNCE",
     "NTXent",
     "Options",
