@@ -34,6 +34,8 @@ OWN: dict[str, list[Any]] = {
     "margin": [0.0, 0.2],
     "label_smoothing": [0.0, 0.1],
     "sigma": [0.5, 2.0],
+    "beta": [1.0, 0.0],
+    "tau_plus": [0.0, 0.1],
     "positives": [False, True],
     "negatives": [0, 5],
     "direction": ["both", "rows", "columns"],
@@ -87,6 +89,9 @@ def covering_choices(loss: str, strength: int, draws: int) -> list[Choice]:
 
 
 def allowed(choice: Choice) -> bool:
+    if choice.get("tau_plus") and choice["shape"][1] == 1:
+        # Scores of unit vectors of size 1 meet the loss's bound, where its gradient jumps.
+        return False
     return not (choice["bias"] == "per key" and choice.get("negatives"))
 
 

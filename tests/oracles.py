@@ -223,6 +223,42 @@ def siglip_loss(
     return reduce_rows(losses, torch.ones(len(x), dtype=torch.bool), weights, reduction, empty)
 
 
+def hard_negative_nce(
+    query: Tensor,
+    key: Tensor,
+    *,
+    ids: Tensor | None = None,
+    beta: float = 1.0,
+    tau_plus: float = 0.0,
+    temperature: float | Tensor | None = None,
+    logit_scale: float | Tensor | None = None,
+    logit_bias: float | Tensor | None = None,
+    weights: Tensor | None = None,
+    normalize: bool = False,
+    reduction: str = "mean",
+    empty: str = "zero",
+) -> Tensor:
+    """The number of negatives times their power's mean under weights e^(beta S), less what false
+    ones have of it, at least that of opposite vectors of unit length.
+    """
+    query, key = unit(query, normalize), unit(key, normalize)
+    scale = scale_of(temperature, logit_scale)
+    scores, kept = score_matrix(query, key, scale, logit_bias), others(ids, len(query))
+    number, valid = kept.sum(dim=1).clamp(min=1).to(scores.dtype), kept.any(dim=1)
+    positive, bias = scores.diagonal(), 0.0 if logit_bias is None else logit_bias
+    weighted = [torch.where(valid, log_sum_exp(c * scores, kept), 0.0) for c in (1 + beta, beta)]
+    negatives = number.log() + weighted[0] - weighted[1]
+    if tau_plus:
+        top = torch.maximum(negatives, positive).detach()
+        false = tau_plus * number * (positive - top).exp()
+        left = ((negatives - top).exp() - false) / (1 - tau_plus)
+        least = (number.log() - scale + bias).to(scores.dtype)
+        true = torch.where(left > 0, left, 1.0).log() + top
+        negatives = torch.maximum(torch.where(left > 0, true, EMPTY_SCORES), least)
+    losses = torch.where(valid, softplus(negatives - positive), 0.0)
+    return reduce_rows(losses, valid, weights, reduction, empty)
+
+
 def unit(x: Tensor | None, normalize: bool) -> Tensor | None:
     """Rows of length one where asked for; a zero row stays zero and gets no gradient."""
     if x is None or not normalize:

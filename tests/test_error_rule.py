@@ -205,6 +205,19 @@ def test_the_other_variant(loss: str, backend: str) -> None:
         assert_rule(loss, partial(make, scale), backend)
 
 
+@pytest.mark.parametrize("regime", SCALES)
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_debiased_negatives(beta: float, regime: str, backend: str) -> None:
+    """Where false negatives are most of all, a difference; where they are more, a bound."""
+
+    def make(scale: float, seed: int) -> Arguments:
+        arguments = draw("hard_negative_nce", regime, scale, torch.float32, seed)
+        return {**arguments, "beta": beta, "tau_plus": 0.1}
+
+    for scale in SCALES[regime]:
+        assert_rule("hard_negative_nce", partial(make, scale), backend)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_parameters_of_low_precision(loss: str, backend: str) -> None:
     """A scale and a bias in bf16 too, as in a model that was cast as a whole."""

@@ -27,6 +27,7 @@ LAYERS = [
     "parallel",
     "losses",
     "functional",
+    "training",
     "warm_up",
     "contrastile",
     "testing",

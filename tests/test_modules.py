@@ -235,6 +235,8 @@ OWN_WRONG: dict[str, tuple[str, object]] = {
     "margin must be a finite number, got nan": ("margin", float("nan")),
     "label_smoothing must be a finite number in [0.0, 1.0], got 2": ("label_smoothing", 2),
     "sigma must be a finite number in [": ("sigma", 0.0),
+    "beta must be a finite number in [0.0, ": ("beta", -1.0),
+    "tau_plus must be a finite number in [0.0, 0.999], got 1": ("tau_plus", 1.0),
     "variant must be one of out, in, got 'up'": ("variant", "up"),
     "direction must be one of both, rows, columns, got 'up'": ("direction", "up"),
 }

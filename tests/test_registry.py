@@ -46,8 +46,8 @@ def test_the_table_has_all_losses_that_are_written() -> None:
 
 def test_public_names_are_those_of_the_table() -> None:
     assert set(functional.__all__) == FUNCTIONS
-    assert set(losses.__all__) == FUNCTIONS | MODULES | {"Options", "Stats"}
-    others = {"ContrastileWarning", "InputError", "Stats", "__version__"}
+    assert set(losses.__all__) == FUNCTIONS | MODULES | {"LogitScale", "Options", "Stats"}
+    others = {"ContrastileWarning", "InputError", "LogitScale", "Stats", "__version__"}
     others |= {"functional", "ops", "warm_up"}
     assert set(contrastile.__all__) == FUNCTIONS | MODULES | others
 
@@ -92,6 +92,7 @@ def test_the_reference_is_the_oracle(entry: LossEntry) -> None:
     [
         ("supcon_loss", {"variant": "in"}),
         ("dclw_loss", {"sigma": 2.0}),
+        ("hard_negative_nce", {"beta": 0.5, "tau_plus": 0.1}),
         ("info_nce", {"positives": torch.arange(24).flip(0)}),
     ],
 )

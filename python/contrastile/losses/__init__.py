@@ -2,7 +2,9 @@
 
 from .clip import ClipLoss, clip_loss
 from .dcl import DCL, DCLW, dcl_loss, dclw_loss
+from .hard_negative import HardNegativeNCE, hard_negative_nce
 from .infonce import InfoNCE, info_nce
+from .logit_scale import LogitScale
 from .multi_positive import MultiPositiveNCE, multi_positive_nce
 from .ntxent import NTXent, nt_xent
 from .options import Options
@@ -14,7 +16,9 @@ __all__ = [
     "DCL",
     "DCLW",
     "ClipLoss",
+    "HardNegativeNCE",
     "InfoNCE",
+    "LogitScale",
     "MultiPositiveNCE",
     "NTXent",
     "Options",
@@ -24,6 +28,7 @@ __all__ = [
     "clip_loss",
     "dcl_loss",
     "dclw_loss",
+    "hard_negative_nce",
     "info_nce",
     "multi_positive_nce",
     "nt_xent",

@@ -33,7 +33,13 @@ from .advice import advise_on
 P = ParamSpec("P")
 
 # Options that some losses have besides the shared ones, with what they may be.
-OWN_NUMBERS = {"margin": (-1e6, 1e6), "label_smoothing": (0.0, 1.0), "sigma": (1e-12, 1e12)}
+OWN_NUMBERS = {
+    "margin": (-1e6, 1e6),
+    "label_smoothing": (0.0, 1.0),
+    "sigma": (1e-12, 1e12),
+    "beta": (0.0, 100.0),
+    "tau_plus": (0.0, 0.999),
+}
 OWN_CHOICES = {"variant": ("out", "in"), "direction": ("both", "rows", "columns")}
 
 # A Tensor, or (Tensor, Stats) with return_stats=True: a union would make every typed caller

@@ -12,6 +12,11 @@ from torch.nn.functional import normalize
 
 from .clip import ClipLoss, clip_loss, clip_loss_reference
 from .dcl import DCL, DCLW, dcl_loss, dcl_loss_reference, dclw_loss, dclw_loss_reference
+from .hard_negative import (
+    HardNegativeNCE,
+    hard_negative_nce,
+    hard_negative_nce_reference,
+)
 from .infonce import InfoNCE, info_nce, info_nce_reference
 from .inputs import ROWS_PER_LABEL, Inputs, names_ids, noisy_copies, taken_by_position
 from .module import Loss
@@ -232,6 +237,14 @@ ENTRIES = (
         paper="Zhai et al. 2023",
         parameters={"logit_scale": 10.0, "logit_bias": -10.0},
         learned=True,
+    ),
+    LossEntry(
+        function=hard_negative_nce,
+        module=HardNegativeNCE,
+        reference=hard_negative_nce_reference,
+        summary="one direction; hard negatives count more, and are debiased",
+        paper="Robinson et al. 2021",
+        normalize=True,
     ),
 )
 LOSSES: dict[str, LossEntry] = {entry.name: entry for entry in ENTRIES}
