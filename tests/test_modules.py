@@ -229,7 +229,9 @@ WRONG = {
         "logit_scale": torch.nn.Parameter(torch.tensor(2.0)),
     },
     "ignore_label must be an integer or None": {"ignore_label": 0.5},
-    "group is not supported yet": {"group": "nccl"},
+    "group must be a process group or a DeviceMesh, got 'nccl'": {"group": "nccl"},
+    "grad_scale must be one of ddp, sum, none, got 'mean'": {"grad_scale": "mean"},
+    "exchange must be one of auto, gather, ring, got 'all'": {"exchange": "all"},
 }
 OWN_WRONG: dict[str, tuple[str, object]] = {
     "margin must be a finite number, got nan": ("margin", float("nan")),

@@ -158,7 +158,7 @@ def test_info_nce_rejects_before_it_computes(monkeypatch: pytest.MonkeyPatch) ->
     def computed(*_: Any, **__: Any) -> None:
         raise AssertionError("scores were computed before all arguments were checked")
 
-    monkeypatch.setattr("contrastile.losses.infonce.log_sum_exp", computed)
+    monkeypatch.setattr("contrastile.parallel.columns.OwnColumns.log_sum_exp", computed)
     with pytest.raises(contrastile.InputError, match="negatives"):
         losses.info_nce(**minimal("info_nce"), negatives=torch.ones(3, 5))
 

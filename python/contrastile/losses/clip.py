@@ -15,7 +15,7 @@ from ..problem.checks import (
     check_same_rows,
     check_same_size,
 )
-from .ids import SEVERAL_VECTORS, Groups, all_dot_sums
+from .ids import SEVERAL_VECTORS, Groups, all_dot_sums, class_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
@@ -166,7 +166,7 @@ def _included(
         dots = all_dot_sums(peers, a, b)
         number = count
         if groups is not None:
-            dots = dots - groups.dot_sums(columns, a, b) + (a * b).sum(1)
+            dots = dots - class_dot_sums(columns, groups, a, b) + (a * b).sum(1)
             number = count - groups.counts() + 1
         sums.append((dots * factor, number))
     return sums

@@ -10,7 +10,6 @@ from typing_extensions import Unpack
 
 from ..engine.rules import softmax_loss
 from ..engine.several import log_count
-from ..ops import log_sum_exp
 from ..problem import Channel, Equal, Index, Not, Pairs
 from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
 from .ids import SEVERAL_VECTORS, Groups
@@ -75,17 +74,20 @@ def hard_negative_nce(
     n, device = query.shape[0], query.device
     scale, bias = opts.scale(n), opts.bias(key)
     weights = opts.row_weights(n)
-    own = Index.diagonal(n, device=device)
-    kept: Pairs = Not(own)
-    count = torch.full((n,), n - 1, dtype=torch.int64, device=device)
     if ids is not None:
-        groups = Groups.within(check_integers(NAME, "ids", ids, n), opts.ignore_label)
+        ids = check_integers(NAME, "ids", ids, n)
+    columns = opts.peers.columns("key", key)
+    own = columns.place(Index.diagonal(n, device=device))
+    kept: Pairs = Not(own)
+    count = torch.full((n,), columns.total - 1, dtype=torch.int64, device=device)
+    if ids is not None:
+        groups = Groups.among(columns, ids, opts.ignore_label)
         kept = kept & Not(Equal(groups.query, groups.key))
-        count = n - groups.counts()
+        count = columns.total - groups.counts()
 
     # A power of 0 tells nothing of a pair but that it is there.
     factors = (1.0 + beta, beta) if beta else (1.0,)
-    stats = log_sum_exp(
+    stats = columns.log_sum_exp(
         opts.embeddings(query),
         opts.embeddings(key),
         scale=scale,
@@ -106,7 +108,7 @@ def hard_negative_nce(
     def seen() -> Stats:
         shift = shift_of(bias, positive)
         lse = torch.logaddexp(negatives, positive) + shift
-        return make_stats(lse, positive + shift, stats.row_rank, ~empty)
+        return make_stats(opts, lse, positive + shift, stats.row_rank, ~empty)
 
     valid = (lambda: ~empty) if wants_valid(opts) else None
     return reduce_rows(opts, losses, valid, weights, seen, bias)

@@ -56,20 +56,17 @@ class Groups:
             return self
         return Groups(self.query[own.own], self.key, self.sizes)
 
-    def in_two_views(self, columns: Columns) -> Groups:
+    def in_two_views(self) -> Groups:
         """One set of items, each of them twice: first all first views, then all second ones."""
         both = self.query.repeat(2)
-        return Groups(both, columns.everywhere(both), 2 * self.sizes)
+        return Groups(both, both, 2 * self.sizes)
 
     def counts(self) -> Tensor:
         """For each query, the number of keys with its id, int64."""
         return self.sizes[self.query]
 
-    def dot_sums(self, columns: Columns, query: Tensor, key: Tensor) -> Tensor:
-        """For each query, the sum of its dot products with the keys of its id, on all ranks."""
-        if not isinstance(columns, OwnColumns):
-            term = Term(Phi.IDENTITY, Equal(self.query, self.key))
-            return columns.pair_sum(query, key, terms=[term]).rows[0]
+    def dot_sums(self, query: Tensor, key: Tensor) -> Tensor:
+        """For each query, the sum of its dot products with the keys of its id."""
         wide = widen(key)
         totals = wide.new_zeros(self.sizes.shape[0], wide.shape[1]).index_add_(0, self.key, wide)
         return (widen(query) * totals[self.query]).sum(1)
@@ -97,6 +94,14 @@ def _codes(ids: Tensor, ignore_label: int | None) -> Tensor:
 def _sizes(codes: Tensor, number: int) -> Tensor:
     """How many items have each code below ``number``."""
     return codes.new_zeros(number).index_add_(0, codes, torch.ones_like(codes))
+
+
+def class_dot_sums(columns: Columns, groups: Groups, query: Tensor, key: Tensor) -> Tensor:
+    """For each query, the sum of its dot products with the keys of its id, on all ranks."""
+    if isinstance(columns, OwnColumns):
+        return groups.dot_sums(query, key)
+    term = Term(Phi.IDENTITY, Equal(groups.query, groups.key))
+    return columns.pair_sum(query, key, terms=[term]).rows[0]
 
 
 def all_dot_sums(peers: Peers, query: Tensor, key: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from ..problem.checks import (
     check_same_size,
     shape,
 )
-from .ids import Groups, all_dot_sums
+from .ids import Groups, all_dot_sums, class_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
@@ -139,6 +139,7 @@ def info_nce(
             query,
             negatives,
             scale=scale,
+            channels=[Channel()],
             ranks=opts.return_stats,
             row_thresholds=stats.scores_of_positives.detach(),
             **opts.engine,
@@ -264,7 +265,7 @@ def _included(
         place = (own + columns.own.start).clamp(min=0)
         shares = (groups.query == groups.key[place]) & (own >= 0)
         positive = torch.where(shares, _dot_with_positive(query, key, own), 0.0)
-        dots = dots - groups.dot_sums(columns, query, key) + positive
+        dots = dots - class_dot_sums(columns, groups, query, key) + positive
         count = count - groups.counts() + shares
         if bias is not None and bias_sum is not None:
             wide = widen(bias)

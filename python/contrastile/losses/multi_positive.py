@@ -13,7 +13,7 @@ from ..engine.several import several_loss
 from ..ops import merge_log_sum_exp
 from ..problem import Channel, Equal, Not
 from ..problem.checks import check_embedding, check_integers, check_same_size
-from .ids import Groups
+from .ids import Groups, class_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
 from .rows import (
@@ -98,8 +98,8 @@ def multi_positive_nce(
     if opts.return_stats or from_classes:
         scaled = query if isinstance(scale, float) or scale.dim() == 0 else query * scale[:, None]
         factor = scale if scaled is query else 1.0
-        row_mean = groups.dot_sums(keys, query, key) * scale / row_count.clamp(min=1)
-        col_mean = flipped.dot_sums(queries, key, scaled) * factor / col_count.clamp(min=1)
+        row_mean = class_dot_sums(keys, groups, query, key) * scale / row_count.clamp(min=1)
+        col_mean = class_dot_sums(queries, flipped, key, scaled) * factor / col_count.clamp(min=1)
     same = Equal(groups.query, groups.key)
     row_loss = opts.row_loss(
         "several",

@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..engine.rules import softmax_loss
-from .ids import all_dot_sums
+from .ids import all_dot_sums, class_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import Stats, finish, reduce_rows, smoothing_term, wants_valid
@@ -98,5 +98,5 @@ def _negative_sums(views: TwoViews, raw_positive: Tensor) -> tuple[Tensor, Tenso
         others = all_dot_sums(peers, z, z) - (z * z).sum(1)
         return others * views.scale - raw_positive, count
     # An id's own rows, self and other view among them, are no negatives.
-    others = all_dot_sums(peers, z, z) - views.groups.dot_sums(columns, z, z)
+    others = all_dot_sums(peers, z, z) - class_dot_sums(columns, views.groups, z, z)
     return others * views.scale, count - views.groups.counts() + 2

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backends import backend_names
-from ..parallel import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes, together
+from ..parallel import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes, process_group, together
 from ..problem import values
 from ..problem.checks import (
     InputError,
@@ -129,6 +129,8 @@ class Options:
         _check_ignore_label(self.caller, self.ignore_label)
         check_choice(self.caller, "grad_scale", self.grad_scale, GRAD_SCALES)
         check_choice(self.caller, "exchange", self.exchange, EXCHANGES)
+        if self.group is not None and not isinstance(self.group, Processes):
+            process_group(self.caller, self.group)
         self._check_numbers()
 
     def _check_numbers(self) -> None:

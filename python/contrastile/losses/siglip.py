@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from ..problem import Equal, Index, Not, Phi, Term
 from ..problem.advice import advise
 from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
-from .ids import SEVERAL_VECTORS, Groups
+from .ids import SEVERAL_VECTORS, Groups, class_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
 from .rows import Stats, finish, make_stats, reduce_rows
@@ -75,7 +75,7 @@ def siglip_loss(
     thresholds = None
     if opts.return_stats and ids is not None:
         with torch.no_grad():
-            thresholds = groups.dot_sums(columns, x, y) * scale / count
+            thresholds = class_dot_sums(columns, groups, x, y) * scale / count
             thresholds = thresholds if bias is None else thresholds + bias
     stats = columns.pair_sum(
         x,

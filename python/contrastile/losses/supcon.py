@@ -10,7 +10,7 @@ from ..engine.several import several_loss
 from ..ops import merge_log_sum_exp
 from ..problem import Channel, Equal, Index, Not
 from ..problem.checks import check_embedding, check_integers
-from .ids import Groups
+from .ids import Groups, class_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
@@ -80,7 +80,7 @@ def supcon_loss(
     if opts.return_stats or from_classes:
         wide = widen(z)
         own = (wide * wide).sum(1)
-        mean = (groups.dot_sums(columns, z, z) - own) * scale / count.clamp(min=1)
+        mean = (class_dot_sums(columns, groups, z, z) - own) * scale / count.clamp(min=1)
     stats = columns.log_sum_exp(
         z,
         scale=scale,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,7 +61,8 @@ class TwoViews:
         groups = None
         if ids is not None:
             items = opts.peers.columns("z0", z0)
-            groups = Groups.among(items, ids, opts.ignore_label).in_two_views(columns)
+            own = Groups.among(items, ids, opts.ignore_label).in_two_views()
+            groups = replace(own, key=columns.everywhere(own.key))
         return cls(
             opts=opts,
             columns=columns,

@@ -1,7 +1,7 @@
 """Losses over the ranks of a process group: who takes part, and how keys and sums travel."""
 
 from .columns import Columns, OwnColumns
-from .peers import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes, together
+from .peers import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes, process_group, together
 
 __all__ = [
     "ALONE",
@@ -11,5 +11,6 @@ __all__ = [
     "OwnColumns",
     "Peers",
     "Processes",
+    "process_group",
     "together",
 ]

@@ -70,7 +70,7 @@ class PeerColumns:
         query: Tensor,
         key: Tensor | None = None,
         *,
-        channels: Sequence[Channel] = (Channel(),),
+        channels: Sequence[Channel],
         **request: Any,
     ) -> ScoreStats:
         """Merged over shards and ranks."""

@@ -158,6 +158,11 @@ def together(
 def _together(
     caller: str, group: object, given: Mapping[str, Any], call: Callable[[Processes], T]
 ) -> T:
+    if is_traced():
+        raise InputError(
+            f"{caller}: with a group a loss exchanges numbers, and a trace has none; leave it out "
+            "of what is traced (torch.compile does so by itself)"
+        )
     peers = Processes(caller, group, given)
     try:
         return call(peers)
@@ -172,18 +177,15 @@ def process_group(caller: str, group: object) -> dist.ProcessGroup:
     Raises:
         InputError: none of these, or one that this process is not a member of.
     """
-    if is_traced():
-        raise InputError(
-            f"{caller}: with a group a loss exchanges numbers, and a trace has none; leave it out "
-            "of what is traced (torch.compile does so by itself)"
-        )
-    if getattr(group, "mesh_dim_names", None) is not None or hasattr(group, "get_group"):
-        if group.ndim != 1:  # type: ignore[attr-defined]
+    get_group = getattr(group, "get_group", None)
+    if get_group is not None:
+        dimensions = getattr(group, "ndim", 1)
+        if dimensions != 1:
             raise InputError(
-                f"{caller}: group must be one dimension of a DeviceMesh, got one of "
-                f'{group.ndim}; pass mesh["name"]'  # type: ignore[attr-defined]
+                f"{caller}: group must be one dimension of a DeviceMesh, got one of {dimensions}; "
+                'pass mesh["name"]'
             )
-        group = group.get_group()  # type: ignore[attr-defined]
+        group = get_group()
     if group is dist.GroupMember.NON_GROUP_MEMBER:
         raise InputError(f"{caller}: this process is no member of group; leave the call out here")
     if not isinstance(group, dist.ProcessGroup):
