@@ -184,6 +184,10 @@ class GradientCache:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` to the ``.grad`` of its parameters and the encoders'."""
         _check_loss(self._caller, loss)
+        behind = [module for tower in self._towers for module in modules_behind(tower.encoder)]
+        behind += [module for each in self._modules for module in each.modules()]
+        reduction = Reduction(dict.fromkeys(behind))
+        reduction.begin()
         with without_autocast():
             loss.backward()
         towers, self._towers = [each for each in self._towers if each.cached], []
@@ -192,9 +196,6 @@ class GradientCache:
                 f"{self._caller}: the loss must depend on embeddings of the cache, got one that "
                 "depends on none; make it of what cache(encoder, inputs) returns"
             )
-        behind = [module for tower in towers for module in modules_behind(tower.encoder)]
-        behind += [module for each in self._modules for module in each.modules()]
-        reduction = Reduction(dict.fromkeys(behind))
         after_the_loss = RandomState.now()
         try:
             with reduction, statistics_kept(behind):
