@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# How far a module is looked for: a method's object, what is in its attributes, what is in those.
-DEPTH = 3
+# How far a module is looked for: a function, a method it calls, its object, a list in that.
+DEPTH = 4
+COLLECTIONS = (Mapping, list, tuple)
+CALLS = (nn.Module, partial, MethodType, FunctionType, *COLLECTIONS)
+# A collection of more is data, and no towers.
+MANY = 100
 # DDP modules with a static graph whose first backward pass is behind them: it reduces even under
 # no_sync, and shows which parameters all later ones are to have.
 _BEGUN: WeakSet[DistributedDataParallel] = WeakSet()
@@ -47,15 +51,15 @@ def _parts(thing: object) -> Iterable[object]:
     if isinstance(thing, MethodType):
         return (thing.__self__, thing.__func__)
     if isinstance(thing, FunctionType):
-        names = inspect.getclosurevars(inspect.unwrap(thing))
-        return (*names.nonlocals.values(), *names.globals.values())
-    if isinstance(thing, Mapping):
-        return thing.values()
-    if isinstance(thing, (tuple, list)):
-        return thing
+        names = inspect.getclosurevars(thing)
+        return (*names.nonlocals.values(), *names.globals.values(), *vars(thing).values())
     if isinstance(thing, type) or inspect.ismodule(thing):
         return ()
-    return getattr(thing, "__dict__", {}).values()
+    held = thing if isinstance(thing, COLLECTIONS) else getattr(thing, "__dict__", {})
+    if len(held) > MANY:
+        return ()
+    items = held.values() if isinstance(held, Mapping) else held
+    return [each for each in items if isinstance(each, CALLS)]
 
 
 def frozen(modules: Iterable[nn.Module]) -> bool:
