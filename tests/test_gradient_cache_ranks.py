@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -18,11 +17,11 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 from towers import SUB_BATCH, assert_same, linear, rows
 
 WORLD, STEPS = 2, 2
 Pair = tuple[Tensor, Tensor]
-Step = Callable[[], object]
 
 
 class Clip(nn.Module):
@@ -120,12 +119,14 @@ def check_inner_methods(rank: int) -> None:
     assert_same([each.grad for each in model.parameters()], one_process())
 
 
-def reductions_of(step: Step) -> int:
-    """How often FSDP reduces in ``step``."""
-    reduce = dist.reduce_scatter_tensor
-    with mock.patch.object(dist, "reduce_scatter_tensor", side_effect=reduce) as counted:
-        step()
-    return counted.call_count
+class Reductions(TorchDispatchMode):
+    """How often gradients are reduced and scattered in a block."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "reduce_scatter" in str(func)
+        return func(*args, **(kwargs or {}))
 
 
 def check_fsdp(rank: int, towers: Callable[..., list[Any]], reductions: int) -> None:
@@ -139,8 +140,9 @@ def check_fsdp(rank: int, towers: Callable[..., list[Any]], reductions: int) -> 
     loss = partial(clip_loss, temperature=0.5)
     for _ in range(STEPS):
         model.zero_grad()
-        call = partial(gradient_cache, loss, towers(model, *pairs), sub_batch=4)
-        assert reductions_of(call) == reductions
+        with Reductions() as counted:
+            gradient_cache(loss, towers(model, *pairs), sub_batch=4)
+        assert counted.count == reductions
         gradients = [each.grad for each in model.parameters() if each.grad is not None]
         assert_same([each.full_tensor() for each in gradients], one_process(False, scale=False))
 
