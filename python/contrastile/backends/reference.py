@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.job import Job, ReducingWeigher, UpstreamOfPositives
+from ..engine.job import Job, ReducingWeigher
 from ..engine.plan import CPU_KEEPING, Keeping, Tile
 from ..engine.spans import WHOLE
 from ..engine.state import State, Upstream
@@ -52,7 +52,5 @@ class ReferenceBackend:
     def block_loss(self, spec: Spec, sizes: Sizes) -> None:
         return None
 
-    def reducing_weigher(
-        self, job: Job, upstream: UpstreamOfPositives, products: bool
-    ) -> ReducingWeigher | None:
+    def reducing_weigher(self, job: Job, products: bool) -> ReducingWeigher | None:
         return None

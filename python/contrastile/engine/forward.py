@@ -184,11 +184,15 @@ def reduced_of(job: Job, backend: Backend) -> Reduced:
 
 def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
     spec, state = job.spec, reduced.state
-    positive = positive_scores(job, state.positive)
     of_gaps = gaps(job, reduced) if spec.gaps else (None, None)
     counts = reduced.row_count, reduced.col_count
-    loss, slopes = None, None
-    if spec.rule is not None and spec.rule.name == SEVERAL:
+    loss, slopes = reduced.loss, None
+    positive = None
+    if loss is None or (spec.rule is not None and spec.rule.shows):
+        positive = positive_scores(job, state.positive)
+    if loss is not None:
+        slopes = None if reduced.slopes is None else Slopes(*reduced.slopes[:3])
+    elif spec.rule is not None and spec.rule.name == SEVERAL:
         loss, slopes = several.evaluated(job, reduced, of_gaps, wanted=ready is None)
     elif spec.rule is not None:
         assert positive is not None

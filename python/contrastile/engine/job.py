@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -76,10 +76,6 @@ class Job(NamedTuple):
         if self.spec.triangle and not block.mirrored:
             make_symmetric(out)
         return out
-
-
-# From the dot products of the positives, all that gradients of sums may depend on.
-UpstreamOfPositives = Callable[[Tensor], Upstream]
 
 
 class Reducer(Protocol):
@@ -207,10 +203,7 @@ class Backend(Protocol):
     def block_loss(self, spec: Spec, sizes: Sizes) -> BlockLoss | None:
         """The loss of rows of a single block in one call a pass; None if it has no such call."""
 
-    def reducing_weigher(
-        self, job: Job, upstream: UpstreamOfPositives, products: bool
-    ) -> ReducingWeigher | None:
-        """Sums of a function and their weights from one look at the scores; None if it cannot.
-
-        ``upstream`` tells the upstream gradients from the dot products of the positives.
+    def reducing_weigher(self, job: Job, products: bool) -> ReducingWeigher | None:
+        """Sums of a function and their weights, for the job's loss of rows, from one look at the
+        scores; None if it cannot.
         """

@@ -8,8 +8,6 @@ wait for their strip: a kernel that can makes sums and weights from one look at 
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from .plan import Plan, Strip, scores_in
 from .positives import positive_scores
 from .rules import Seen, slopes_of
 from .spans import part
-from .state import MaybeVectors, Reduced, Upstream
+from .state import Reduced, Upstream
 
 # Below this the product of a strip with the queries is too thin for a GEMM.
 SHORTEST_STRIP = 128
@@ -49,7 +47,7 @@ def strip_height(spec: Spec, sizes: Sizes, plan: Plan) -> int:
 def gradients_at_once(job: Job, backend: Backend, needs: Needs) -> tuple[Reduced, Gradients]:
     """The stats of all rows, and gradients for a gradient of the loss of 1."""
     if not job.spec.log_sums:
-        both = backend.reducing_weigher(job, partial(_of_sums, job), needs.scale)
+        both = backend.reducing_weigher(job, needs.scale)
         if both is not None:
             gradients = Gradients(job, needs, unit=both.unit)
             for strip in job.plan.strips:
@@ -99,20 +97,3 @@ def _of_strip(job: Job, reduced: Reduced, strip: Strip) -> Upstream:
         return out
 
     return Upstream(tuple([whole(vector) for vector in slopes.rows]), (), whole(slopes.positive))
-
-
-def _of_sums(job: Job, positive_dots: Tensor) -> Upstream:
-    """The upstream gradients of sums, which depend on no stat but the positive's score."""
-    rule, dtype = job.spec.rule, job.sizes.dtype
-    assert rule is not None
-    positive = positive_scores(job, positive_dots)
-    assert positive is not None
-    # Slopes of sums do not depend on the sums, which are not known yet: any vector stands for them.
-    sums = (positive,) * len(job.spec.stats)
-    seen = Seen.of(job, (sums, ()), positive)
-    slopes = slopes_of(rule, seen, job.tensor(rule.weights), job.sizes.n)
-    rows: MaybeVectors = tuple(
-        [None if vector is None else vector.to(dtype).contiguous() for vector in slopes.rows]
-    )
-    assert slopes.positive is not None
-    return Upstream(rows, (), slopes.positive.to(dtype).contiguous())

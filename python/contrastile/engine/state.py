@@ -54,6 +54,8 @@ class Reduced(NamedTuple):
             scale where they have one each, fp64; for the gap.
         col_scores: the same of columns.
         state: for the backward pass.
+        loss: of a rule of rows, from a backend that makes it of the stats.
+        slopes: the gradients of the stats for a gradient of this loss of 1.
     """
 
     rows: Vectors
@@ -63,6 +65,8 @@ class Reduced(NamedTuple):
     row_scores: Tensor | None
     col_scores: Tensor | None
     state: State
+    loss: Tensor | None = None
+    slopes: Upstream | None = None
 
 
 class Upstream(NamedTuple):

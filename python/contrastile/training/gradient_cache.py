@@ -16,7 +16,7 @@ from ..problem.checks import check_choice, shape
 from .batch import Batch
 from .replay import RandomState, without_autocast
 from .tower import Select, Tower
-from .wrappers import Reduction, batch_norms, frozen, modules_behind, statistics_kept
+from .wrappers import Reduction, batch_norms, frozen, statistics_kept
 
 NAME = "gradient_cache"
 Encoder = Callable[..., Any]
@@ -172,7 +172,7 @@ class GradientCache:
         if self._offload:
             batch = batch.on_host(self._device)
         tower = Tower(self._caller, encoder, batch, self._sub_batch, output)
-        if batch_norms(modules_behind(encoder)):
+        if batch_norms(tower.modules):
             _advise_on_batch_norm(self._caller)
         for index in range(tower.pieces):
             tower.encode(index)
@@ -184,6 +184,10 @@ class GradientCache:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` to the ``.grad`` of its parameters and the encoders'."""
         _check_loss(self._caller, loss)
+        behind = [module for tower in self._towers for module in tower.modules]
+        behind += [module for each in self._modules for module in each.modules()]
+        reduction = Reduction(dict.fromkeys(behind))
+        reduction.begin()
         with without_autocast():
             loss.backward()
         towers, self._towers = [each for each in self._towers if each.cached], []
@@ -192,9 +196,6 @@ class GradientCache:
                 f"{self._caller}: the loss must depend on embeddings of the cache, got one that "
                 "depends on none; make it of what cache(encoder, inputs) returns"
             )
-        behind = [module for tower in towers for module in modules_behind(tower.encoder)]
-        behind += [module for each in self._modules for module in each.modules()]
-        reduction = Reduction(dict.fromkeys(behind))
         after_the_loss = RandomState.now()
         try:
             with reduction, statistics_kept(behind):
@@ -215,7 +216,7 @@ class GradientCache:
                 gained = tower.add_gradients(index)
                 trained = trained or gained
                 # Of a frozen encoder the first sub-batch shows that the others get nothing either.
-                last = not gained and frozen(modules_behind(tower.encoder))
+                last = not gained and frozen(tower.modules)
                 done += tower.pieces - index if last else 1
                 self._tell("gradients", done, total)
                 if last:

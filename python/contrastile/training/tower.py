@@ -13,6 +13,7 @@ from ..problem import InputError
 from ..problem.checks import shape
 from .batch import Batch
 from .replay import Autocast, RandomState, without_autocast
+from .wrappers import modules_behind
 
 Select = Callable[[Any], Any] | str | int
 
@@ -37,6 +38,7 @@ class Tower:
         output: Select | None,
     ) -> None:
         self.encoder = encoder
+        self.modules = modules_behind(encoder)
         self.leaves: tuple[Tensor, ...] = ()
         self.one_tensor = True
         self._caller, self._batch = caller, batch

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -18,8 +19,15 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# How far a module is looked for: a method's object, what is in its attributes, what is in those.
-DEPTH = 3
+# How far a module is looked for: a function, a method it calls, its object, a list in that.
+DEPTH = 4
+COLLECTIONS = (Mapping, list, tuple)
+CALLS = (nn.Module, partial, MethodType, FunctionType, *COLLECTIONS)
+# A collection of more is data, and no towers.
+MANY = 100
+# DDP modules with a static graph whose first backward pass is behind them: it reduces even under
+# no_sync, and shows which parameters all later ones are to have.
+_BEGUN: WeakSet[DistributedDataParallel] = WeakSet()
 
 
 def modules_behind(encoder: Callable[..., Any]) -> list[nn.Module]:
@@ -43,15 +51,15 @@ def _parts(thing: object) -> Iterable[object]:
     if isinstance(thing, MethodType):
         return (thing.__self__, thing.__func__)
     if isinstance(thing, FunctionType):
-        names = inspect.getclosurevars(inspect.unwrap(thing))
-        return (*names.nonlocals.values(), *names.globals.values())
-    if isinstance(thing, Mapping):
-        return thing.values()
-    if isinstance(thing, (tuple, list)):
-        return thing
+        names = inspect.getclosurevars(thing)
+        return (*names.nonlocals.values(), *names.globals.values(), *vars(thing).values())
     if isinstance(thing, type) or inspect.ismodule(thing):
         return ()
-    return getattr(thing, "__dict__", {}).values()
+    held = thing if isinstance(thing, COLLECTIONS) else getattr(thing, "__dict__", {})
+    if len(held) > MANY:
+        return ()
+    items = held.values() if isinstance(held, Mapping) else held
+    return [each for each in items if isinstance(each, CALLS)]
 
 
 def frozen(modules: Iterable[nn.Module]) -> bool:
@@ -93,6 +101,13 @@ class Reduction:
         self._shards = _fsdp_modules(modules)
         self._quiet = ExitStack()
 
+    def begin(self) -> None:
+        """Before the first of all backward passes: what a static graph of DDP wants to see."""
+        for replica in self._due:
+            if replica.static_graph and replica not in _BEGUN:
+                _reduce(replica)
+                _BEGUN.add(replica)
+
     def __enter__(self) -> Reduction:
         for replica in self._due:
             self._quiet.enter_context(replica.no_sync())
@@ -129,7 +144,11 @@ def _reduce(replica: DistributedDataParallel) -> None:
     module ran, or whether a rank had more sub-batches than others: buckets, hooks, unused
     parameters and averages are DDP's as ever.
     """
-    gained = [each for each in replica.parameters() if each.grad is not None]
+    gained = [
+        each
+        for each in replica.parameters()
+        if each.requires_grad and (each.grad is not None or replica.static_graph)
+    ]
     if not gained:
         return
     module = replica.module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ... import native
-from ...engine.job import BlockLoss, Job, Reducer, ReducingWeigher, UpstreamOfPositives, Weigher
+from ...engine.job import BlockLoss, Job, Reducer, ReducingWeigher, Weigher
 from ...engine.plan import CPU_KEEPING, Keeping, Tile
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
@@ -77,9 +77,7 @@ class CpuBackend:
             return None
         return CompiledBlockLoss(module, spec, sizes, rule)
 
-    def reducing_weigher(
-        self, job: Job, upstream: UpstreamOfPositives, products: bool
-    ) -> ReducingWeigher | None:
+    def reducing_weigher(self, job: Job, products: bool) -> ReducingWeigher | None:
         return None
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...engine.plan import Block
-from ...engine.state import State
+from ...engine.state import State, Vectors
 from ..gpu.entries import Entries
 from ..gpu.forms import Form
 from ..gpu.kernels import Output
@@ -88,6 +88,10 @@ class CudaKernels:
         """Log-sum-exps of the form that holds."""
         for side, _ in self._sides(memory, 0, 0):
             sums.settle(self.launcher, side, memory.shifts, self._flag(memory.flag))
+
+    def row_loss(self, memory: Memory, rows: Vectors, cols: Vectors, slopes: bool) -> None:
+        """None: made by torch's operations."""
+        return None
 
     def coefficients(self, state: State, entries: Entries) -> Tensor | None:
         """Fill what ``entries`` have room for; returns their unit."""

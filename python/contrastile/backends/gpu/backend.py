@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...engine.job import Job, ReducingWeigher, UpstreamOfPositives
+from ...engine.job import Job, ReducingWeigher
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
 from ...problem.spec import Sizes, Spec
@@ -52,8 +52,6 @@ class GpuBackend:
         """None: a launch is what costs there, and the kernels keep their own."""
         return None
 
-    def reducing_weigher(
-        self, job: Job, upstream: UpstreamOfPositives, products: bool
-    ) -> ReducingWeigher | None:
+    def reducing_weigher(self, job: Job, products: bool) -> ReducingWeigher | None:
         """None: sums and weights take a look at the scores each."""
         return None

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from ...engine.plan import Block
-from ...engine.state import State
+from ...engine.state import State, Upstream, Vectors
 from .entries import Entries
 from .forms import Form
 from .memory import Memory
@@ -47,6 +47,13 @@ class Kernels(Protocol):
     def settle(self, memory: Memory) -> None:
         """Log-sum-exps, in bits and in nats, of the form that holds."""
 
+    def row_loss(
+        self, memory: Memory, rows: Vectors, cols: Vectors, slopes: bool
+    ) -> tuple[Tensor, Upstream | None] | None:
+        """The loss of rows of these stats, and its ``slopes`` for a gradient of 1 if they are
+        asked for; None leaves it to torch's operations.
+        """
+
     def coefficients(self, state: State, entries: Entries) -> Tensor | None:
         """Fill what ``entries`` have room for; returns the unit that all are multiplied by."""
 
@@ -56,6 +63,9 @@ class Kernels(Protocol):
 
 class SummingKernels(Kernels, Protocol):
     """Those that can make sums and weights from one look at the scores."""
+
+    def slopes_of_sums(self, memory: Memory) -> Upstream:
+        """The slopes of a loss of sums, which depend on the positives' scores alone."""
 
     def weigh_and_sum(
         self, block: Block, output: Output, state: State, entries: Entries, memory: Memory

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...engine.job import UpstreamOfPositives
 from ...engine.plan import Block
+from ...engine.rules import RULES
 from ...engine.spans import WHOLE
 from ...engine.state import Reduced, State, Upstream
 from .entries import Entries
@@ -43,7 +43,7 @@ class GpuReducer:
                     kernels.reduce(block, Form.GENERAL, memory)
             if scene.spec.log_sums and not self._settled:
                 kernels.settle(memory)
-        return memory.reduced(scene)
+        return _with_loss(scene, kernels, memory, slopes=True)
 
 
 class GpuWeigher:
@@ -81,16 +81,12 @@ class GpuWeigher:
 class GpuReducingWeigher(GpuWeigher):
     """Weights of sums of a function, whose upstream gradients are known before the sums."""
 
-    def __init__(
-        self, scene: Scene, kernels: SummingKernels, upstream: UpstreamOfPositives, products: bool
-    ) -> None:
+    def __init__(self, scene: Scene, kernels: SummingKernels, products: bool) -> None:
         self._summing, self.memory = kernels, Memory.of(scene, False)
         with scene.on_device():
             kernels.prepare(self.memory)
-        positive = self.memory.positive
-        assert positive is not None, "a loss of rows has positives"
-        own = upstream(positive)
-        super().__init__(scene, kernels, self.memory.state(scene), own, products)
+            slopes = kernels.slopes_of_sums(self.memory)
+        super().__init__(scene, kernels, self.memory.state(scene), slopes, products)
 
     def weights(self, block: Block) -> Tensor:
         """``unit`` times G of the block, whose sums are added; valid until the next call."""
@@ -101,4 +97,14 @@ class GpuReducingWeigher(GpuWeigher):
 
     def settle(self) -> Reduced:
         """The stats of all blocks."""
-        return self.memory.reduced(self.scene)
+        return _with_loss(self.scene, self.kernels, self.memory, slopes=False)
+
+
+def _with_loss(scene: Scene, kernels: Kernels, memory: Memory, slopes: bool) -> Reduced:
+    """What leaves, and the loss of rows where it is made of indexed positives."""
+    reduced, rule = memory.reduced(scene), scene.spec.rule
+    if rule is None or rule.name not in RULES:
+        return reduced
+    with scene.on_device():
+        made = kernels.row_loss(memory, reduced.rows, reduced.cols, slopes)
+    return reduced if made is None else reduced._replace(loss=made[0], slopes=made[1])

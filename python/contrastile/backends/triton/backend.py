@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from ...engine.job import Job, UpstreamOfPositives
+from ...engine.job import Job
 from ...engine.plan import Keeping, Tile
 from ...problem.spec import Sizes, Spec
 from ..gpu.backend import GpuBackend
@@ -96,12 +96,10 @@ class TritonBackend(GpuBackend):
         processors = Device.of(sizes.device).processors
         return strip_tile(spec, sizes, self.operand_dtype(spec, sizes), processors)
 
-    def reducing_weigher(
-        self, job: Job, upstream: UpstreamOfPositives, products: bool
-    ) -> GpuReducingWeigher:
+    def reducing_weigher(self, job: Job, products: bool) -> GpuReducingWeigher:
         """Sums of a function and their weights from one look at the scores."""
         scene = Scene.of(job)
-        return GpuReducingWeigher(scene, self.kernels(scene), upstream, products)
+        return GpuReducingWeigher(scene, self.kernels(scene), products)
 
     def kernels(self, scene: Scene) -> SummingKernels:
         """Bound to a job."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...engine.plan import Block
-from ...engine.state import State
+from ...engine.state import State, Upstream, Vectors
 from ...problem.spec import NONE
 from ...triton_kernels import rows, shift
 from ..gpu.entries import Entries
@@ -19,6 +19,7 @@ from .encode import class_range
 from .gradients import form_coefficients, room_for_sums, weigh_block
 from .operands import as_triton
 from .program import LINE, SWEEP, programs
+from .row_loss import loss_of_rows, slopes_of_sums
 from .sums import certify, merge_block, reduce_block, take_logs
 
 # Features that the kernel of norms and positives takes at a time.
@@ -97,6 +98,16 @@ class TritonKernels:
     def settle(self, memory: Memory) -> None:
         """Log-sum-exps of the form that holds."""
         take_logs(self.bound, memory)
+
+    def row_loss(
+        self, memory: Memory, rows: Vectors, cols: Vectors, slopes: bool
+    ) -> tuple[Tensor, Upstream | None]:
+        """The loss of rows, and its slopes."""
+        return loss_of_rows(self.bound, memory, rows, cols, slopes)
+
+    def slopes_of_sums(self, memory: Memory) -> Upstream:
+        """The slopes of a loss of sums."""
+        return slopes_of_sums(self.bound, memory)
 
     def coefficients(self, state: State, entries: Entries) -> Tensor | None:
         """Fill what ``entries`` have room for; returns their unit."""
