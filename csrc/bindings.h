@@ -13,6 +13,9 @@ void bind_passes(pybind11::module_& m);
 // Losses of rows from their stats.
 void bind_rules(pybind11::module_& m);
 
+// Rows of unit length.
+void bind_unit_length(pybind11::module_& m);
+
 // Losses of a single block.
 void bind_block(pybind11::module_& m);
 

@@ -12,7 +12,7 @@ using Arguments = std::vector<ArgumentTuple>;
 
 std::unique_ptr<BlockLoss> make(const std::shared_ptr<Lowered>& lowered, int rule, int reduction,
                                 double share, bool skip, bool some_without, int positives,
-                                int weights, int omega) {
+                                int weights, int omega, int row_count, int col_count) {
   const RuleCode code{static_cast<RowRule>(rule),
                       static_cast<RowReduction>(reduction),
                       share,
@@ -20,7 +20,9 @@ std::unique_ptr<BlockLoss> make(const std::shared_ptr<Lowered>& lowered, int rul
                       some_without,
                       positives,
                       weights,
-                      omega};
+                      omega,
+                      row_count,
+                      col_count};
   return std::make_unique<BlockLoss>(lowered, code);
 }
 
@@ -49,7 +51,8 @@ void bind_block(py::module_& m) {
   using namespace py::literals;
   py::class_<BlockLoss>(m, "BlockLoss", "A loss of rows of a single block, one call a pass.")
       .def(py::init(&make), "lowered"_a, "rule"_a, "reduction"_a, "share"_a, "skip"_a,
-           "some_without"_a, "positives"_a, "weights"_a, "omega"_a)
+           "some_without"_a, "positives"_a, "weights"_a, "omega"_a,
+           "row_count"_a, "col_count"_a)
       .def("arena_size", &BlockLoss::arena_size, "n"_a, "m"_a)
       .def("reduce", &reduce,
            "By position: tensors, arguments, n, m, threads, scale, row_bias, col_bias, dots, loss, "

@@ -1,12 +1,11 @@
 // The Python face of the losses of rows.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "bindings.h"
 #include "row_rules.h"
+#include "several.h"
 
 namespace py = pybind11;
 
@@ -48,13 +47,42 @@ void row_loss_at(bool is_double, int rule, int reduction, bool skip, double shar
          positive_slope);
 }
 
+template <class T>
+double run_several(const SeveralReduction& reduction, int64_t n, Data negatives, Data positives,
+                   Data count, Data bits, Data scores, Data weights, Data losses,
+                   Data negatives_slope, Data positives_slope, Data line) {
+  const Several<T> given{n,
+                         pointer<const T>(negatives),
+                         pointer<const T>(positives),
+                         pointer<const int64_t>(count),
+                         pointer<const double>(bits),
+                         pointer<const double>(scores),
+                         pointer<const T>(weights)};
+  const SeveralSlopes<T> slopes{pointer<T>(negatives_slope), pointer<T>(positives_slope),
+                                pointer<T>(line)};
+  const py::gil_scoped_release release;
+  return several_loss(given, reduction, pointer<T>(losses), slopes);
+}
+
+double several_loss_at(bool is_double, bool mean, bool skip, double share, int64_t n,
+                       Data negatives, Data positives, Data count, Data bits, Data scores,
+                       Data weights, Data losses, Data negatives_slope, Data positives_slope,
+                       Data line) {
+  const auto run_as = is_double ? &run_several<double> : &run_several<float>;
+  return run_as({mean, skip, share}, n, negatives, positives, count, bits, scores, weights, losses,
+                negatives_slope, positives_slope, line);
+}
+
 }  // namespace
 
 void bind_rules(py::module_& m) {
-  m.attr("row_rules") = std::vector<std::string>{"softmax", "decoupled", "sigmoid"};
+  m.attr("row_rules") = std::vector<std::string>{"softmax", "decoupled", "sigmoid", "several"};
   m.attr("row_reductions") = std::vector<std::string>{"mean", "sum", "none"};
   m.def("row_loss", &row_loss_at,
         "The loss of rows from their stats, and its slopes; by position, as engine/rules.py.");
+  m.def("several_loss", &several_loss_at,
+        "The sum of losses with several positives, and its slopes; by position, as "
+        "engine/several.py.");
 }
 
 }  // namespace contrastile

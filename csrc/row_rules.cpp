@@ -3,19 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "softplus.h"
+
 namespace contrastile {
 namespace {
-
-struct Softplus {
-  double value, slope;
-};
-
-// log(1 + e^x) and its derivative, from one power.
-Softplus softplus(double x) {
-  const double power = std::exp(-std::abs(x));
-  const double near = 1 / (1 + power);
-  return {std::max(x, 0.0) + std::log1p(power), x < 0 ? power * near : near};
-}
 
 template <class T>
 bool paired(const RowLoss<T>& g, int64_t i) {

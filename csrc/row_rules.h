@@ -6,8 +6,8 @@
 
 namespace contrastile {
 
-// In the order of engine/rules.py; the module exports the names.
-enum class RowRule { softmax, decoupled, sigmoid };
+// In the order of engine/rules.py; the module exports the names. The last is several.h's.
+enum class RowRule { softmax, decoupled, sigmoid, several };
 enum class RowReduction { mean, sum, none };
 
 template <class T>

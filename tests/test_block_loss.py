@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("poisoned_empty")
 N, D = 37, 16
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 LOSSES = ("clip_loss", "info_nce", "nt_xent", "dcl_loss", "dclw_loss", "siglip_loss")
+OF_SEVERAL = ("supcon_loss", "multi_positive_nce")
 Results = dict[str, Tensor]
 Step = Callable[[], Results]
 
@@ -48,7 +49,7 @@ def paths(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Step], bool]]:
             plans_of.cache_clear()
             found.append(step())
         assert_same(*found)
-        return bool(answers)
+        return bool(answers) and answers[-1] is not None
 
     yield compare
     plans_of.cache_clear()
@@ -64,7 +65,7 @@ def assert_same(got: Results, wanted: Results) -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [*LOSSES, *OF_SEVERAL])
 def test_losses(loss: str, dtype: torch.dtype, paths: Callable[[Step], bool]) -> None:
     """With all options, one at a time and together; a drawn gradient of the loss."""
     function = getattr(losses, loss)
@@ -141,6 +142,24 @@ def test_log_sum_exps_with_all_that_scores_may_have(
     )
     given = {"channels": [channel], "columns": columns, "positives": places, "row_loss": loss}
     assert paths(lambda: results(log_sum_exp, tensors, grad, **given))
+
+
+@pytest.mark.parametrize("gaps", ["both", "none", "columns"])
+def test_gaps_of_both_sides_or_none(gaps: str, paths: Callable[[Step], bool]) -> None:
+    """Of one side alone the call knows nothing."""
+    labels = torch.arange(N) % 4
+    same = Equal(labels, labels)
+    count = (labels[:, None] == labels).sum(1)
+    loss = RowLoss("several", row_count=count, col_count=count)
+    given: dict[str, Any] = {"channels": [Channel(Not(same)), Channel(same)], "columns": True}
+    given["row_counts"] = count if gaps == "both" else None
+    given["col_counts"] = None if gaps == "none" else count
+    tensors = embeddings(torch.float64, scale=drawn(torch.float64, N, seed=2).abs())
+
+    def step() -> Results:
+        return results(log_sum_exp, tensors, 0.3, **given, row_loss=loss)
+
+    assert paths(step) == (gaps != "columns")
 
 
 @pytest.mark.parametrize("grad", [1.0, None])

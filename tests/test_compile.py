@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
-from traced import MIXES, assert_same, call_of, numbers_of, plain
+from traced import MIXES, assert_near, assert_same, call_of, mixed, numbers_of, plain
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -44,7 +44,8 @@ def rows_of(*seeds: int, rows: int = 12, grad: bool = True) -> list[Tensor]:
 @each_loss
 def test_every_option_is_one_graph(loss: str, mix: int) -> None:
     call, tensors = call_of(loss, mix)
-    assert_same(numbers_of(compiled(call), tensors), numbers_of(call, tensors))
+    agree = assert_near if mixed(loss, mix)["normalize"] else assert_same
+    agree(numbers_of(compiled(call), tensors), numbers_of(call, tensors))
 
 
 @pytest.mark.parametrize("loss", ["clip_loss", "supcon_loss"])
@@ -183,7 +184,8 @@ def trained(compile_it: bool) -> list[Tensor]:
 def test_training_of_a_module() -> None:
     got, expected = trained(True), trained(False)
     assert expected[3] < expected[0]
-    assert_same(list(got), list(expected))
+    # The module normalises.
+    assert_near(list(got), list(expected))
 
 
 def test_a_step_with_its_backward_pass_inside() -> None:

@@ -80,3 +80,15 @@ def assert_same(got: Numbers, expected: Numbers) -> None:
         assert (ours is None) == (theirs is None)
         if ours is not None and theirs is not None:
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+def assert_near(got: Numbers, expected: Numbers) -> None:
+    """The same within roundings of the largest: a trace takes lengths by torch's operations."""
+    assert len(got) == len(expected)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None and theirs is not None and theirs.is_floating_point():
+            limit = 32 * torch.finfo(theirs.dtype).eps * float(theirs.abs().max())
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=limit)
+        else:
+            assert_same([ours], [theirs])

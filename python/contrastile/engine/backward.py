@@ -74,9 +74,10 @@ def _upstream(
     spec = job.spec
     if residual.slopes is not None:
         slopes = _of_loss(job, backend, residual.slopes, upstream[0])
-        found = Upstream(slopes.rows, slopes.cols, slopes.positive)
-        of_gaps = slopes.row_gap, slopes.col_gap
-        return plain_upstream(job, with_gaps(job, found, of_gaps) if spec.gaps else found)
+        found = Upstream(*slopes)
+        if spec.triangle:
+            found = found._replace(col_line=slopes.row_line)
+        return plain_upstream(job, found)
     given = list(upstream)
     given.reverse()
     count = len(spec.stats)

@@ -19,7 +19,7 @@ from .memory import empty_scores
 from .one_pass import gradients_at_once, is_one_way, strip_height
 from .plan import Plan, all_fit, keeping_scores, plan_of, strips_of
 from .positives import positive_scores
-from .rules import RULES, Seen, Slopes, evaluated
+from .rules import Seen, Slopes, evaluated
 from .state import Reduced, State, Vectors
 
 
@@ -105,11 +105,8 @@ def plans_of(backend: Backend, spec: Spec, sizes: Sizes) -> Plans:
 
 
 def is_loss_alone(spec: Spec) -> bool:
-    """Whether a loss of rows is all that is asked for, by a rule of indexed positives."""
-    rule = spec.rule
-    if rule is None or rule.shows or spec.ranks or spec.gaps:
-        return False
-    return rule.name in RULES
+    """Whether a loss of rows is all that is asked for."""
+    return spec.rule is not None and not spec.rule.shows and not spec.ranks
 
 
 def mode_of(backend: Backend, spec: Spec, sizes: Sizes, needs: Needs) -> Mode:
@@ -193,7 +190,7 @@ def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
     if loss is not None:
         slopes = None if reduced.slopes is None else Slopes(*reduced.slopes[:3])
     elif spec.rule is not None and spec.rule.name == SEVERAL:
-        loss, slopes = several.evaluated(job, reduced, of_gaps, wanted=ready is None)
+        loss, slopes = several.evaluated(job, reduced, wanted=ready is None)
     elif spec.rule is not None:
         assert positive is not None
         seen = Seen.of(job, (reduced.rows, reduced.cols), positive)

@@ -22,18 +22,25 @@ def gaps(job: Job, reduced: Reduced) -> Pair:
     """ln(mean of e^S) - mean of S over the pairs of the last log-sum-exp, of rows and of columns;
     0 for fewer than two pairs.
     """
-    spec, scale, dtype = job.spec, scale_of_sums(job), job.sizes.dtype
+    spec, dtype, (of_rows, of_cols) = job.spec, job.sizes.dtype, scores_of(job, reduced)
 
     def of_side(bits: Vectors, sums: Tensor | None, slot: int) -> Tensor | None:
         counts = job.tensor(slot)
-        if counts is None or sums is None:
-            return None
-        return gap(bits[-1], sums * scale, counts, dtype)
+        return None if counts is None or sums is None else gap(bits[-1], sums, counts, dtype)
 
     return (
-        of_side(reduced.state.row_bits, reduced.row_scores, spec.row_counts),
-        of_side(reduced.state.col_bits, reduced.col_scores, spec.col_counts),
+        of_side(reduced.state.row_bits, of_rows, spec.row_counts),
+        of_side(reduced.state.col_bits, of_cols, spec.col_counts),
     )
+
+
+def scores_of(job: Job, reduced: Reduced) -> Pair:
+    """Sums of the scores that gaps are of, fp64, of rows and of columns."""
+    scale = scale_of_sums(job)
+    rows, cols = (
+        None if sums is None else sums * scale for sums in (reduced.row_scores, reduced.col_scores)
+    )
+    return rows, cols
 
 
 def scale_of_sums(job: Job) -> float | Tensor:
@@ -64,14 +71,19 @@ def with_gaps(job: Job, upstream: Upstream, of_gaps: Pair) -> Upstream:
         counts = job.tensor(slot)
         line: Tensor | None = None
         if grad is not None and counts is not None:
-            grad = torch.where(counts > 1, grad, 0.0)
-            line = (-grad / counts.clamp(min=1)).to(dtype)
+            grad, line = of_pairs(grad, counts, dtype)
             own = _with_last(own, grad)
         sides.append((own, line))
     (rows, row_line), (cols, col_line) = sides
     return Upstream(
         rows, cols, upstream.positive, row_line, row_line if spec.triangle else col_line
     )
+
+
+def of_pairs(grad: Tensor, counts: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The gradient of a gap, 0 for fewer than two pairs; and what each of its pairs has of it."""
+    grad = torch.where(counts > 1, grad, 0.0)
+    return grad, (-grad / counts.clamp(min=1)).to(dtype)
 
 
 def _with_last(vectors: MaybeVectors, more: Tensor) -> MaybeVectors:

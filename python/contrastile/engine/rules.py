@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import native
-from ..problem.row_loss import REDUCTIONS
+from ..problem.row_loss import REDUCTIONS, SEVERAL
 from ..problem.spec import Rule
 from .job import Job
 from .spans import WHOLE, part
@@ -64,13 +64,15 @@ class Seen(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """Gradients with respect to what a rule saw."""
+    """Gradients with respect to what a rule saw; and what each pair that the last stat keeps has in
+    G besides, one number a row and one a column.
+    """
 
     rows: MaybeVectors
     cols: MaybeVectors
     positive: Tensor | None
-    row_gap: Tensor | None = None
-    col_gap: Tensor | None = None
+    row_line: Tensor | None = None
+    col_line: Tensor | None = None
 
 
 class RowRule(NamedTuple):
@@ -136,7 +138,8 @@ RULES = {
     "decoupled": RowRule(_decoupled, _decoupled_slopes),
     "sigmoid": RowRule(_sigmoid, _sigmoid_slopes),
 }
-RULE_NAMES = tuple(RULES)
+# In the order of the compiled code.
+RULE_NAMES = (*RULES, SEVERAL)
 
 
 def evaluated(job: Job, seen: Seen, wanted: bool) -> tuple[Tensor, Slopes | None]:
@@ -223,8 +226,8 @@ def scaled(slopes: Slopes, of_rows: Tensor, of_cols: Tensor) -> Slopes:
         tuple([_times(vector, of_rows) for vector in slopes.rows]),
         tuple([_times(vector, of_cols) for vector in slopes.cols]),
         _times(slopes.positive, of_rows),
-        _times(slopes.row_gap, of_rows),
-        _times(slopes.col_gap, of_cols),
+        _times(slopes.row_line, of_rows),
+        _times(slopes.col_line, of_cols),
     )
 
 

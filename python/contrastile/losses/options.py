@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backends import backend_names
+from ..ops.unit_length import unit_length
 from ..parallel import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes, process_group, together
 from ..problem import values
 from ..problem.checks import (
@@ -229,7 +230,7 @@ class Options:
 
     def embeddings(self, x: Tensor) -> Tensor:
         """``x``, of unit length if asked for."""
-        return unit_length(x) if self.normalize else x
+        return unit_length(x, self.caller) if self.normalize else x
 
     def row_loss(self, rule: str, weights: Tensor | None, **more: Any) -> RowLoss | None:
         """The loss of a row, summed over rows as these options say.
@@ -264,15 +265,6 @@ def wide_dtype(x: Tensor) -> torch.dtype:
 def widen(x: Tensor) -> Tensor:
     """``x`` in fp32, or fp64 if it is."""
     return x.to(wide_dtype(x))
-
-
-def unit_length(x: Tensor) -> Tensor:
-    """Rows divided by their Euclidean length in fp32 (fp64); a zero row is 0 with gradient 0."""
-    wide = widen(x)
-    length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-    smallest = torch.finfo(wide.dtype).tiny
-    zero = length <= smallest
-    return wide * torch.where(zero, 0.0, 1.0 / torch.where(zero, 1.0, length))
 
 
 def check_own_options(caller: str, options: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from ...engine.plan import CPU_KEEPING, Keeping, Tile
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
 from ...problem.advice import advise
-from ...problem.spec import Sizes, Spec
+from ...problem.spec import NONE, Sizes, Spec
 from ..torch_pass import TorchReducer
 from ..torch_weights import TorchWeigher
 from .block_loss import CompiledBlockLoss
@@ -74,6 +74,9 @@ class CpuBackend:
     def block_loss(self, spec: Spec, sizes: Sizes) -> BlockLoss | None:
         module, rule = native.load(), spec.rule
         if module is None or rule is None:
+            return None
+        gaps = spec.row_counts, spec.col_counts
+        if gaps not in ((NONE, NONE), (rule.row_count, rule.col_count)):
             return None
         return CompiledBlockLoss(module, spec, sizes, rule)
 

@@ -12,15 +12,24 @@ from torch import Tensor
 from ...engine.job import Job
 from ...engine.plan import Block
 from ...engine.rules import RULE_NAMES
-from ...problem.row_loss import REDUCTIONS
+from ...problem.row_loss import REDUCTIONS, SEVERAL
 from ...problem.spec import NONE, Rule, Sizes, Spec
 from .compiled import Scratch, lowered
 
 Number = TypeVar("Number", float, Tensor, float | Tensor, Tensor | None)
 
 
+def losses_of(rule: Rule, sizes: Sizes) -> int:
+    """How many losses there are: one a row; of several positives also one a column."""
+    if rule.name != SEVERAL:
+        return sizes.n
+    return sizes.n * (rule.row_count != NONE) + sizes.m * (rule.col_count != NONE)
+
+
 class CompiledBlockLoss:
-    """The compiled code is that of NativeReducer, rules.evaluated() and NativeWeigher."""
+    """The compiled code is that of NativeReducer, rules.evaluated() and NativeWeigher; of several
+    positives that of csrc/several.cpp.
+    """
 
     def __init__(self, module: ModuleType, spec: Spec, sizes: Sizes, rule: Rule) -> None:
         self._compiled = module.BlockLoss(
@@ -33,9 +42,11 @@ class CompiledBlockLoss:
             spec.positives,
             rule.weights,
             rule.omega,
+            rule.row_count,
+            rule.col_count,
         )
-        self._arena = 8 * self._compiled.arena_size(sizes.n, sizes.m)
-        self._loss = (sizes.n,) if rule.reduction == "none" else ()
+        self._arena = self._compiled.arena_size(sizes.n, sizes.m)
+        self._loss = (losses_of(rule, sizes),) if rule.reduction == "none" else ()
         self._dtype = sizes.dtype
         self._vectors = [slot for slot in (rule.weights, rule.omega) if slot != NONE]
 
