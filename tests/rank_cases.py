@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from inspect import signature
 from typing import Any
@@ -12,8 +12,9 @@ import oracles
 import torch
 import torch.distributed as dist
 from cases import TWO_VIEWS, Choice, arguments_for
-from contrastile import functional
+from contrastile import functional, verify_ranks
 from contrastile.losses.registry import LOSSES as REGISTRY
+from contrastile.parallel.collectives import Collectives
 from helpers import Arguments
 from processes import TIMEOUT
 from torch import Tensor
@@ -188,3 +189,18 @@ def compare_all(cases: Sequence[tuple[Any, ...]]) -> int:
         except Exception as error:
             raise AssertionError(f"{loss} {choice} {layout} {convention} {options}") from error
     return len(cases)
+
+
+def spoilt_check() -> bool:
+    """Whether a loss of this rank's rows alone passes for one of all rows."""
+    entry = REGISTRY["clip_loss"]
+
+    def alone(x: Tensor, y: Tensor, *, group: object, exchange: str, **options: Any) -> Tensor:
+        value: Tensor = functional.clip_loss(x, y, **options)
+        return value
+
+    group = dist.group.WORLD
+    assert group is not None
+    ranks = verify_ranks.Ranks(Collectives(group), torch.device("cpu"))
+    _, right = verify_ranks.check(ranks, replace(entry, function=alone), "fp32", "gather")
+    return right

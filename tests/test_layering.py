@@ -33,6 +33,8 @@ LAYERS = [
     "testing",
     "doctor",
     "verify",
+    "verify_libraries",
+    "verify_ranks",
     "benches",
     "demo",
     "cli",

@@ -75,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--device", help="cpu, cuda or cuda:0; by default all there are")
     verify.add_argument("--backend", help="one backend; by default all that can compute")
+    verify.add_argument(
+        "--world",
+        type=int,
+        metavar="W",
+        help="instead: every loss over W processes with some of the rows each, against one that "
+        "has all; and what open_clip, lightly and sentence-transformers gather, if installed",
+    )
     bench = commands.add_parser(
         "bench", help="measure speed and memory (options: contrastile bench --help)", add_help=False
     )
@@ -100,6 +107,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    if options.world is not None:
+        from .verify_ranks import run as run_ranks
+
+        return run_ranks(options.world, options.device)
     from .verify import run
 
     return run(options.device, options.backend)

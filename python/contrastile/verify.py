@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -47,7 +48,11 @@ class Check:
         return [name for name, error in self.errors.items() if not error <= BOUNDS[self.dtype]]
 
 
-def evaluate(loss: Callable[[Inputs], Tensor], inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+# A loss and its gradients by name.
+Evaluated: TypeAlias = tuple[Tensor, dict[str, Tensor]]
+
+
+def evaluate(loss: Callable[[Inputs], Tensor], inputs: Inputs) -> Evaluated:
     """The loss and its gradients by name; no gradients where no leaf wants one."""
     leaves = inputs.leaves
     if not leaves:
@@ -64,9 +69,7 @@ def relative_error(value: Tensor, expected: Tensor, floor: float) -> float:
     return float((value.double() - expected).abs().max() / size)
 
 
-def errors_of(
-    found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]
-) -> dict[str, float]:
+def errors_of(found: Evaluated, expected: Evaluated) -> dict[str, float]:
     """The relative errors of a loss and its gradients, by name."""
     errors = {"loss": relative_error(found[0], expected[0], floor=1.0)}
     for name, truth in expected[1].items():
