@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "block_steps.h"
 #include "dispatch.h"
 #include "norms.h"
 #include "row_steps.h"
@@ -31,6 +32,19 @@ double max_norm_at(Address data, int dtype, int64_t rows, int64_t cols, int64_t 
                   stride1, threads);
 }
 
+void mirror_at(Address square, int element_size, int64_t n, int threads) {
+  const py::gil_scoped_release release;
+  mirror(pointer<void>(square), element_size, n, threads);
+}
+
+void add_sums_at(bool is_double, Address block, int64_t rows, int64_t cols, Address of_rows,
+                 Address of_cols, int threads) {
+  const py::gil_scoped_release release;
+  double *const own = pointer<double>(of_rows), *const other = pointer<double>(of_cols);
+  if (is_double) add_sums(pointer<const double>(block), rows, cols, own, other, threads);
+  else add_sums(pointer<const float>(block), rows, cols, own, other, threads);
+}
+
 }  // namespace
 }  // namespace contrastile
 
@@ -41,6 +55,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("levels", &level_names, "Instruction-set levels usable on this processor, best first.");
   m.def("max_norm", &max_norm_at, "ptr"_a, "dtype"_a, "rows"_a, "cols"_a, "stride0"_a, "stride1"_a,
         "threads"_a);
+  m.def("mirror", &mirror_at, "square"_a, "element_size"_a, "n"_a, "threads"_a);
+  m.def("add_sums", &add_sums_at, "double"_a, "block"_a, "rows"_a, "cols"_a, "of_rows"_a,
+        "of_cols"_a, "threads"_a);
   m.def(
       "advise_huge_pages",
       [](Address data, int64_t bytes) { advise_huge_pages(pointer<void>(data), bytes); }, "ptr"_a,

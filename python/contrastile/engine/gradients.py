@@ -12,7 +12,7 @@ from ..problem.spec import NONE, QUERY, Sizes, Spec
 from .job import Job, Weigher
 from .plan import Block, Strip
 from .positives import add_gradients, safe_upstream
-from .products import add_product
+from .products import add_product, add_sums
 from .spans import rows_of
 
 # Up to this embedding size dK^T = Q^T G is the faster product on a CPU, dK = G^T Q beyond it; with
@@ -200,10 +200,10 @@ class Gradients:
         if self.key is not None and (block.mirrored or not self._job.spec.triangle):
             own = rows_of(self.key, block.cols)
             add_product(own, weights.t(), query, self._beta, self._alpha)
-        if self.row_bias is not None:
-            self.row_bias[block.rows] += weights.sum(1, dtype=torch.float64)
-        if self.col_bias is not None:
-            self.col_bias[block.cols] += weights.sum(0, dtype=torch.float64)
+        if self.row_bias is not None or self.col_bias is not None:
+            of_rows = None if self.row_bias is None else rows_of(self.row_bias, block.rows)
+            of_cols = None if self.col_bias is None else rows_of(self.col_bias, block.cols)
+            add_sums(weights, of_rows, of_cols)
 
     def _matrix(self, count: int) -> Tensor:
         sizes = self._job.sizes
