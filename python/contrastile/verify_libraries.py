@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 
 from torch import Tensor
@@ -45,15 +46,15 @@ def modes(rank: int, world: int) -> tuple[list[Mode], list[str]]:
 
 
 def _open_clip(rank: int, world: int) -> Iterator[Mode]:
-    from open_clip.loss import ClipLoss, SigLipLoss
+    losses = import_module("open_clip.loss")
 
     def clip(inputs: Inputs, local: bool, grad: bool) -> Tensor:
-        loss = ClipLoss(local_loss=local, gather_with_grad=grad, rank=rank, world_size=world)
+        loss = losses.ClipLoss(local_loss=local, gather_with_grad=grad, rank=rank, world_size=world)
         value: Tensor = loss(*inputs.embeddings, inputs.scale)
         return value
 
     def siglip(inputs: Inputs, exchange: str) -> Tensor:
-        loss = SigLipLoss(rank=rank, world_size=world, dist_impl=exchange)
+        loss = losses.SigLipLoss(rank=rank, world_size=world, dist_impl=exchange)
         value: Tensor = loss(*inputs.embeddings, inputs.scale, inputs.bias)
         return value
 
@@ -68,7 +69,7 @@ def _open_clip(rank: int, world: int) -> Iterator[Mode]:
 
 
 def _lightly(rank: int, world: int) -> Iterator[Mode]:
-    from lightly.loss import DCLLoss, NTXentLoss
+    losses = import_module("lightly.loss")
 
     def of(kind: type, inputs: Inputs, gather: bool) -> Tensor:
         loss = kind(temperature=1 / float(inputs.scale), gather_distributed=gather)
@@ -76,17 +77,17 @@ def _lightly(rank: int, world: int) -> Iterator[Mode]:
         # It takes a number; ours is learned here, and has a gradient to be compared.
         return value + 0.0 * inputs.scale
 
-    for kind, ours in ((NTXentLoss, "nt_xent"), (DCLLoss, "dcl_loss")):
+    for kind, ours in ((losses.NTXentLoss, "nt_xent"), (losses.DCLLoss, "dcl_loss")):
         for gather in (False, True):
             compute = partial(of, kind, gather=gather)
             yield Mode(f"lightly {kind.__name__}", f"gather_distributed={gather}", ours, compute)
 
 
 def _sentence_transformers(rank: int, world: int) -> Iterator[Mode]:
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    losses = import_module("sentence_transformers.losses")
 
     def of(inputs: Inputs, gather: bool) -> Tensor:
-        loss = MultipleNegativesRankingLoss(
+        loss = losses.MultipleNegativesRankingLoss(
             None, scale=float(inputs.scale), gather_across_devices=gather
         )
         value: Tensor = loss.compute_loss_from_embeddings(list(inputs.embeddings), None)

@@ -7,15 +7,14 @@ The truth is the formula of all rows in fp64, which every process computes for i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from .losses.inputs import Inputs
 from .losses.registry import LOSSES, LossEntry
@@ -155,7 +154,7 @@ def run(world: int, device: str | None = None) -> int:
         )
     with tempfile.TemporaryDirectory() as folder:
         meeting, verdict = Path(folder) / "store", Path(folder) / "wrong"
-        mp.spawn(_one_rank, (world, kind, str(meeting), str(verdict)), nprocs=world)
+        spawn(_one_rank, (world, kind, str(meeting), str(verdict)), nprocs=world)
         return int(verdict.exists())
 
 
@@ -175,7 +174,11 @@ def _one_rank(rank: int, world: int, kind: str, meeting: str, verdict: str) -> N
     group = dist.group.WORLD
     assert group is not None
     ranks = Ranks(Collectives(group), device)
-    say: Callable[[str], None] = print if rank == 0 else str
+
+    def say(line: str) -> None:
+        if rank == 0:
+            print(line, flush=True)
+
     say(f"  {'loss':32}{'dtype':6}{'mode':26}{'loss off':>9}{'gradients':>11}")
     count = right = 0
     for entry in LOSSES.values():

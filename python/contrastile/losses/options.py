@@ -14,7 +14,17 @@ from torch import Tensor
 
 from ..backends import backend_names
 from ..ops.unit_length import unit_length
-from ..parallel import ALONE, EXCHANGES, GRAD_SCALES, Peers, Processes, process_group, together
+from ..parallel import (
+    ALONE,
+    EXCHANGES,
+    GRAD_SCALES,
+    OFFLOADS,
+    Offloaded,
+    Peers,
+    Processes,
+    process_group,
+    together,
+)
 from ..problem import values
 from ..problem.checks import (
     InputError,
@@ -62,6 +72,7 @@ class LossOptions(TypedDict, total=False):
     group: object
     grad_scale: str
     exchange: str
+    offload: str | None
     backend: str
     workspace: int | None
     return_stats: bool
@@ -96,6 +107,10 @@ class Options:
             gradient of one process that has all rows.
         exchange: with a group, how keys travel: "gather" (all at once), "ring" (shard by shard
             while others are computed with; a rank holds two beside its own), "auto" by bytes.
+        offload: "cpu" keeps embeddings that are on the CPU there, and their gradients: a GPU gets a
+            strip of rows and a shard of keys at a time, so that batches larger than its memory
+            fit. All arguments are then on the CPU; pinned memory is copied while the GPU
+            computes, a mapped file gets its gradient in one.
         backend: "auto" takes the first that can, of "cpu" (CPU, fused), "triton" (GPU, fused),
             "cuda" (GPU, kernels in CUDA C++, only by name) and "reference" (anywhere, stores all
             scores, only by name). Of one that cannot the error says why.
@@ -116,6 +131,7 @@ class Options:
     group: object = None
     grad_scale: str = "ddp"
     exchange: str = "auto"
+    offload: str | None = None
     backend: str = "auto"
     workspace: int | None = None
     return_stats: bool = False
@@ -130,9 +146,20 @@ class Options:
         _check_ignore_label(self.caller, self.ignore_label)
         check_choice(self.caller, "grad_scale", self.grad_scale, GRAD_SCALES)
         check_choice(self.caller, "exchange", self.exchange, EXCHANGES)
-        if self.group is not None and not isinstance(self.group, Processes):
-            process_group(self.caller, self.group)
+        if self.offload is not None:
+            check_choice(self.caller, "offload", self.offload, OFFLOADS)
+        if self.group is not None:
+            self._check_group(self.group)
         self._check_numbers()
+
+    def _check_group(self, group: object) -> None:
+        if not isinstance(group, Processes):
+            process_group(self.caller, group)
+        if self.offload is not None:
+            raise InputError(
+                f"{self.caller}: offload and group do not go together yet; each rank's rows must "
+                "fit its device, exchange='ring' needs room for two shards beside its own"
+            )
 
     def _check_numbers(self) -> None:
         """What can be said of scale and bias without the embeddings."""
@@ -160,7 +187,9 @@ class Options:
     @property
     def peers(self) -> Peers:
         """Who takes part in the call."""
-        return self.group if isinstance(self.group, Processes) else ALONE
+        if isinstance(self.group, Processes):
+            return self.group
+        return ALONE if self.offload is None else Offloaded(self.caller)
 
     def scale(self, n: int) -> float | Tensor:
         """What multiplies the dot products of ``n`` rows."""

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..ops import ScoreStats, gather_dot, log_sum_exp, pair_sum
 from ..problem import Channel, Index, Term
-from .collectives import Collectives
+from ..problem.part import Part
 from .request import Request
-from .shares import Share
 from .sources import Source
 from .stats import peer_stats
 from .vectors import Everywhere
@@ -41,23 +40,25 @@ class OwnColumns:
         return index
 
 
-class PeerColumns:
-    """Those of all ranks of a group, rank by rank.
+class PassingColumns:
+    """Those whose keys pass by, shard by shard: of all ranks, or from the host's memory.
 
-    In ``log_sum_exp`` and ``pair_sum`` keys and all vectors of columns are of this rank's own
+    In ``log_sum_exp`` and ``pair_sum`` keys and all vectors of columns are of this process's own
     columns, predicates are of all. Stats of columns are of its own, over the rows of all ranks.
     """
 
-    def __init__(self, collectives: Collectives, caller: str, share: Share, ring: bool) -> None:
-        self.own, self.total = share.own, share.total
-        self._caller, self._collectives, self._share = caller, collectives, share
-        self._source = Source(collectives, share, ring)
+    def __init__(self, caller: str, source: Source) -> None:
+        self.own, self.total = source.share.own, source.share.total
+        self._caller, self._source = caller, source
 
     def everywhere(self, vector: Tensor) -> Tensor:
-        """Gathered; the gradient is the sum of all ranks'."""
+        """The entries of all columns, whose gradients are summed over ranks."""
+        collectives, share = self._source.collectives, self._source.share
+        if collectives is None:
+            return vector
         if not vector.is_floating_point():
-            return self._collectives.gather(vector, self._share.sizes)
-        found: Tensor = Everywhere.apply(self._caller, self._collectives, self._share, vector)
+            return collectives.gather(vector, share.sizes)
+        found: Tensor = Everywhere.apply(self._caller, collectives, share, vector)
         return found
 
     def place(self, index: Index) -> Index:
@@ -109,7 +110,8 @@ class PeerColumns:
         key = query if key is None else key
         if ranks and row_thresholds is None and positives is not None:
             with torch.no_grad():
-                own = positives.among(self.own).columns
+                here = Part(slice(0, query.shape[0]), self.own, query.device)
+                own = positives.among(here).columns
                 row_thresholds = gather_dot(query, key, own, scale=scale, col_bias=col_bias)
         if ranks and columns and col_thresholds is None:
             col_thresholds = row_thresholds
@@ -134,4 +136,4 @@ class PeerColumns:
         return None if vector is None else self.everywhere(vector)
 
 
-Columns: TypeAlias = OwnColumns | PeerColumns
+Columns: TypeAlias = OwnColumns | PassingColumns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,6 +38,12 @@ class Sums(NamedTuple):
     row_count: Tensor | None
     col_count: Tensor | None
 
+    def on(self, device: torch.device) -> Sums:
+        """The same there."""
+        rows, cols = (tuple([vector.to(device) for vector in side]) for side in self[:2])
+        rest = [None if vector is None else vector.to(device) for vector in self[2:]]
+        return Sums(rows, cols, *rest)
+
 
 def sums_of(job: Job, reduced: Reduced) -> Sums:
     """Of one shard."""
@@ -61,36 +67,50 @@ def sums_of(job: Job, reduced: Reduced) -> Sums:
 
 
 def over_shards(parts: Sequence[tuple[slice, Sums]], log_sums: bool) -> Sums:
-    """Rows over all shards, columns shard beside shard."""
+    """Of all columns, in their order: rows over all shards, columns shard beside shard."""
     ordered = [sums for _, sums in sorted(parts, key=lambda part: part[0].start)]
-    if len(ordered) == 1:
-        return ordered[0]
-    fold = torch.logaddexp2 if log_sums else torch.add
+    return _merged(ordered, _folded(log_sums), _beside, torch.add)
 
-    def beside(vectors: Sequence[Tensor | None]) -> Tensor | None:
-        there = [vector for vector in vectors if vector is not None]
-        return torch.cat(there) if there else None
 
-    def added(vectors: Sequence[Tensor | None]) -> Tensor | None:
-        first, *others = vectors
-        for other in others:
-            first = None if first is None or other is None else first + other
-        return first
+def over_strips(strips: Sequence[Sums], log_sums: bool) -> Sums:
+    """Of all rows: rows strip under strip, columns over all strips."""
+    return _merged(strips, _beside, _folded(log_sums), _beside)
 
-    rows, *others = [sums.rows for sums in ordered]
-    for other in others:
-        rows = tuple([fold(a, b) for a, b in zip(rows, other, strict=True)])
-    cols = tuple([torch.cat(own) for own in zip(*(sums.cols for sums in ordered), strict=True)])
-    return Sums(
-        rows,
-        cols,
-        added([sums.dots for sums in ordered]),
-        added([sums.positive for sums in ordered]),
-        added([sums.row_scores for sums in ordered]),
-        beside([sums.col_scores for sums in ordered]),
-        added([sums.row_count for sums in ordered]),
-        beside([sums.col_count for sums in ordered]),
-    )
+
+Merge = Callable[[Tensor, Tensor], Tensor]
+
+
+def _beside(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat([first, second])
+
+
+def _folded(log_sums: bool) -> Merge:
+    return torch.logaddexp2 if log_sums else torch.add
+
+
+def _merged(parts: Sequence[Sums], rows: Merge, cols: Merge, counted: Merge) -> Sums:
+    """``counted``: what is made of sums of rows that are no log-sum-exps; of columns the other."""
+    other = _beside if counted is torch.add else torch.add
+
+    def both(left: Tensor | None, right: Tensor | None, merge: Merge) -> Tensor | None:
+        return None if left is None or right is None else merge(left, right)
+
+    def vectors(left: Vectors, right: Vectors, merge: Merge) -> Vectors:
+        return tuple([merge(a, b) for a, b in zip(left, right, strict=True)])
+
+    whole, *others = parts
+    for own in others:
+        whole = Sums(
+            vectors(whole.rows, own.rows, rows),
+            vectors(whole.cols, own.cols, cols),
+            both(whole.dots, own.dots, counted),
+            both(whole.positive, own.positive, counted),
+            both(whole.row_scores, own.row_scores, counted),
+            both(whole.col_scores, own.col_scores, other),
+            both(whole.row_count, own.row_count, counted),
+            both(whole.col_count, own.col_count, other),
+        )
+    return whole
 
 
 def over_ranks(collectives: Collectives, sums: Sums, log_sums: bool) -> Sums:

@@ -13,8 +13,10 @@ from ..problem.checks import InputError
 from ..problem.plain import is_traced
 from .agreement import agree, check_everywhere, tell_failure
 from .collectives import Collectives
-from .columns import Columns, OwnColumns, PeerColumns
+from .columns import Columns, OwnColumns, PassingColumns
+from .host import HostSource
 from .shares import Share
+from .sources import PeerSource
 from .vectors import Quotient, Replicated, Total
 
 T = TypeVar("T")
@@ -23,6 +25,7 @@ Number = TypeVar("Number", bound="float | Tensor")
 # What becomes of gradients after the backward pass, and so what they are multiplied by in it.
 GRAD_SCALES = ("ddp", "sum", "none")
 EXCHANGES = ("auto", "gather", "ring")
+OFFLOADS = ("cpu",)
 # Bytes that the keys of all ranks and their gradients may take before "auto" takes the ring.
 GATHERED = 256 * 2**20
 
@@ -63,6 +66,26 @@ class Alone:
 ALONE = Alone()
 
 
+class Offloaded(Alone):
+    """No other process takes part, and embeddings stay in the host's memory."""
+
+    alone = False
+
+    def __init__(self, caller: str) -> None:
+        self._caller = caller
+
+    def columns(self, name: str, items: Tensor, times: int = 1) -> Columns:
+        """Those of this process, whose keys are computed with on a GPU if there is one."""
+        if items.device.type != "cpu":
+            raise InputError(
+                f"{self._caller}: offload='cpu' keeps embeddings on the CPU, so {name} must be "
+                f"there, got {items.device}; pass {name}.cpu(), or leave offload out"
+            )
+        where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        share = Share((times * items.shape[0],), 0)
+        return PassingColumns(self._caller, HostSource(share, where))
+
+
 class Processes:
     """All ranks of a group, in one call of a loss.
 
@@ -87,7 +110,7 @@ class Processes:
         share = Share(self._sizes[name], self._collectives.rank).times(times)
         exchange = self._given.get("exchange", "auto")
         ring = exchange == "ring" or (exchange == "auto" and _bytes(share, items) > GATHERED)
-        return PeerColumns(self._collectives, self._caller, share, ring)
+        return PassingColumns(self._caller, PeerSource(self._collectives, share, ring))
 
     def replicated(self, name: str, value: Number) -> Number:
         """Where nobody reduces gradients after the backward pass, they are summed in it."""
@@ -140,7 +163,7 @@ class Processes:
         }
 
 
-Peers: TypeAlias = Alone | Processes
+Peers: TypeAlias = Alone | Offloaded | Processes
 
 
 def together(

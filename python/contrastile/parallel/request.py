@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..problem import Channel, Index, Problem, Scores, Term
+from ..problem.part import Part
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +35,19 @@ class Request:
 
     def problem(
         self,
-        cols: slice,
+        part: Part,
         query: Tensor,
         key: Tensor,
         scale: float | Tensor,
         col_bias: Tensor | None,
     ) -> Problem:
-        """The same for the columns ``cols`` alone, whose keys are ``key``."""
-        bias = None if col_bias is None else col_bias[cols]
-        scores = Scores.of(self.caller, query, key, scale, None, bias)
-        reductions: Any = [reduction.among(cols) for reduction in self.reductions]
+        """The same for some rows and columns alone, with the embeddings of these; scale and bias
+        are of all.
+        """
+        if isinstance(scale, Tensor):
+            scale = scale.to(part.device) if scale.numel() == 1 else part.of_rows(scale)
+        scores = Scores.of(self.caller, query, key, scale, None, _cols(col_bias, part))
+        reductions: Any = [reduction.among(part) for reduction in self.reductions]
         return Problem.of(
             self.caller,
             scores,
@@ -51,16 +55,20 @@ class Request:
             self.kind,
             rows=self.rows,
             columns=self.columns,
-            positives=None if self.positives is None else self.positives.among(cols),
+            positives=None if self.positives is None else self.positives.among(part),
             ranks=self.ranks,
-            row_thresholds=self.row_thresholds,
-            col_thresholds=_part(self.col_thresholds, cols),
-            row_counts=self.row_counts,
-            col_counts=_part(self.col_counts, cols),
+            row_thresholds=_rows(self.row_thresholds, part),
+            col_thresholds=_cols(self.col_thresholds, part),
+            row_counts=_rows(self.row_counts, part),
+            col_counts=_cols(self.col_counts, part),
             backend=self.backend,
             workspace=self.workspace,
         )
 
 
-def _part(vector: Tensor | None, cols: slice) -> Tensor | None:
-    return None if vector is None else vector[cols]
+def _rows(vector: Tensor | None, part: Part) -> Tensor | None:
+    return None if vector is None else part.of_rows(vector)
+
+
+def _cols(vector: Tensor | None, part: Part) -> Tensor | None:
+    return None if vector is None else part.of_cols(vector)

@@ -9,6 +9,7 @@ shard belongs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -27,10 +28,10 @@ class Shard(NamedTuple):
 
 
 class Trip(Protocol):
-    """One look at the keys of all ranks."""
+    """The keys of all columns."""
 
     def shards(self) -> Iterator[Shard]:
-        """Shard by shard; one is valid until the next."""
+        """Shard by shard, for each strip of rows; one is valid until the next."""
 
     def kept(self) -> Tensor | None:
         """Keys of all ranks, if they are there after the trip and shall be used again."""
@@ -39,15 +40,52 @@ class Trip(Protocol):
         """The gradient of this rank's own keys, once all shards were visited."""
 
 
-class Source(NamedTuple):
-    """Where keys come from."""
+class Source(Protocol):
+    """Where keys come from, and rows."""
+
+    @property
+    def share(self) -> Share:
+        """This process's columns among all."""
+
+    @property
+    def collectives(self) -> Collectives | None:
+        """Where columns have sums of other ranks besides."""
+
+    def device(self, query: Tensor) -> torch.device:
+        """Where is computed."""
+
+    def strips(self, query: Tensor) -> list[slice]:
+        """Rows that are computed with at a time."""
+
+    def room(self, query: Tensor, dtype: torch.dtype) -> Tensor:
+        """Zeros, to add up the gradient of the queries in."""
+
+    def trip(self, own: Tensor, kept: Tensor | None, gradients: torch.dtype | None) -> Trip:
+        """Looks at all keys; ``gradients``: the dtype that gradients are added up in."""
+
+
+@dataclass(frozen=True)
+class PeerSource:
+    """The ranks of a group."""
 
     collectives: Collectives
     share: Share
     ring: bool
 
+    def device(self, query: Tensor) -> torch.device:
+        """Where the rows are."""
+        return query.device
+
+    def strips(self, query: Tensor) -> list[slice]:
+        """All of this rank's."""
+        return [slice(0, query.shape[0])]
+
+    def room(self, query: Tensor, dtype: torch.dtype) -> Tensor:
+        """Beside them."""
+        return torch.zeros(query.shape, dtype=dtype, device=query.device)
+
     def trip(self, own: Tensor, kept: Tensor | None, gradients: torch.dtype | None) -> Trip:
-        """A look at all keys; ``gradients``: the dtype that gradients are added up in."""
+        """By one of two ways."""
         kind = RingTrip if self.ring else GatherTrip
         return kind(self, own, kept, gradients)
 
@@ -56,7 +94,7 @@ class GatherTrip:
     """All keys as one shard."""
 
     def __init__(
-        self, source: Source, own: Tensor, kept: Tensor | None, gradients: torch.dtype | None
+        self, source: PeerSource, own: Tensor, kept: Tensor | None, gradients: torch.dtype | None
     ) -> None:
         self._source = source
         self._keys = source.collectives.gather(own, source.share.sizes) if kept is None else kept
@@ -84,7 +122,7 @@ class RingTrip:
     """Shard after shard, this rank's own first."""
 
     def __init__(
-        self, source: Source, own: Tensor, kept: Tensor | None, gradients: torch.dtype | None
+        self, source: PeerSource, own: Tensor, kept: Tensor | None, gradients: torch.dtype | None
     ) -> None:
         assert kept is None, "a ring keeps nothing"
         self._collectives, self._share = source.collectives, source.share

@@ -24,12 +24,14 @@ from ..engine.gaps import gap, with_gaps
 from ..engine.gradients import Needs
 from ..engine.job import Backend, Job, job_of
 from ..engine.row_steps import LN2
-from ..engine.state import Upstream
+from ..engine.state import Upstream, Vectors
 from ..ops.stats import ScoreStats
+from ..problem import Problem
+from ..problem.part import Part
 from ..problem.spec import Sizes, Spec
-from .merge import Sums, over_ranks, over_shards, sums_of
+from .merge import Sums, over_ranks, over_shards, over_strips, sums_of
 from .request import Request
-from .sources import Shard, Source
+from .sources import Shard, Source, Trip
 
 
 class Given(NamedTuple):
@@ -49,16 +51,25 @@ class Call(NamedTuple):
     # The scale, where it is no tensor.
     number: float
 
-    def job(self, shard: Shard, given: Given) -> tuple[Backend, Job]:
-        """The job of one shard: a problem of its own."""
+    def jobs(self, given: Given, trip: Trip) -> Iterator[tuple[Part, Shard, Backend, Job]]:
+        """Strip by strip and shard by shard a job: a problem of its own."""
         scale = self.number if given.scale is None else given.scale
-        problem = self.request.problem(shard.cols, given.query, shard.keys, scale, given.col_bias)
-        spec, tensors = problem.lower()
-        sizes = Sizes.of(spec, tensors)
-        backend = choose(spec, sizes)
-        spec = spec._replace(backend=backend.name, tf32=backend.allows_tf32())
-        plan = plans_of(backend, spec, sizes).plain
-        return backend, job_of(backend, spec, sizes, plan, tensors)
+        device = self.source.device(given.query)
+        for rows in self.source.strips(given.query):
+            query = given.query[rows].to(device)
+            for shard in trip.shards():
+                part = Part(rows, shard.cols, device)
+                problem = self.request.problem(part, query, shard.keys, scale, given.col_bias)
+                yield part, shard, *_job(problem)
+
+
+def _job(problem: Problem) -> tuple[Backend, Job]:
+    spec, tensors = problem.lower()
+    sizes = Sizes.of(spec, tensors)
+    backend = choose(spec, sizes)
+    spec = spec._replace(backend=backend.name, tf32=backend.allows_tf32())
+    plan = plans_of(backend, spec, sizes).plain
+    return backend, job_of(backend, spec, sizes, plan, tensors)
 
 
 class Residual(NamedTuple):
@@ -74,13 +85,15 @@ class PeerStats(BackwardOnly):
     def forward(ctx: Any, call: Call, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         given = Given(*tensors)  # type: ignore[arg-type]
         trip = call.source.trip(given.key, None, None)
-        parts = []
-        for shard in trip.shards():
-            backend, job = call.job(shard, given)
-            parts.append((shard.cols, sums_of(job, reduced_of(job, backend))))
+        strips: dict[int, list[tuple[slice, Sums]]] = {}
+        for part, _, backend, job in call.jobs(given, trip):
+            sums = sums_of(job, reduced_of(job, backend)).on(given.query.device)
+            strips.setdefault(part.rows.start, []).append((part.cols, sums))
         spec, dtype = job.spec, job.sizes.dtype
-        sums = over_shards(parts, spec.log_sums)
-        sums = over_ranks(call.source.collectives, sums, spec.log_sums)
+        logs = spec.log_sums
+        sums = over_strips([over_shards(strip, logs) for strip in strips.values()], logs)
+        if call.source.collectives is not None:
+            sums = over_ranks(call.source.collectives, sums, logs)
         ctx.call, ctx.caller, ctx.spec, ctx.dtype = call, spec.caller, spec, dtype
         ctx.set_materialize_grads(False)
         flat, ctx.form = flatten(Residual(sums._replace(row_count=None, col_count=None)))
@@ -96,16 +109,16 @@ class PeerStats(BackwardOnly):
         given = Given(*tensors)
         (sums,) = unflatten(ctx.saved_tensors[5:], ctx.form)
         query, key, scale, bias = ctx.needs_input_grad[1:]
-        needs = Needs(query, key, scale, False, bias)
-        trip = ctx.call.source.trip(given.key, kept, ctx.dtype if key else None)
-        arrived = _arrived(ctx.call, ctx.spec, upstream, given.key.new_empty(0, dtype=ctx.dtype))
-        found = _backward(ctx.call, given, sums, arrived, trip.shards(), needs)
-        of_key = _as(trip.gradient(), given.key) if key else None
-        of_query, of_scale, of_bias = (
-            _as(gradient, own)
-            for gradient, own in zip(found, (given.query, given.scale, given.col_bias), strict=True)
-        )
-        return None, of_query, of_key, of_scale, of_bias
+        call, dtype = ctx.call, ctx.dtype
+        room = Room.of(call, given, Needs(query, key, scale, False, bias), dtype)
+        trip = call.source.trip(given.key, kept, dtype if key else None)
+        arrived = _arrived(call, ctx.spec, upstream, given.key.new_empty(0, dtype=dtype))
+        _backward(call, given, sums, arrived, trip, room)
+        found = room.query, trip.gradient() if key else None, room.scale, room.col_bias
+        return None, *[
+            None if gradient is None or own is None else gradient.to(own.dtype)
+            for gradient, own in zip(found, given, strict=True)
+        ]
 
 
 def peer_stats(
@@ -154,17 +167,20 @@ class Arrived(NamedTuple):
     row_gap: Tensor | None
     col_gap: Tensor | None
 
-    def of_shard(self, job: Job, cols: slice) -> Upstream:
+    def of_part(self, job: Job, part: Part) -> Upstream:
         """As the kernels take them."""
 
-        def part(vector: Tensor | None) -> Tensor | None:
-            return None if vector is None else vector[cols]
+        def rows(vector: Tensor | None) -> Tensor | None:
+            return None if vector is None else part.of_rows(vector)
 
-        own = tuple([part(vector) for vector in self.cols])
+        def cols(vector: Tensor | None) -> Tensor | None:
+            return None if vector is None else part.of_cols(vector)
+
         none = (None,) * len(job.spec.stats)
-        upstream = Upstream(self.rows or none, own or none, self.positive)
+        of_rows, of_cols = tuple(map(rows, self.rows)), tuple(map(cols, self.cols))
+        upstream = Upstream(of_rows or none, of_cols or none, rows(self.positive))
         if job.spec.gaps:
-            upstream = with_gaps(job, upstream, (self.row_gap, part(self.col_gap)))
+            upstream = with_gaps(job, upstream, (rows(self.row_gap), cols(self.col_gap)))
         return plain_upstream(job, upstream)
 
 
@@ -178,10 +194,10 @@ def _arrived(call: Call, spec: Spec, upstream: Sequence[Tensor | None], like: Te
     positive, row_gap, col_gap = (left.pop() for _ in range(3))
     if call.request.col_counts is not None:
         cols.append(col_gap)
-    own = source.share.sizes[source.collectives.rank]
-    # One rank's loss may depend on a stat that another's does not: all send all.
-    sent = [like.new_zeros(own) if grad is None else grad.to(like.dtype) for grad in cols]
-    if sent:
+    if source.collectives is not None and cols:
+        own = source.share.sizes[source.share.rank]
+        # One rank's loss may depend on a stat that another's does not: all send all.
+        sent = [like.new_zeros(own) if grad is None else grad.to(like.dtype) for grad in cols]
         everywhere = source.collectives.gather(torch.stack(sent, 1), source.share.sizes)
         cols = list(everywhere.unbind(1))
     if call.request.col_counts is not None:
@@ -190,37 +206,60 @@ def _arrived(call: Call, spec: Spec, upstream: Sequence[Tensor | None], like: Te
 
 
 def _backward(
-    call: Call, given: Given, sums: Sums, arrived: Arrived, shards: Iterator[Shard], needs: Needs
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of queries, scale and biases; those of keys are added where their shards say."""
-    query = scale = bias = None
-    for shard in shards:
-        backend, job = call.job(shard, given)
-        logs = job.spec.log_sums
-        rows = sums.rows if logs else ()
-        cols = tuple([bits[shard.cols] for bits in sums.cols]) if logs else ()
-        state = state_of_stats(job, rows, cols, sums.dots, backend.has_forms)
-        upstream = arrived.of_shard(job, shard.cols)
-        own = gradients_of(job, backend, state, upstream, needs).ready()
-        query = _added(query, own.query, own.factor)
-        scale = _added(scale, own.scale, None)
+    call: Call, given: Given, sums: Sums, arrived: Arrived, trip: Trip, room: Room
+) -> None:
+    """Gradients, added where there is room for them; those of keys where their shards say."""
+    for part, shard, backend, job in call.jobs(given, trip):
+        state = state_of_stats(job, *_of_part(sums, part, job.spec.log_sums), backend.has_forms)
+        own = gradients_of(job, backend, state, arrived.of_part(job, part), room.needs).ready()
+        if room.query is not None:
+            _add(room.query[part.rows], own.query, own.factor)
+        if room.scale is not None:
+            _add(room.scale[part.rows] if room.each else room.scale, own.scale, None)
+        if room.col_bias is not None:
+            _add(room.col_bias[part.cols], own.col_bias, None)
         if shard.gradient is not None:
-            _added(shard.gradient, own.key, own.factor)
-        if own.col_bias is not None and given.col_bias is not None:
-            bias = torch.zeros_like(given.col_bias, dtype=torch.float64) if bias is None else bias
-            bias[shard.cols] = own.col_bias
-    return query, scale, bias
+            _add(shard.gradient, own.key, own.factor)
 
 
-def _added(total: Tensor | None, part: Tensor | None, factor: Tensor | None) -> Tensor | None:
-    if part is None:
-        return total
+class Room(NamedTuple):
+    """Where gradients are added up; None where none is wanted."""
+
+    needs: Needs
+    query: Tensor | None
+    scale: Tensor | None
+    col_bias: Tensor | None
+    # Whether the scale is one of each row.
+    each: bool
+
+    @staticmethod
+    def of(call: Call, given: Given, needs: Needs, dtype: torch.dtype) -> Room:
+        """Zeros."""
+
+        def exact(like: Tensor | None, wanted: bool) -> Tensor | None:
+            if like is None or not wanted:
+                return None
+            return torch.zeros(like.shape, dtype=torch.float64, device=like.device)
+
+        return Room(
+            needs,
+            call.source.room(given.query, dtype) if needs.query else None,
+            exact(given.scale, needs.scale),
+            exact(given.col_bias, needs.col_bias),
+            given.scale is not None and given.scale.numel() != 1,
+        )
+
+
+def _of_part(sums: Sums, part: Part, log_sums: bool) -> tuple[Vectors, Vectors, Tensor | None]:
+    """Log-sum-exps of its rows and columns, and dot products of its positives."""
+    dots = None if sums.dots is None else part.of_rows(sums.dots)
+    if not log_sums:
+        return (), (), dots
+    rows = tuple([part.of_rows(bits) for bits in sums.rows])
+    return rows, tuple([part.of_cols(bits) for bits in sums.cols]), dots
+
+
+def _add(total: Tensor, part: Tensor | None, factor: Tensor | None) -> None:
+    assert part is not None, "a gradient that is wanted is made"
     part = part if factor is None else part * factor
-    return part if total is None else total.add_(part)
-
-
-def _as(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
-    """A gradient in the dtype and shape of what it is of."""
-    if gradient is None or like is None:
-        return None
-    return gradient.to(like.dtype).view(like.shape)
+    total.add_(part.to(total.device).view(total.shape))

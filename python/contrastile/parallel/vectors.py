@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.first_order import BackwardOnly
+from ..engine.first_order import BackwardOnly, first_order
 from .collectives import Collectives
 from .shares import Share
 
@@ -26,6 +26,7 @@ class Everywhere(BackwardOnly):
         return collectives.gather(vector.view_as(vector), share.sizes)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None, Tensor]:
         collectives, share = ctx.call
         (grad,) = upstream
@@ -41,6 +42,7 @@ class Total(BackwardOnly):
         return collectives.sum(values)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, Tensor]:
         (grad,) = upstream
         return None, None, ctx.collectives.sum(grad)
@@ -60,6 +62,7 @@ class Replicated(BackwardOnly):
         return value.view_as(value)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None, Tensor]:
         (grad,) = upstream
         return None, None, None, ctx.collectives.sum(grad) if ctx.shared() else grad
@@ -89,6 +92,7 @@ class Quotient(BackwardOnly):
         return (whole / number).to(total.dtype)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None, Tensor, None]:
         (grad,) = upstream
         return None, None, None, (grad * ctx.slope).to(grad.dtype), None

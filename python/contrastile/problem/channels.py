@@ -8,6 +8,7 @@ from enum import IntEnum
 from torch import Tensor
 
 from .pairs import Pairs
+from .part import Part
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +32,15 @@ class Channel:
     col_log_weight: Tensor | None = None
     class_log_weights: tuple[tuple[Pairs, float], ...] = ()
 
-    def among(self, cols: slice) -> Channel:
-        """The same over the columns ``cols`` alone, counted from the first of them."""
+    def among(self, part: Part) -> Channel:
+        """The same of some rows and columns alone."""
+        rows, cols = self.row_log_weight, self.col_log_weight
         return replace(
             self,
-            pairs=None if self.pairs is None else self.pairs.among(cols),
-            col_log_weight=None if self.col_log_weight is None else self.col_log_weight[cols],
-            class_log_weights=tuple((own.among(cols), w) for own, w in self.class_log_weights),
+            pairs=None if self.pairs is None else self.pairs.among(part),
+            row_log_weight=None if rows is None else part.of_rows(rows),
+            col_log_weight=None if cols is None else part.of_cols(cols),
+            class_log_weights=tuple((own.among(part), w) for own, w in self.class_log_weights),
         )
 
 
@@ -68,6 +71,10 @@ class Term:
     factor: float = 1.0
     threshold: Tensor | None = None
 
-    def among(self, cols: slice) -> Term:
-        """The same over the columns ``cols`` alone, counted from the first of them."""
-        return replace(self, pairs=None if self.pairs is None else self.pairs.among(cols))
+    def among(self, part: Part) -> Term:
+        """The same of some rows and columns alone."""
+        return replace(
+            self,
+            pairs=None if self.pairs is None else self.pairs.among(part),
+            threshold=None if self.threshold is None else part.of_rows(self.threshold),
+        )

@@ -9,6 +9,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from .part import Part
 from .plain import may_be_read
 
 
@@ -51,8 +52,8 @@ class Pairs:
         """(name, tensor, axis) of the data: axis 0 has one entry a row, axis 1 one a column."""
         raise NotImplementedError(type(self).__name__)
 
-    def among(self, cols: slice) -> Pairs:
-        """The same of the columns ``cols`` alone, counted from the first of them."""
+    def among(self, part: Part) -> Pairs:
+        """The same of some rows and columns alone."""
         raise NotImplementedError(type(self).__name__)
 
     @property
@@ -87,9 +88,8 @@ class Index(Pairs):
     def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         yield "Index.columns", self.columns, 0
 
-    def among(self, cols: slice) -> IndexAmong:
-        there = (self.columns >= cols.start) & (self.columns < cols.stop)
-        return IndexAmong(torch.where(there, self.columns - cols.start, -1))
+    def among(self, part: Part) -> IndexAmong:
+        return IndexAmong(part.within(self.columns))
 
     @property
     def symmetric(self) -> bool:
@@ -145,8 +145,8 @@ class _RowsWithColumns(Pairs):
         yield f"{type(self).__name__}.rows", self.rows, 0
         yield f"{type(self).__name__}.columns", self.columns, 1
 
-    def among(self, cols: slice) -> Pairs:
-        return type(self)(self.rows, self.columns[cols])
+    def among(self, part: Part) -> Pairs:
+        return type(self)(part.of_rows(self.rows), part.of_cols(self.columns))
 
     @property
     def symmetric(self) -> bool:
@@ -184,8 +184,8 @@ class Not(Pairs):
     def extents(self) -> Iterator[tuple[str, Tensor, int]]:
         return self.pairs.extents()
 
-    def among(self, cols: slice) -> Pairs:
-        return Not(self.pairs.among(cols))
+    def among(self, part: Part) -> Pairs:
+        return Not(self.pairs.among(part))
 
     @property
     def symmetric(self) -> bool:
@@ -201,8 +201,8 @@ class _Both(Pairs):
         yield from self.left.extents()
         yield from self.right.extents()
 
-    def among(self, cols: slice) -> Pairs:
-        return type(self)(self.left.among(cols), self.right.among(cols))
+    def among(self, part: Part) -> Pairs:
+        return type(self)(self.left.among(part), self.right.among(part))
 
     @property
     def symmetric(self) -> bool:
