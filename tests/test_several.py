@@ -31,6 +31,7 @@ def test_both_ways_agree(loss: str, dtype: torch.dtype, monkeypatch: pytest.Monk
         plans_of.cache_clear()
         assert plain.keys() == compiled.keys()
         for name, value in plain.items():
-            # A gradient across a row of one number is a rounding of one along it, by its length.
-            limit = 128 * torch.finfo(dtype).eps * float(value.abs().max())
+            # Of a unit row of one number the gradient is 0, and a rounding of what lies along it.
+            least = 4.0 if value.dim() == 2 and value.shape[1] == 1 else 0.0
+            limit = 32 * torch.finfo(dtype).eps * max(least, float(value.abs().max()))
             torch.testing.assert_close(compiled[name], value, rtol=0.0, atol=limit)
