@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -283,26 +285,44 @@ def _store_log(bits, stats, i, inside, total, shift):
     tl.store(stats + i, (value * LN2).to(stats.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["first", "length", "tiles", "general_tiles"])
+class PartialProducts(NamedTuple):
+    """Row products of a block's tiles [tiles, length], of both forms; the flag says which ran."""
+
+    parts: Any
+    general: Any
+    flag: Any
+
+
+@triton.jit(do_not_specialize=["tiles", "general_tiles", "first", "length"])
 def add_products(
-    parts, tiles, general_parts, general_tiles, totals, first, length, flag, unit,
+    partial, tiles, general_tiles, totals, first, length, unit,
     GENERAL: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """totals[first + i] += (sum over t of parts[t, i]) / unit, of the form that ran."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < length
-    total = tl.zeros([BLOCK], totals.dtype.element_ty)
-    if GENERAL:
-        if tl.load(flag) != 0:
-            total = _sum_of_parts(general_parts, general_tiles, i, length, inside, total)
-        else:
-            total = _sum_of_parts(parts, tiles, i, length, inside, total)
-    else:
-        total = _sum_of_parts(parts, tiles, i, length, inside, total)
-    if UNIT:
-        total = total / tl.load(unit).to(total.dtype)
+    total = sum_of_products(partial, tiles, general_tiles, i, length, inside, unit, GENERAL, UNIT)
     before = tl.load(totals + first + i, mask=inside, other=0.0)
     tl.store(totals + first + i, before + total, mask=inside)
+
+
+@triton.jit
+def sum_of_products(
+    partial, tiles, general_tiles, i, length, inside, unit,
+    GENERAL: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
+    """(sum over t of parts[t, i]) / unit, fp64, of the form that ran."""
+    total = tl.zeros(i.shape, tl.float64)
+    if GENERAL:
+        if tl.load(partial.flag) != 0:
+            total = _sum_of_parts(partial.general, general_tiles, i, length, inside, total)
+        else:
+            total = _sum_of_parts(partial.parts, tiles, i, length, inside, total)
+    else:
+        total = _sum_of_parts(partial.parts, tiles, i, length, inside, total)
+    if UNIT:
+        total = total / tl.load(unit).to(total.dtype)
+    return total
 
 
 @triton.jit

@@ -27,7 +27,7 @@ class Rule:
 
 class Scores(NamedTuple):
     """What the positives' scores are made of: their dot products, their columns, the scale, fp64,
-    one for all or one a row; biases, fp64, in a tuple that is empty without.
+    one for all or one a row; biases, fp64, each in a tuple that is empty without.
     """
 
     dots: Any
@@ -93,13 +93,15 @@ def total(stat, score, omega):
     return stat, 1.0 + 0.0 * score, 0.0 * score
 
 
-@triton.jit(do_not_specialize=["n", "m"])
+@triton.jit(do_not_specialize=["n", "m", "row_step", "col_step"])
 def row_loss(
     scores,
     rows,
     outputs,
     n,
     m,
+    row_step,
+    col_step,
     RULE: tl.constexpr,
     SHARE: tl.constexpr,
     MEAN: tl.constexpr,
@@ -113,7 +115,8 @@ def row_loss(
     EACH; and the slopes for a gradient of the loss of 1.
 
     SKIP: rows without a positive or a negative count for nothing. SOME may have no positive.
-    PER_ROW: each row has its scale. Several programs leave their sums in ``parts``.
+    PER_ROW: each row has its scale. Steps: from one bias to the next, 0 where all are one number.
+    Several programs leave their sums in ``parts``.
     """
     factor = tl.zeros([1], tl.float64) + SHARE
     if MEAN:
@@ -122,7 +125,7 @@ def row_loss(
     for start in range(tl.program_id(0) * BLOCK, n, tl.num_programs(0) * BLOCK):
         i = start + tl.arange(0, BLOCK)
         inside = i < n
-        score = positive_score(scores, i, inside, m, PER_ROW)
+        score = positive_score(scores, i, inside, m, row_step, col_step, PER_ROW)
         omega = tl.load(rows.omega[0] + i, mask=inside).to(tl.float64) if len(rows.omega) else 1.0
         counts = is_counted(scores.columns, rows.stats, i, inside, SKIP, SOME)
         weight = tl.zeros([BLOCK], tl.float64) + factor
@@ -150,16 +153,18 @@ def row_loss(
 
 
 @triton.jit
-def positive_score(scores, i, inside, m, PER_ROW: tl.constexpr):
+def positive_score(scores, i, inside, m, row_step, col_step, PER_ROW: tl.constexpr):
     """Scores of rows' positives, 0 where there is none; NaN instead of infinite."""
     column = tl.load(scores.columns + i, mask=inside, other=-1)
     paired = column >= 0
     scale = tl.load(scores.scale + i, mask=inside) if PER_ROW else tl.load(scores.scale)
     score = tl.load(scores.dots + i, mask=inside, other=0.0).to(tl.float64) * scale
     if len(scores.row_bias) == 1:
-        score += tl.load(scores.row_bias[0] + i, mask=inside, other=0.0)
+        score += tl.load(scores.row_bias[0] + i * row_step, mask=inside, other=0.0)
     if len(scores.col_bias) == 1:
-        score += tl.load(scores.col_bias[0] + column, mask=paired & (column < m), other=0.0)
+        score += tl.load(
+            scores.col_bias[0] + column * col_step, mask=paired & (column < m), other=0.0
+        )
     return tl.where(paired, score + (score - score), 0.0)
 
 

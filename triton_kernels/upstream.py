@@ -37,6 +37,7 @@ def coefficients(
     parts,
     programs,
     unit,
+    of_loss,
     CHANNEL: tl.constexpr,
     OF_COLUMNS: tl.constexpr,
     FIXED: tl.constexpr,
@@ -44,6 +45,7 @@ def coefficients(
     TWICE: tl.constexpr,
     UNIT: tl.constexpr,
     DIRECT: tl.constexpr,
+    SCALED: tl.constexpr,
     BLOCK: tl.constexpr,
     SWEEP: tl.constexpr,
 ):
@@ -56,16 +58,21 @@ def coefficients(
     gradients (there may be more of them than coefficients): a power over its sum, and phi' of a
     pair sum, are at most 1. DIRECT: they are searched here, not in the ``parts`` of
     :func:`largest_entries`. TWICE: in the self mode, where rows count as columns too.
+    SCALED: all upstream gradients are multiplied by the one of the loss first.
     """
+    factor = tl.load(of_loss).to(tl.float64) if SCALED else 1.0
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if UNIT:
-        scale = _unit(upstream, n, m, parts, programs, OF_COLUMNS, DIRECT, TWICE, SWEEP)
+        total = _sum_of_largest(upstream, n, m, parts, programs, OF_COLUMNS, DIRECT, SWEEP)
+        scale = _unit(total * tl.abs(factor) if SCALED else total, TWICE)
         # All programs write the same.
         tl.store(unit, scale.to(unit.dtype.element_ty))
     for v in tl.static_range(len(out)):
         length = m if OF_COLUMNS[v] else n
         inside = i < length
         grad = tl.load(upstream[v] + i, mask=inside, other=0.0)
+        if SCALED:
+            grad = grad.to(tl.float64) * factor
         if CHANNEL[v] >= 0:
             lse = tl.load(bits[v] + i, mask=inside, other=0.0)
             shift = _shift(tops[v] + i, inside, shifts + CHANNEL[v], flag, FIXED, GENERAL)
@@ -88,9 +95,9 @@ def _shift(tops, inside, fixed, flag, FIXED: tl.constexpr, GENERAL: tl.constexpr
 
 
 @triton.jit
-def _unit(
+def _sum_of_largest(
     upstream, n, m, parts, programs, OF_COLUMNS: tl.constexpr, DIRECT: tl.constexpr,
-    TWICE: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     total = tl.sum(tl.zeros([BLOCK], tl.float64), 0)
     for v in tl.static_range(len(upstream)):
@@ -98,6 +105,12 @@ def _unit(
             total += _largest(upstream[v], m if OF_COLUMNS[v] else n, BLOCK)
         else:
             total += _largest(parts + v * programs, programs, BLOCK)
+    return total
+
+
+@triton.jit
+def _unit(total, TWICE: tl.constexpr):
+    """The power of two that brings the sum of the largest gradients below 2^TOP."""
     largest = total * 2.0 if TWICE else total
     usable = (largest > 0.0) & (largest < float("inf"))
     exponent = TOP - tl.ceil(tl.log2(tl.where(usable, largest, 1.0)))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .merge import sum_of_products
 from .place import Block, place_of
 from .reductions import included
 from .tile_weights import side_factors, tile_weights, weights_and_sums
@@ -264,7 +265,7 @@ def _finite(x):
     return tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
 
 
-@triton.jit(do_not_specialize=[*BOUNDS, "count"])
+@triton.jit(do_not_specialize=[*BOUNDS, "tiles", "general_tiles", "count"])
 def put_positives(
     out,
     out_stride,
@@ -274,16 +275,23 @@ def put_positives(
     col_end,
     columns,
     grad,
+    of_loss,
     dots,
     unit,
     products,
+    partial,
+    tiles,
+    general_tiles,
     count,
     UNIT: tl.constexpr,
     TRIANGLE: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    GENERAL: tl.constexpr,
+    SCALED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Add unit grad[i] to G at (i, columns[i]), and grad[i] dots[i] to products[i].
+    """Add unit grad[i] to G at (i, columns[i]); to products[i] grad[i] dots[i], and of the block's
+    rows the products of its tiles. SCALED: the gradients are first multiplied by that of the loss.
 
     In a TRIANGLE a pair may lie in the block as (columns[i], i); on its DIAGONAL it lies there both
     ways. Where two rows are each other's positive, each adds both gradients to its own element.
@@ -291,7 +299,8 @@ def put_positives(
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.load(columns + i, mask=i < count, other=-1)
     paired = column >= 0
-    own = tl.load(grad + i, mask=paired, other=0.0)
+    factor = tl.load(of_loss) if SCALED else 1.0
+    own = tl.load(grad + i, mask=paired, other=0.0) * factor
     scale = tl.load(unit) if UNIT else 1.0
     straight = paired & (i >= first_row) & (i < row_end)
     straight = straight & (column >= first_col) & (column < col_end)
@@ -300,7 +309,7 @@ def put_positives(
     if TRIANGLE:
         paired = paired & (column < count)
         mutual = paired & (tl.load(columns + column, mask=paired, other=-1) == i)
-        value = own + tl.load(grad + column, mask=mutual, other=0.0)
+        value = own + tl.load(grad + column, mask=mutual, other=0.0) * factor
         turned = paired & (column >= first_row) & (column < row_end)
         turned = turned & (i >= first_col) & (i < col_end)
         found = straight | turned
@@ -312,4 +321,11 @@ def put_positives(
     tl.store(at, (tl.load(at, mask=straight, other=0.0) + value * scale), mask=straight)
     if PRODUCTS:
         more = own.to(tl.float64) * tl.load(dots + i, mask=found, other=0.0).to(tl.float64)
-        tl.store(products + i, tl.load(products + i, mask=found, other=0.0) + more, mask=found)
+        more = tl.where(found, more, 0.0)
+        inside = (i >= first_row) & (i < row_end)
+        length = row_end - first_row
+        more += sum_of_products(
+            partial, tiles, general_tiles, i - first_row, length, inside, unit, GENERAL, UNIT
+        )
+        reached = found | inside
+        tl.store(products + i, tl.load(products + i, mask=reached, other=0.0) + more, mask=reached)

@@ -30,7 +30,8 @@ from .ahead_of_time import TARGETS, recording
 ROWS, SIZE, REPEATS = 8, 64, 300
 Step = Callable[[], Tensor]
 # Operations of torch that start no kernel.
-FREE = ("empty", "view", "t", "detach", "slice", "alias", "expand", "select", "promote_types")
+FREE = {"empty", "empty_like", "view", "as_strided", "t", "detach", "slice", "alias", "expand"}
+FREE |= {"select", "promote_types"}
 
 
 class Counter(TorchDispatchMode):

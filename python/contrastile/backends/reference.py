@@ -21,6 +21,7 @@ class ReferenceBackend:
     reads_scale = True
     settles_strips = True
     weighs_at_once = False
+    scales_upstream = False
     has_forms = False
 
     def available(self) -> str | None:

@@ -73,7 +73,12 @@ def _upstream(
     """The gradients of the stats, as kernels take them."""
     spec = job.spec
     if residual.slopes is not None:
-        slopes = _of_loss(job, backend, residual.slopes, upstream[0])
+        slopes, grad = residual.slopes, upstream[0]
+        assert grad is not None
+        if backend.scales_upstream and _is_one_factor(job, grad):
+            own = Upstream(slopes.rows, slopes.cols, slopes.positive, of_loss=grad)
+            return plain_upstream(job, own)
+        slopes = _of_loss(job, backend, slopes, grad)
         found = Upstream(*slopes)
         if spec.triangle:
             found = found._replace(col_line=slopes.row_line)
@@ -90,9 +95,15 @@ def _upstream(
     return plain_upstream(job, with_gaps(job, found, (of_rows, of_cols)) if spec.gaps else found)
 
 
-def _of_loss(job: Job, backend: Backend, slopes: Slopes, grad: Tensor | None) -> Slopes:
+def _is_one_factor(job: Job, grad: Tensor) -> bool:
+    """Whether a weigher can multiply all slopes by the gradient of the loss: by one number, without
+    gaps, whose gradients are sums of slopes.
+    """
+    return grad.dim() == 0 and bool(job.plan.strips) and not job.spec.gaps
+
+
+def _of_loss(job: Job, backend: Backend, slopes: Slopes, grad: Tensor) -> Slopes:
     """The slopes times the gradient of the loss."""
-    assert grad is not None
     # 1 where backward() is called on the loss itself.
     if grad.dim() == 0 and backend.reads_scale and float(grad) == 1.0:
         return slopes

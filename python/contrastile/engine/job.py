@@ -165,6 +165,8 @@ class Backend(Protocol):
     settles_strips: bool
     # Whether reducing_weigher() may give one: sums and weights from one look at the scores.
     weighs_at_once: bool
+    # Whether a weigher multiplies slopes by the gradient of their loss.
+    scales_upstream: bool
     # Whether there is a general form beside the fixed shifts, and the device chooses between them.
     has_forms: bool
 

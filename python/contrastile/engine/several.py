@@ -92,7 +92,8 @@ def _sides(job: Job, rule: Rule, reduced: Reduced) -> list[Side]:
     ):
         if slot != NONE:
             last = None if sums is None else bits[-1]
-            sides.append(Side(*stats, job.tensors[slot], last, sums, own))
+            negatives, positives = stats
+            sides.append(Side(negatives, positives, job.tensors[slot], last, sums, own))
     return sides
 
 

@@ -78,6 +78,8 @@ class Upstream(NamedTuple):
         positive: of the positives' scores; zero where a row has none.
         row_line: what each pair that the last stat keeps has in G besides, one number a row.
         col_line: one number a column.
+        of_loss: the gradient of a loss of rows, 0-d, that all others are still to be multiplied by;
+            None is 1.
     """
 
     rows: MaybeVectors
@@ -85,6 +87,7 @@ class Upstream(NamedTuple):
     positive: Tensor | None = None
     row_line: Tensor | None = None
     col_line: Tensor | None = None
+    of_loss: Tensor | None = None
 
     @property
     def of_stats(self) -> bool:

@@ -32,6 +32,7 @@ class CpuBackend:
     reads_scale = True
     settles_strips = True
     weighs_at_once = False
+    scales_upstream = False
     has_forms = False
 
     def available(self) -> str | None:

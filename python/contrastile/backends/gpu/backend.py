@@ -21,6 +21,7 @@ class GpuBackend:
     reads_scale = False
     settles_strips = False
     weighs_at_once = False
+    scales_upstream = False
     has_forms = True
 
     def kernels(self, scene: Scene) -> Kernels:

@@ -46,11 +46,13 @@ class Entries(NamedTuple):
         stats: of each stat.
         lines: what every kept pair of the last stat has beside its power.
         positive: the gradient of the positives' scores.
+        of_loss: what all are still to be multiplied by, 0-d.
     """
 
     stats: tuple[Pair, ...]
     lines: Pair
     positive: Tensor | None
+    of_loss: Tensor | None
 
     @staticmethod
     def of(spec: Spec, state: State, upstream: Upstream) -> Entries:
@@ -66,7 +68,7 @@ class Entries(NamedTuple):
             elif upstream.cols and (grad := upstream.cols[place]) is not None:
                 cols = _entry(grad, True, channel, stat.factor, state.col_bits, state.col_tops)
             found.append((rows, cols))
-        return Entries(tuple(found), _lines(spec, upstream), upstream.positive)
+        return Entries(tuple(found), _lines(spec, upstream), upstream.positive, upstream.of_loss)
 
     def each(self) -> Iterator[Entry]:
         """Every one once, lines last."""

@@ -70,6 +70,7 @@ class TritonBackend(GpuBackend):
 
     name = "triton"
     weighs_at_once = True
+    scales_upstream = True
 
     def available(self) -> str | None:
         """None, or how to get a Triton."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...engine.plan import Block
 from ...engine.state import State
 from ...triton_kernels import merge, upstream, weights
+from ...triton_kernels.merge import PartialProducts
 from ...triton_kernels.tile_weights import Factors
 from ..gpu.entries import Entries, Entry, Pair
 from ..gpu.forms import Form
@@ -49,6 +50,7 @@ def form_coefficients(bound: Bound, state: State, entries: Entries) -> Tensor | 
         upstream.coefficients,
         channels,
         sides,
+        entries.of_loss is not None,
         CHANNEL=channels,
         OF_COLUMNS=sides,
         FIXED=Form.FIXED in forms,
@@ -56,6 +58,7 @@ def form_coefficients(bound: Bound, state: State, entries: Entries) -> Tensor | 
         TWICE=bound.scene.spec.triangle,
         UNIT=unit is not None,
         DIRECT=parts is None,
+        SCALED=entries.of_loss is not None,
         BLOCK=LINE,
         SWEEP=SWEEP,
     )
@@ -72,6 +75,7 @@ def form_coefficients(bound: Bound, state: State, entries: Entries) -> Tensor | 
         first(parts, state.shifts),
         sweeps,
         first(unit, state.shifts),
+        first(entries.of_loss, state.shifts),
     )
     return unit
 
@@ -89,10 +93,10 @@ def weigh_block(
     ``sums``: of a function, to be filled beside, as :func:`room_for_sums` makes them.
     """
     parts = [_weigh(bound, block, output, state, entries, form, sums) for form in bound.scene.forms]
-    if output.products is not None:
-        _add_products(bound, block, output, state, parts)
     if entries.positive is not None:
-        _put_positives(bound, block, output, state, entries.positive)
+        _put_positives(bound, block, output, state, entries, parts)
+    elif output.products is not None:
+        _add_products(bound, block, output, state, parts)
 
 
 def room_for_sums(bound: Bound, block: Block) -> Partials:
@@ -224,28 +228,39 @@ def _add_products(
     )
     start(
         programs(length),
-        parts[0],
-        parts[0].shape[0],
-        parts[-1],
-        parts[-1].shape[0],
+        *_partial(parts, state.flag),
         output.products,
         block.rows.start,
         length,
-        state.flag,
         first(output.unit, state.shifts),
     )
 
 
-def _put_positives(bound: Bound, block: Block, output: Output, state: State, grad: Tensor) -> None:
+def _partial(parts: list[Tensor], flag: Tensor) -> tuple[PartialProducts, int, int]:
+    """Those of the fixed form and of the general one; of one form alone, twice the same."""
+    one, other = parts[0], parts[-1]
+    return PartialProducts(one, other, flag), one.shape[0], other.shape[0]
+
+
+def _put_positives(
+    bound: Bound,
+    block: Block,
+    output: Output,
+    state: State,
+    entries: Entries,
+    parts: list[Tensor],
+) -> None:
     assert state.flag is not None and state.shifts is not None
-    scene, out = bound.scene, output.weights
-    key = output.products is not None, out.stride(0)
+    scene, out, products = bound.scene, output.weights, output.products
+    key = products is not None, out.stride(0), entries.of_loss is not None
     start = bound.program.vectors(
         weights.put_positives,
         key,
         UNIT=output.unit is not None,
         TRIANGLE=scene.spec.triangle,
-        PRODUCTS=output.products is not None,
+        PRODUCTS=products is not None,
+        GENERAL=len(parts) > 1,
+        SCALED=entries.of_loss is not None,
         BLOCK=LINE,
     )
     start(
@@ -257,9 +272,11 @@ def _put_positives(bound: Bound, block: Block, output: Output, state: State, gra
         block.cols.start,
         block.cols.stop,
         scene.job.positives,
-        grad,
+        entries.positive,
+        first(entries.of_loss, state.shifts),
         state.positive,
         first(output.unit, state.shifts),
-        first(output.products, state.flag),
+        first(products, state.flag),
+        *_partial(parts, state.flag),
         scene.sizes.n,
     )

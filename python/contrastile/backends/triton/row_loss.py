@@ -66,7 +66,7 @@ def _launch(bound: Bound, memory: Memory, grid: int, stats: Vectors, outputs: Ou
     job, rule, program = bound.scene.job, _rule(bound), bound.program
     columns, dots = job.positives, _dots(memory)
     assert columns is not None
-    scale, row_bias, col_bias = job.scores
+    scale, *biases = job.scores
     if not isinstance(scale, Tensor):
         scale = torch.full((), scale, dtype=torch.float64, device=dots.device)
     skip, mean = rule.skip, rule.reduction == "mean"
@@ -91,11 +91,12 @@ def _launch(bound: Bound, memory: Memory, grid: int, stats: Vectors, outputs: Ou
     )
     start(
         grid,
-        Scores(dots, columns, scale, _one(row_bias), _one(col_bias)),
+        Scores(dots, columns, scale, *[() if bias is None else (bias,) for bias in biases]),
         Rows(stats, weights, omega, count),
         outputs,
         job.sizes.n,
         job.sizes.m,
+        *[0 if bias is None else bias.stride(0) for bias in biases],
     )
 
 
@@ -116,4 +117,4 @@ def _vector(bound: Bound) -> Tensor:
 
 
 def _one(vector: Tensor | None) -> tuple[Any, ...]:
-    return () if vector is None else (vector.contiguous(),)
+    return () if vector is None else (vector,)
