@@ -12,12 +12,7 @@ from ..engine.rules import softmax_loss
 from ..ops import ScoreStats
 from ..parallel import Columns, Peers
 from ..problem import Channel, Equal, Index, Not, Pairs
-from ..problem.checks import (
-    check_embedding,
-    check_integers,
-    check_same_rows,
-    check_same_size,
-)
+from ..problem.checks import check_integers, check_paired
 from .ids import SEVERAL_VECTORS, Groups, all_dot_sums, class_dot_sums
 from .memory import Memory, Past, merged, merged_columns, past_of
 from .module import Loss
@@ -83,10 +78,7 @@ def clip_loss(
     tensor(0.3408)
     """
     opts = Options(NAME, **options)
-    check_embedding(NAME, "x", x, SEVERAL_VECTORS)
-    check_embedding(NAME, "y", y, SEVERAL_VECTORS)
-    check_same_size(NAME, x=x, y=y)
-    check_same_rows(NAME, x=x, y=y)
+    check_paired(NAME, SEVERAL_VECTORS, x=x, y=y)
     n, device = x.shape[0], x.device
     scale = opts.scale(n) if memory is None else opts.scalar_scale(n)
     bias = opts.bias(y)
