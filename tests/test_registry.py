@@ -47,8 +47,8 @@ def test_the_table_has_all_losses_that_are_written() -> None:
 def test_public_names_are_those_of_the_table() -> None:
     assert set(functional.__all__) == FUNCTIONS
     assert set(losses.__all__) == FUNCTIONS | MODULES | {"LogitScale", "Options", "Stats"}
-    others = {"ContrastileWarning", "InputError", "LogitScale", "Stats", "__version__"}
-    others |= {"functional", "ops", "warm_up"}
+    others = {"ContrastileWarning", "InputError", "LogitScale", "MemoryQueue", "Stats"}
+    others |= {"__version__", "functional", "ops", "warm_up"}
     assert set(contrastile.__all__) == FUNCTIONS | MODULES | others
 
 

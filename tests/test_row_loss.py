@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import contrastile.native
@@ -150,7 +149,7 @@ each_option = pytest.mark.parametrize("option", OPTIONS)
 @each_option
 @each_case
 def test_it_is_the_composition_of_the_stats(case: str, option: str, engine: dict[str, Any]) -> None:
-    assert_composes(case, replace(CASES[case][1], **OPTIONS[option]), **engine)
+    assert_composes(case, CASES[case][1]._replace(**OPTIONS[option]), **engine)
 
 
 @pytest.fixture(params=["compiled", "plain torch"])
@@ -183,7 +182,7 @@ def test_in_strips_it_is_the_same(
     case: str, option: str, strips: dict[str, Any], at_once: list[int]
 ) -> None:
     """Of one direction, and a loss that is one number, gradients are made in the forward pass."""
-    loss = replace(CASES[case][1], **OPTIONS[option])
+    loss = CASES[case][1]._replace(**OPTIONS[option])
     assert_composes(case, loss, **strips)
     known = case in ONE_WAY and loss.reduction != "none" and not loss.skip
     assert at_once == ([5] if known else [])
@@ -242,7 +241,7 @@ def test_the_stats_are_shown_if_asked_for(case: str, engine: dict[str, Any]) -> 
     given = {**arguments(), **engine, "ranks": True}
     alone = call(**given, row_loss=loss)
     assert alone == ScoreStats(loss=alone.loss)
-    shown = call(**given, row_loss=replace(loss, shows=True))
+    shown = call(**given, row_loss=loss._replace(shows=True))
     plain = call(**given)
     assert torch.equal(shown.loss, alone.loss) and shown.loss.requires_grad
     for name in ("rows", "columns"):
@@ -265,7 +264,7 @@ def test_gradients_of_half_precision_wait_for_their_scale(
     def gradients(share: float) -> tuple[Tensor, ...]:
         pair = query.clone().requires_grad_(), key.clone().requires_grad_()
         stats = one_direction(
-            query=pair[0], key=pair[1], row_loss=replace(WITHOUT, share=share), **options
+            query=pair[0], key=pair[1], row_loss=WITHOUT._replace(share=share), **options
         )
         return torch.autograd.grad(stats.loss / share, pair)
 

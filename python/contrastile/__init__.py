@@ -24,6 +24,7 @@ from .losses import (
     supcon_loss,
 )
 from .problem import ContrastileWarning, InputError
+from .training import MemoryQueue
 from .warm_up import warm_up
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "InfoNCE",
     "InputError",
     "LogitScale",
+    "MemoryQueue",
     "MultiPositiveNCE",
     "NTXent",
     "SigLip",

@@ -16,6 +16,9 @@ BACKENDS: tuple[Backend, ...] = (CpuBackend(), TritonBackend(), CudaBackend(), R
 # The reference materialises S: "auto" never takes it, whoever wants it names it.
 AUTO: tuple[Backend, ...] = BACKENDS[:-1]
 
+# What ``backend=`` may be.
+NAMES = ("auto", *(backend.name for backend in BACKENDS))
+
 
 def choose(spec: Spec, sizes: Sizes) -> Backend:
     """The backend that is named, or for "auto" the best that supports the problem.
@@ -44,12 +47,7 @@ def named(caller: str, name: str) -> Backend:
     for backend in BACKENDS:
         if backend.name == name:
             return backend
-    raise InputError(f"{caller}: backend must be one of {', '.join(backend_names())}, got {name!r}")
-
-
-def backend_names() -> tuple[str, ...]:
-    """What ``backend=`` may be."""
-    return ("auto", *(backend.name for backend in BACKENDS))
+    raise InputError(f"{caller}: backend must be one of {', '.join(NAMES)}, got {name!r}")
 
 
 def why_not(backend: Backend, spec: Spec, sizes: Sizes) -> str | None:
@@ -57,4 +55,4 @@ def why_not(backend: Backend, spec: Spec, sizes: Sizes) -> str | None:
     return backend.available() or backend.supports(spec, sizes)
 
 
-__all__ = ["AUTO", "BACKENDS", "Backend", "backend_names", "choose", "named", "why_not"]
+__all__ = ["AUTO", "BACKENDS", "NAMES", "Backend", "choose", "named", "why_not"]

@@ -9,7 +9,7 @@ values waits for it: there the first call is looked at, and none that a CUDA gra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -36,9 +36,8 @@ ROWS = 4
 CALLS: dict[tuple[str, bool], int] = {}
 
 
-def advise_on(caller: str, tensors: Sequence[Tensor], options: Mapping[str, Any]) -> None:
+def advise_on(caller: str, query: Tensor, key: Tensor, options: Mapping[str, Any]) -> None:
     """Advice on a call of ``caller`` with these tensors (two sets, or one and its labels)."""
-    query, key = tensors[0], tensors[min(1, len(tensors) - 1)]
     if not _may_look(caller, query):
         return
     if not key.is_floating_point():

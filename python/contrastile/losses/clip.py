@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
 from ..engine.rules import softmax_loss
+from ..ops import ScoreStats
 from ..parallel import Columns, Peers
 from ..problem import Channel, Equal, Index, Not, Pairs
-from ..problem.checks import (
-    check_embedding,
-    check_integers,
-    check_same_rows,
-    check_same_size,
-)
+from ..problem.checks import check_integers, check_paired
 from .ids import SEVERAL_VECTORS, Groups, all_dot_sums, class_dot_sums
+from .memory import Memory, Past, merged, merged_columns, past_of
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
@@ -38,6 +37,7 @@ def clip_loss(
     y: Tensor,
     *,
     ids: Tensor | None = None,
+    memory: Memory | None = None,
     label_smoothing: float = 0.0,
     margin: float = 0.0,
     **options: Unpack[LossOptions],
@@ -53,6 +53,10 @@ def clip_loss(
         y: [N, D]; row i belongs to row i of ``x``.
         ids: [N] integers, -1 for none; pairs off the diagonal with equal ids are left out of
             both directions.
+        memory: (x, y) of past batches, both [K, D], or (x, y, ids [K]) where there are ``ids``:
+            past ``y`` are negatives of the rows of ``x``, past ``x`` of those of ``y``, but for
+            those of the same id; without a gradient. With a group all ranks have the same, which
+            count once. The scale is one number then.
         label_smoothing: e in [0, 1], spread over the included pairs.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. A scale per row multiplies
@@ -74,15 +78,14 @@ def clip_loss(
     tensor(0.3408)
     """
     opts = Options(NAME, **options)
-    check_embedding(NAME, "x", x, SEVERAL_VECTORS)
-    check_embedding(NAME, "y", y, SEVERAL_VECTORS)
-    check_same_size(NAME, x=x, y=y)
-    check_same_rows(NAME, x=x, y=y)
+    check_paired(NAME, SEVERAL_VECTORS, x=x, y=y)
     n, device = x.shape[0], x.device
-    scale, bias = opts.scale(n), opts.bias(y)
+    scale = opts.scale(n) if memory is None else opts.scalar_scale(n)
+    bias = opts.bias(y)
     weights = opts.row_weights(n)
     if ids is not None:
         ids = check_integers(NAME, "ids", ids, n)
+    past = past_of(opts, memory, ["x", "y"], None if ids is None else ("ids", ids), x)
     columns = opts.peers.columns("y", y)
     groups = None if ids is None else Groups.among(columns, ids, opts.ignore_label)
     x, y = opts.embeddings(x), opts.embeddings(y)
@@ -91,7 +94,7 @@ def clip_loss(
     kept: Pairs = Not(own)
     if groups is not None:
         kept = kept & Not(Equal(groups.query, groups.key))
-    plain = margin == 0.0 and label_smoothing == 0.0
+    plain = margin == 0.0 and label_smoothing == 0.0 and memory is None
     stats = columns.log_sum_exp(
         x,
         y,
@@ -103,6 +106,9 @@ def clip_loss(
         row_loss=opts.row_loss("softmax", weights, share=0.5) if plain else None,
         **opts.engine,
     )
+
+    if memory is not None:
+        stats = _with_past(opts, stats, x, y, scale, past)
 
     def valid() -> Tensor:
         return ~(torch.isneginf(stats.rows[0]) | torch.isneginf(stats.columns[0]))
@@ -124,7 +130,7 @@ def clip_loss(
     row, column = (softmax_loss(lse, positive) for lse in (stats.rows[0], stats.columns[0]))
     losses = (row + column) * 0.5
     if label_smoothing:
-        for total, included in _included(opts.peers, columns, x, y, groups, scale):
+        for total, included in _included(opts.peers, columns, x, y, groups, scale, past):
             part = smoothing_term(positive, total - raw, included, label_smoothing)
             losses = losses + 0.5 * part
     return reduce_rows(opts, losses, valid if wants_valid(opts) else None, weights, seen, bias)
@@ -144,6 +150,22 @@ class ClipLoss(Loss):
     function = staticmethod(clip_loss)
 
 
+def _with_past(
+    opts: Options,
+    stats: ScoreStats,
+    x: Tensor,
+    y: Tensor,
+    scale: float | Tensor,
+    past: Sequence[Past],
+) -> ScoreStats:
+    """With the past rows of y among the columns, and those of x among the rows."""
+    past_x, past_y = past
+    raw = stats.scores_of_positives
+    of_rows = past_y.log_sum_exp(opts, x, scale, [past_y.others], raw)
+    of_columns = past_x.log_sum_exp(opts, y, scale, [past_x.others], raw)
+    return merged_columns(merged(stats, of_rows), of_columns)
+
+
 def _included(
     peers: Peers,
     columns: Columns,
@@ -151,6 +173,7 @@ def _included(
     y: Tensor,
     groups: Groups | None,
     scale: float | Tensor,
+    past: Sequence[Past],
 ) -> list[tuple[Tensor, Tensor]]:
     """Sum of the included scores, the positive among them, and their number: rows, columns."""
     count = torch.full((x.shape[0],), columns.total, device=x.device)
@@ -169,4 +192,11 @@ def _included(
             dots = dots - class_dot_sums(columns, groups, a, b) + (a * b).sum(1)
             number = count - groups.counts() + 1
         sums.append((dots * factor, number))
-    return sums
+    if not past:
+        return sums
+    past_x, past_y = past
+    further = (past_y.included(x), past_x.included(y))
+    return [
+        (dots + more * scale, number + count)
+        for (dots, number), (more, count) in zip(sums, further, strict=True)
+    ]

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from ..engine.rules import softmax_loss
 from ..engine.several import log_count
 from ..problem import Channel, Equal, Index, Not, Pairs
-from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
+from ..problem.checks import check_integers, check_paired
 from .ids import SEVERAL_VECTORS, Groups
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
@@ -67,10 +67,7 @@ def hard_negative_nce(
     tensor(0.3408)
     """
     opts = Options(NAME, **options)
-    check_embedding(NAME, "query", query, SEVERAL_VECTORS)
-    check_embedding(NAME, "key", key, SEVERAL_VECTORS)
-    check_same_size(NAME, query=query, key=key)
-    check_same_rows(NAME, query=query, key=key)
+    check_paired(NAME, SEVERAL_VECTORS, query=query, key=key)
     n, device = query.shape[0], query.device
     scale, bias = opts.scale(n), opts.bias(key)
     weights = opts.row_weights(n)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
 from ..engine.rules import softmax_loss
-from ..ops import gather_dot, merge_log_sum_exp
+from ..ops import gather_dot
 from ..parallel import Columns, Peers
 from ..problem import Channel, Equal, Index, InputError, Not, Pairs
 from ..problem.checks import (
@@ -19,6 +21,7 @@ from ..problem.checks import (
     shape,
 )
 from .ids import Groups, all_dot_sums, class_dot_sums
+from .memory import Memory, Past, merged, past_of
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
@@ -52,6 +55,7 @@ def info_nce(
     negatives: Tensor | None = None,
     query_ids: Tensor | None = None,
     key_ids: Tensor | None = None,
+    memory: Memory | None = None,
     label_smoothing: float = 0.0,
     margin: float = 0.0,
     **options: Unpack[LossOptions],
@@ -72,6 +76,9 @@ def info_nce(
         query_ids: [N] integers, -1 for none; with ``key_ids`` [M]: a key with the query's id
             that is not its positive is no negative (duplicates, other captions).
         key_ids: see ``query_ids``.
+        memory: keys [K, D] of past batches, or (keys, ids [K]) where there are ``query_ids``:
+            negatives too, but for those of the query's id, and without a gradient. With a group
+            all ranks have the same, which count once (``negatives`` are those of all ranks).
         label_smoothing: e in [0, 1], spread over the included keys.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. ``temperature``/``logit_scale``
@@ -103,11 +110,14 @@ def info_nce(
     n, m = query.shape[0], key.shape[0]
     here = _positives(positives, n, m, query, key)
     ids = _ids(query_ids, key_ids, query, key)
+    own_ids = None if ids is None else ("ids", ids[0])
+    past = past_of(opts, memory, ["key"], own_ids, query)
     scale = opts.scale(n)
     key_bias = opts.bias(key, per_key=True)
     weights = opts.row_weights(n)
     columns = opts.peers.columns("key", key)
-    bias, shared = _biases(opts, columns, key_bias, negatives is not None)
+    further = negatives is not None or memory is not None
+    bias, shared = _biases(opts, columns, key_bias, further)
     groups = None if ids is None else _groups(columns, *ids, opts.ignore_label)
     own = columns.place(here)
     own_key = key is query
@@ -117,7 +127,7 @@ def info_nce(
     kept: Pairs = Not(own)
     if groups is not None:
         kept = kept & Not(Equal(groups.query, groups.key))
-    plain = margin == 0.0 and label_smoothing == 0.0 and negatives is None
+    plain = margin == 0.0 and label_smoothing == 0.0 and not further
     row_loss = None
     if plain:
         row_loss = opts.row_loss("softmax", weights, some_without=positives is not None)
@@ -133,9 +143,9 @@ def info_nce(
         **opts.engine,
     )
     if negatives is not None:
-        more = opts.peers.columns("negatives", negatives)
+        columns_of_negatives = opts.peers.columns("negatives", negatives)
         negatives = opts.embeddings(negatives)
-        extra = more.log_sum_exp(
+        more = columns_of_negatives.log_sum_exp(
             query,
             negatives,
             scale=scale,
@@ -144,9 +154,10 @@ def info_nce(
             row_thresholds=stats.scores_of_positives.detach(),
             **opts.engine,
         )
-        stats = stats._replace(rows=(merge_log_sum_exp(stats.rows[0], extra.rows[0]),))
-        if stats.row_rank is not None and extra.row_rank is not None:
-            stats = stats._replace(row_rank=stats.row_rank + extra.row_rank)
+        stats = merged(stats, more)
+    for side in past:
+        raw = stats.scores_of_positives
+        stats = merged(stats, side.log_sum_exp(opts, query, scale, [side.others], raw))
 
     def valid() -> Tensor:
         return (own.columns >= 0) & ~torch.isneginf(stats.rows[0])
@@ -167,7 +178,7 @@ def info_nce(
     losses = softmax_loss(stats.rows[0], positive)
     if label_smoothing:
         total, included = _included(
-            opts.peers, columns, query, key, negatives, here.columns, groups, scale, bias
+            opts.peers, columns, query, key, negatives, here.columns, groups, scale, bias, past
         )
         losses = losses + smoothing_term(positive, total - score, included, label_smoothing)
     tell = positives is not None or label_smoothing or wants_valid(opts)
@@ -255,6 +266,7 @@ def _included(
     groups: Groups | None,
     scale: float | Tensor,
     bias: Tensor | None,
+    past: Sequence[Past],
 ) -> tuple[Tensor, Tensor]:
     """Sum of a row's included scores, its positive among them, and their number."""
     dots = all_dot_sums(peers, query, key)
@@ -277,6 +289,9 @@ def _included(
     if negatives is not None:
         total = total + all_dot_sums(peers, query, negatives) * scale
         count = count + peers.columns("negatives", negatives).total
+    for side in past:
+        more, number = side.included(query)
+        total, count = total + more * scale, count + number
     return total, count
 
 

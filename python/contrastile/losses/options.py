@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeAlias, TypedDict
 import torch
 from torch import Tensor
 
-from ..backends import backend_names
+from ..backends import NAMES as BACKENDS
 from ..ops.unit_length import unit_length
 from ..parallel import (
     ALONE,
@@ -36,7 +36,7 @@ from ..problem.checks import (
     shape,
 )
 from ..problem.problem import check_workspace
-from ..problem.row_loss import RowLoss
+from ..problem.row_loss import REDUCTIONS, RowLoss
 from ..problem.scores import LARGEST_SCALE, check_scale
 from ..problem.storage import check_storage
 from .advice import advise_on
@@ -52,6 +52,8 @@ OWN_NUMBERS = {
     "tau_plus": (0.0, 0.999),
 }
 OWN_CHOICES = {"variant": ("out", "in"), "direction": ("both", "rows", "columns")}
+# What empty= may be.
+EMPTY = ("zero", "skip", "error")
 
 # A Tensor, or (Tensor, Stats) with return_stats=True: a union would make every typed caller
 # narrow it before .backward().
@@ -78,7 +80,7 @@ class LossOptions(TypedDict, total=False):
     return_stats: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Options:
     """The shared options of a loss call.
 
@@ -137,17 +139,18 @@ class Options:
     return_stats: bool = False
 
     def __post_init__(self) -> None:
-        check_choice(self.caller, "reduction", self.reduction, ("mean", "sum", "none"))
-        check_choice(self.caller, "empty", self.empty, ("zero", "skip", "error"))
-        check_choice(self.caller, "backend", self.backend, backend_names())
-        check_workspace(self.caller, self.workspace)
-        for name in ("normalize", "return_stats"):
-            check_switch(self.caller, name, getattr(self, name))
-        _check_ignore_label(self.caller, self.ignore_label)
-        check_choice(self.caller, "grad_scale", self.grad_scale, GRAD_SCALES)
-        check_choice(self.caller, "exchange", self.exchange, EXCHANGES)
+        caller = self.caller
+        check_choice(caller, "reduction", self.reduction, REDUCTIONS)
+        check_choice(caller, "empty", self.empty, EMPTY)
+        check_choice(caller, "backend", self.backend, BACKENDS)
+        check_workspace(caller, self.workspace)
+        check_switch(caller, "normalize", self.normalize)
+        check_switch(caller, "return_stats", self.return_stats)
+        _check_ignore_label(caller, self.ignore_label)
+        check_choice(caller, "grad_scale", self.grad_scale, GRAD_SCALES)
+        check_choice(caller, "exchange", self.exchange, EXCHANGES)
         if self.offload is not None:
-            check_choice(self.caller, "offload", self.offload, OFFLOADS)
+            check_choice(caller, "offload", self.offload, OFFLOADS)
         if self.group is not None:
             self._check_group(self.group)
         self._check_numbers()
@@ -163,20 +166,18 @@ class Options:
 
     def _check_numbers(self) -> None:
         """What can be said of scale and bias without the embeddings."""
-        if self.temperature is not None and self.logit_scale is not None:
+        caller, temperature, scale = self.caller, self.temperature, self.logit_scale
+        if temperature is not None and scale is not None:
             raise self._not_one_scale("both")
-        for name in ("temperature", "logit_scale"):
-            value = getattr(self, name)
-            if value is None or isinstance(value, Tensor):
-                continue
-            if name == "temperature" and is_number(value) and not value > 0:
-                raise InputError(f"{self.caller}: temperature must be positive, got {value}")
-            check_scale(self.caller, name, value, 0)
-            if name == "temperature":
-                check_number(self.caller, name, value, 1.0 / LARGEST_SCALE, LARGEST_SCALE)
+        if temperature is not None and not isinstance(temperature, Tensor):
+            if is_number(temperature) and not temperature > 0:
+                raise InputError(f"{caller}: temperature must be positive, got {temperature}")
+            check_scale(caller, "temperature", temperature, 0)
+            check_number(caller, "temperature", temperature, 1.0 / LARGEST_SCALE, LARGEST_SCALE)
+        if scale is not None and not isinstance(scale, Tensor):
+            check_scale(caller, "logit_scale", scale, 0)
         if self.logit_bias is not None and not isinstance(self.logit_bias, Tensor):
-            low, high = -LARGEST_SCALE, LARGEST_SCALE
-            check_number(self.caller, "logit_bias", self.logit_bias, low, high)
+            check_number(caller, "logit_bias", self.logit_bias, -LARGEST_SCALE, LARGEST_SCALE)
 
     def _not_one_scale(self, got: str) -> InputError:
         return InputError(
@@ -233,10 +234,10 @@ class Options:
 
     def bias(self, key: Tensor, per_key: bool = False) -> Tensor | None:
         """The bias of the columns that ``key`` makes, or None."""
-        m = key.shape[0]
         bias = self.logit_bias
         if bias is None:
             return None
+        m = key.shape[0]
         if not isinstance(bias, Tensor):
             dtype, number = wide_dtype(key), float(bias)
             return torch.full((m,), number, dtype=dtype, device=key.device) if number else None
@@ -330,6 +331,7 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
     explicit = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     names = {p.name for p in (*explicit, *shared)}
     tensors = [p.name for p in explicit if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    query, key = tensors[0], tensors[min(1, len(tensors) - 1)]
     keywords = [p.name for p in explicit if p.name not in tensors]
 
     def run(*args: Any, **kwargs: Any) -> LossOutput:
@@ -343,7 +345,7 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
         check_names(caller, kwargs, names)
         check_own_options(caller, kwargs)
         loss = function(*args, **kwargs)
-        advise_on(caller, [given[name] for name in tensors[:2]], kwargs)
+        advise_on(caller, given[query], given[key], kwargs)
         return loss
 
     @wraps(function)
@@ -363,7 +365,7 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
 def _check_ignore_label(caller: str, value: object) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, Integral)):
         raise TypeError(f"{caller}: ignore_label must be an integer or None, got {value!r}")
     if not -(2**63) <= int(value) < 2**63:
         raise InputError(f"{caller}: ignore_label must be an int64, got {value}")

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from ..problem import Equal, Index, Not, Phi, Term
 from ..problem.advice import advise
-from ..problem.checks import check_embedding, check_integers, check_same_rows, check_same_size
+from ..problem.checks import check_integers, check_paired
 from .ids import SEVERAL_VECTORS, Groups, class_dot_sums
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function
@@ -50,10 +50,7 @@ def siglip_loss(
     tensor(0.6933)
     """
     opts = Options(NAME, **options)
-    check_embedding(NAME, "x", x, SEVERAL_VECTORS)
-    check_embedding(NAME, "y", y, SEVERAL_VECTORS)
-    check_same_size(NAME, x=x, y=y)
-    check_same_rows(NAME, x=x, y=y)
+    check_paired(NAME, SEVERAL_VECTORS, x=x, y=y)
     n, device = x.shape[0], x.device
     scale, bias = opts.scale(n), opts.bias(y)
     weights = opts.row_weights(n)

@@ -11,6 +11,7 @@ from ..ops import merge_log_sum_exp
 from ..problem import Channel, Equal, Index, Not
 from ..problem.checks import check_embedding, check_integers
 from .ids import Groups, class_dot_sums
+from .memory import Memory, merged, past_of
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
 from .rows import (
@@ -28,7 +29,12 @@ SEVERAL = "use {name}.flatten(0, 1) with labels.repeat_interleave({count})"
 
 @loss_function
 def supcon_loss(
-    z: Tensor, labels: Tensor, *, variant: str = "out", **options: Unpack[LossOptions]
+    z: Tensor,
+    labels: Tensor,
+    *,
+    memory: Memory | None = None,
+    variant: str = "out",
+    **options: Unpack[LossOptions],
 ) -> LossOutput:
     r"""Supervised contrastive loss over one triangle of the N x N scores.
 
@@ -44,6 +50,9 @@ def supcon_loss(
     Args:
         z: [N, D], fp32, fp64, bf16 or fp16.
         labels: [N] integers, -1 for none.
+        memory: (z [K, D], labels [K]) of past batches: those of i's class are positives of i too,
+            the others negatives; without a gradient. With a group all ranks have the same, which
+            count once.
         variant: "out" (the paper's recommendation) or "in".
         options: see :class:`~contrastile.losses.options.Options`. The scale is one number, a
             ``logit_bias`` cancels.
@@ -67,20 +76,28 @@ def supcon_loss(
     n, device = z.shape[0], z.device
     labels = check_integers(NAME, "labels", labels, n)
     scale, weights = opts.scalar_scale(n), opts.row_weights(n)
+    past = past_of(opts, memory, ["z"], ("labels", labels), z)
     z = opts.embeddings(z)
     columns = opts.peers.columns("z", z)
     groups = Groups.among(columns, labels, opts.ignore_label)
     count = groups.counts() - 1
+    past_sums = [side.shared(z) for side in past]
+    for _, number in past_sums:
+        count = count + number
 
     others = Not(columns.place(Index.diagonal(n, device=device)))
     same = Equal(groups.query, groups.key)
-    gap = asks_for_gap(opts, variant, z)
+    # The gap of two passes would have to be merged; the sums over classes only add up.
+    gap = asks_for_gap(opts, variant, z) and memory is None
     from_classes = variant == "out" and not gap
     mean = None
     if opts.return_stats or from_classes:
         wide = widen(z)
-        own = (wide * wide).sum(1)
-        mean = (class_dot_sums(columns, groups, z, z) - own) * scale / count.clamp(min=1)
+        total = class_dot_sums(columns, groups, z, z) - (wide * wide).sum(1)
+        for more, _ in past_sums:
+            total = total + more
+        mean = total * scale / count.clamp(min=1)
+    apart = from_classes or memory is not None
     stats = columns.log_sum_exp(
         z,
         scale=scale,
@@ -88,9 +105,12 @@ def supcon_loss(
         ranks=opts.return_stats,
         row_thresholds=None if mean is None else mean.detach(),
         row_counts=count if gap else None,
-        row_loss=None if from_classes else opts.row_loss("several", weights, row_count=count),
+        row_loss=None if apart else opts.row_loss("several", weights, row_count=count),
         **opts.engine,
     )
+    for side in past:
+        both = [side.others, side.same]
+        stats = merged(stats, side.log_sum_exp(opts, z, scale, both, mean))
 
     def valid() -> Tensor:
         return count > 0

@@ -10,12 +10,7 @@ from torch import Tensor
 from ..ops import ScoreStats
 from ..parallel import Columns
 from ..problem import Channel, Equal, Index, Not, Pairs
-from ..problem.checks import (
-    check_embedding,
-    check_integers,
-    check_same_rows,
-    check_same_size,
-)
+from ..problem.checks import check_integers, check_paired
 from ..problem.row_loss import RowLoss
 from .ids import Groups
 from .options import Options
@@ -47,10 +42,7 @@ class TwoViews:
     ) -> TwoViews:
         """Checked views."""
         caller = opts.caller
-        check_embedding(caller, "z0", z0, SEVERAL)
-        check_embedding(caller, "z1", z1, SEVERAL)
-        check_same_size(caller, z0=z0, z1=z1)
-        check_same_rows(caller, z0=z0, z1=z1)
+        check_paired(caller, SEVERAL, z0=z0, z1=z1)
         n = z0.shape[0]
         scale = opts.scalar_scale(n)
         weights = opts.row_weights(n)

@@ -30,7 +30,7 @@ from .transforms import is_differentiating
 
 def is_watched(sizes: Sizes) -> bool:
     """Whether a mode counts what is computed on a device whose kernels it would not see."""
-    return sizes.device.type != "cpu" and torch._C._len_torch_dispatch_stack() > 0
+    return torch._C._len_torch_dispatch_stack() > 0 and sizes.device.type != "cpu"
 
 
 def reduce(

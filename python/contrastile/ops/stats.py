@@ -56,7 +56,7 @@ def reduce_scores(problem: Problem) -> ScoreStats:
     spec, tensors = problem.lower()
     sizes = Sizes.of(spec, tensors)
     backend = choose(spec, sizes)
-    spec = spec._replace(backend=backend.name, tf32=backend.allows_tf32())
+    spec = spec.on(backend.name, backend.allows_tf32())
     if not torch.is_grad_enabled():
         # autograd.Function asks the tensors alone which gradients are wanted.
         tensors = [tensor.detach() for tensor in tensors]
@@ -70,13 +70,11 @@ def reduce_scores(problem: Problem) -> ScoreStats:
 
 def _stats(spec: Spec, outputs: Sequence[Tensor]) -> ScoreStats:
     """The outputs by name; see :meth:`contrastile.engine.forward.Outcome.outputs`."""
+    if spec.rule is not None and not spec.rule.shows:
+        return ScoreStats(loss=outputs[0])
     left = list(outputs)
     left.reverse()
-    loss, rule = None, spec.rule
-    if rule is not None:
-        loss = left.pop()
-        if not rule.shows:
-            return ScoreStats(loss=loss)
+    loss = None if spec.rule is None else left.pop()
     count = len(spec.stats)
     rows = tuple([left.pop() for _ in range(count)]) if spec.rows else ()
     columns = tuple([left.pop() for _ in range(count)]) if spec.columns else ()

@@ -225,7 +225,9 @@ def _bytes(share: Share, items: Tensor) -> int:
 
 
 def _fact(value: object) -> str:
-    """What all ranks must have in common of an argument."""
+    """What all ranks must have in common of an argument; of one that has parts, their rows too."""
+    if isinstance(value, (tuple, list)):
+        return ", ".join(f"{_fact(part)} of {len(part)} rows" for part in value)
     if not isinstance(value, Tensor):
         return (
             "a group" if not isinstance(value, (str, int, float, bool, type(None))) else repr(value)

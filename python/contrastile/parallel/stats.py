@@ -67,7 +67,7 @@ def _job(problem: Problem) -> tuple[Backend, Job]:
     spec, tensors = problem.lower()
     sizes = Sizes.of(spec, tensors)
     backend = choose(spec, sizes)
-    spec = spec._replace(backend=backend.name, tf32=backend.allows_tf32())
+    spec = spec.on(backend.name, backend.allows_tf32())
     plan = plans_of(backend, spec, sizes).plain
     return backend, job_of(backend, spec, sizes, plan, tensors)
 

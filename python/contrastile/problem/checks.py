@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from numbers import Real
 from typing import TypeGuard
 
@@ -71,25 +72,26 @@ def check_embedding(caller: str, name: str, value: object, several: str = SEVERA
 
 
 def check_same_size(caller: str, **embeddings: Tensor) -> None:
-    """All embeddings have one embedding size."""
-    (first, a), *others = embeddings.items()
-    for name, b in others:
-        if a.shape[1] != b.shape[1]:
-            raise InputError(
-                f"{caller}: {first} and {name} need the same embedding size, "
-                f"got {first} {shape(a)} and {name} {shape(b)}"
-            )
+    """Both embedding sets have one embedding size."""
+    (first, a), (second, b) = embeddings.items()
+    if a.shape[1] != b.shape[1]:
+        raise InputError(
+            f"{caller}: {first} and {second} need the same embedding size, "
+            f"got {first} {shape(a)} and {second} {shape(b)}"
+        )
 
 
-def check_same_rows(caller: str, **embeddings: Tensor) -> None:
-    """All embeddings have one number of rows (row i of each belongs together)."""
-    (first, a), *others = embeddings.items()
-    for name, b in others:
-        if a.shape[0] != b.shape[0]:
-            raise InputError(
-                f"{caller}: row i of {first} belongs to row i of {name}, so both need the same "
-                f"number of rows, got {first} {shape(a)} and {name} {shape(b)}"
-            )
+def check_paired(caller: str, several: str = SEVERAL, **embeddings: Tensor) -> None:
+    """Both are matrices of embeddings of one shape: row i of each belongs together."""
+    (first, a), (second, b) = embeddings.items()
+    check_embedding(caller, first, a, several)
+    check_embedding(caller, second, b, several)
+    if a.shape != b.shape:
+        check_same_size(caller, **embeddings)
+        raise InputError(
+            f"{caller}: row i of {first} belongs to row i of {second}, so both need the same "
+            f"number of rows, got {first} {shape(a)} and {second} {shape(b)}"
+        )
 
 
 def check_vector(caller: str, name: str, value: object, length: int) -> Tensor:
@@ -160,7 +162,7 @@ def check_switch(caller: str, name: str, value: object) -> None:
         raise TypeError(f"{caller}: {name} must be True or False, got {value!r}")
 
 
-def check_choice(caller: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(caller: str, name: str, value: object, choices: Collection[str]) -> None:
     """``value`` is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{caller}: {name} must be one of {', '.join(choices)}, got {value!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,10 +28,10 @@ DEFAULT_WORKSPACE = 256 * 2**20
 # On an H200 2.2 GB: at N = 65,536 in half precision, D = 256, a strip of one wave of its product.
 SHARE = 64
 MAX_CHANNELS = 3
+PLURAL = {Channel: "channels", Term: "terms"}
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(NamedTuple):
     """What to reduce, over which pairs, to which sides, in the user's terms and checked.
 
     ``reductions`` are log-sum-exps (channels) or pair sums (terms); a problem has one kind.
@@ -75,10 +75,10 @@ class Problem:
         row_loss: RowLoss | None = None,
     ) -> Problem:
         """A checked problem over checked scores."""
-        n = scores.query.shape[0]
-        m = n if scores.key is None else scores.key.shape[0]
-        device = scores.query.device
-        plural = {Channel: "channels", Term: "terms"}[kind]
+        query, key = scores.query, scores.key
+        n = query.shape[0]
+        m = n if key is None else key.shape[0]
+        plural = PLURAL[kind]
         if not hasattr(reductions, "__len__"):
             got = type(reductions).__name__
             raise TypeError(f"{caller}: {plural} must be a list of {kind.__name__}, got {got}")
@@ -113,7 +113,7 @@ class Problem:
             row_counts=_counts(caller, "row_counts", row_counts, n, rows),
             col_counts=_counts(caller, "col_counts", col_counts, m, columns),
             backend=backend,
-            workspace=check_workspace(caller, workspace) or default_workspace(device),
+            workspace=check_workspace(caller, workspace) or default_workspace(query.device),
             row_loss=row_loss,
         )
         if ranks:
@@ -142,6 +142,7 @@ class Problem:
         spec = Spec(
             caller=self.caller,
             backend=self.backend,
+            tf32=False,
             workspace=self.workspace,
             triangle=self.triangle,
             rows=self.rows,

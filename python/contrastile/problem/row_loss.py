@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -32,8 +31,7 @@ READS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class RowLoss:
+class RowLoss(NamedTuple):
     r"""A loss that is summed over rows within the pass over the scores.
 
     Gradients then need no graph of small operations, and of one direction they are made while the
@@ -78,7 +76,7 @@ def check_row_loss(
     """``loss`` can be formed of these reductions over rows and columns, None for a side without."""
     if not isinstance(loss, RowLoss):
         raise TypeError(f"{caller}: row_loss must be a RowLoss, got {type(loss).__name__}")
-    check_choice(caller, "the rule of row_loss", loss.rule, tuple(READS))
+    check_choice(caller, "the rule of row_loss", loss.rule, READS)
     check_choice(caller, "the reduction of row_loss", loss.reduction, REDUCTIONS)
     rule, reads, (n, m) = loss.rule, READS[loss.rule], sides
     kind = reads.kind.__name__

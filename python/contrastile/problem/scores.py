@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,7 @@ from .checks import (
 LARGEST_SCALE = 1e30
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(NamedTuple):
     r""":math:`S_{ij} = scale_i \langle q_i, k_j \rangle + a_i + b_j`.
 
     Args:
@@ -57,12 +56,11 @@ class Scores:
         if key is not None:
             check_embedding(caller, "key", key)
             check_same_size(caller, query=query, key=key)
-        n, m = query.shape[0], (query if key is None else key).shape[0]
-        check_scale(caller, "scale", scale, n)
+        check_scale(caller, "scale", scale, query.shape[0])
         if row_bias is not None:
-            check_vector(caller, "row_bias", row_bias, n)
+            check_vector(caller, "row_bias", row_bias, query.shape[0])
         if col_bias is not None:
-            check_vector(caller, "col_bias", col_bias, m)
+            check_vector(caller, "col_bias", col_bias, (query if key is None else key).shape[0])
         return cls(query, key, scale, row_bias, col_bias)
 
     @property

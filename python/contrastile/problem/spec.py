@@ -72,6 +72,8 @@ class Spec(NamedTuple):
 
     caller: str
     backend: str
+    # Whether torch allows fp32 to be multiplied in TF32, where it was lowered.
+    tf32: bool
     workspace: int
     triangle: bool
     rows: bool
@@ -80,8 +82,6 @@ class Spec(NamedTuple):
     scale: float | None
     stats: tuple[Stat, ...]
     rule: Rule | None = None
-    # Whether torch allows fp32 to be multiplied in TF32, where it was lowered.
-    tf32: bool = False
     key: int = NONE
     scale_slot: int = NONE
     row_bias: int = NONE
@@ -111,6 +111,10 @@ class Spec(NamedTuple):
     def both_sides(self) -> bool:
         """Whether columns are reduced too, be it as the rows of a triangle."""
         return self.columns or self.triangle
+
+    def on(self, backend: str, tf32: bool) -> Spec:
+        """The same for the backend that was chosen."""
+        return Spec._make((self.caller, backend, tf32, *self[3:]))
 
     def text(self) -> str:
         """All of it in characters, for :func:`parse`."""

@@ -48,7 +48,7 @@ def readable(tensor: Tensor) -> bool:
 
 def is_at_hand(tensor: Tensor) -> bool:
     """Whether a look at ``tensor`` waits for no device."""
-    return tensor.device.type == "cpu"
+    return tensor.is_cpu
 
 
 def checking() -> bool:
