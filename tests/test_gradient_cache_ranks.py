@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
-from towers import SUB_BATCH, assert_same, linear, rows
+from towers import SUB_BATCH, assert_same, linear, rows, taken
 
 WORLD, STEPS = 2, 2
 Pair = tuple[Tensor, Tensor]
@@ -119,6 +119,22 @@ def check_inner_methods(rank: int) -> None:
     assert_same([each.grad for each in model.parameters()], one_process())
 
 
+def check_group(rank: int) -> None:
+    """A loss over all rows of all ranks: the gradient of one process that has them."""
+    model, loss = Clip(), partial(clip_loss, temperature=0.5)
+    model.scale.requires_grad_(False)
+    batches = [batch_of(each) for each in range(WORLD)]
+    image, text = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    expected = loss(model.image(image), model.text(text))
+    expected.backward()
+    trained = [*model.image.parameters(), *model.text.parameters()]
+    gradients = taken(*trained)
+    towers = towers_apart(DistributedDataParallel(model), *batches[rank])
+    found = gradient_cache(loss, towers, sub_batch=SUB_BATCH, group=dist.group.WORLD)
+    assert_same([found], [expected.detach()])
+    assert_same(taken(*trained), gradients)
+
+
 class Reductions(TorchDispatchMode):
     """How often gradients are reduced and scattered in a block."""
 
@@ -155,6 +171,7 @@ def compare(rank: int, meeting: str) -> None:
     for option in ("find_unused_parameters", "static_graph", "gradient_as_bucket_view"):
         check_ddp(rank, towers_apart, **{option: True})
     check_inner_methods(rank)
+    check_group(rank)
     check_fsdp(rank, towers_apart, reductions=2)
     check_fsdp(rank, towers_at_once, reductions=2)
     dist.destroy_process_group()
