@@ -29,6 +29,7 @@ DOCUMENTED = [
     "contrastile.ops",
     "contrastile.problem",
     "contrastile.testing",
+    "contrastile.training",
 ]
 
 
