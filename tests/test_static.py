@@ -20,8 +20,9 @@ SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh", ".sh", ".yaml", ".yml", ".toml"}
 LONGEST = 400
 PUBLIC = """
     DCL DCLW ClipLoss ContrastileWarning HardNegativeNCE InfoNCE InputError LogitScale
-    MultiPositiveNCE NTXent SigLip Stats SupCon __version__ clip_loss dcl_loss dclw_loss functional
-    hard_negative_nce info_nce multi_positive_nce nt_xent ops siglip_loss supcon_loss warm_up
+    MemoryQueue MultiPositiveNCE NTXent SigLip Stats SupCon __version__ clip_loss dcl_loss
+    dclw_loss functional hard_negative_nce info_nce multi_positive_nce nt_xent ops siglip_loss
+    supcon_loss warm_up
 """
 DOCUMENTED = [
     "contrastile.functional",
