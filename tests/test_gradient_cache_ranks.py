@@ -119,11 +119,11 @@ def check_inner_methods(rank: int) -> None:
     assert_same([each.grad for each in model.parameters()], one_process())
 
 
-def check_group(rank: int) -> None:
-    """A loss over all rows of all ranks: the gradient of one process that has them."""
+def check_group(rank: int, last: int | None) -> None:
+    """A loss over all rows of all ranks, ``last`` of the last one's: as of one process."""
     model, loss = Clip(), partial(clip_loss, temperature=0.5)
     model.scale.requires_grad_(False)
-    batches = [batch_of(each) for each in range(WORLD)]
+    batches = [batch_of(0), tuple(each[:last] for each in batch_of(1))]
     image, text = (torch.cat(parts) for parts in zip(*batches, strict=True))
     expected = loss(model.image(image), model.text(text))
     expected.backward()
@@ -171,7 +171,8 @@ def compare(rank: int, meeting: str) -> None:
     for option in ("find_unused_parameters", "static_graph", "gradient_as_bucket_view"):
         check_ddp(rank, towers_apart, **{option: True})
     check_inner_methods(rank)
-    check_group(rank)
+    for last in (None, 0):
+        check_group(rank, last)
     check_fsdp(rank, towers_apart, reductions=2)
     check_fsdp(rank, towers_at_once, reductions=2)
     dist.destroy_process_group()
