@@ -16,6 +16,11 @@ import torch.multiprocessing as mp
 
 # Enough for a busy machine; a hang must not hold up a run for long.
 PATIENCE = 90.0
+# What a test's function fails with.
+FAILURES = (
+    *(AssertionError, ArithmeticError, AttributeError, ImportError, LookupError, NameError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+)
 # What one process waits for another.
 TIMEOUT = 30.0
 
@@ -94,5 +99,5 @@ def serve(rank: int, world: int, meeting: str, timeout: float, pipe: Connection)
             return
         try:
             pipe.send((False, task(*arguments)))
-        except Exception:
+        except FAILURES:
             pipe.send((True, f"rank {rank}\n{traceback.format_exc()}"))

@@ -16,7 +16,7 @@ from contrastile import functional, verify_ranks
 from contrastile.losses.registry import LOSSES as REGISTRY
 from contrastile.parallel.collectives import Collectives
 from helpers import Arguments
-from processes import TIMEOUT
+from processes import FAILURES, TIMEOUT
 from torch import Tensor
 
 # Of sums in fp64 in another order.
@@ -186,7 +186,7 @@ def compare_all(cases: Sequence[tuple[Any, ...]]) -> int:
     for loss, choice, layout, seed, convention, options in cases:
         try:
             compare(loss, choice, LAYOUTS[layout], seed, convention, **options)
-        except Exception as error:
+        except FAILURES as error:
             raise AssertionError(f"{loss} {choice} {layout} {convention} {options}") from error
     return len(cases)
 

@@ -39,7 +39,7 @@ def agree(
     return [row[2 : 2 + len(counts)] for row in table]
 
 
-def tell_failure(caller: str, collectives: Collectives, error: Exception) -> None:
+def tell_failure(collectives: Collectives, error: Exception) -> None:
     """Take part in the agreement that all other ranks are in, as one that failed."""
     _table(collectives, [1, 0, *([0] * COUNTS)])
     collectives.texts(str(error) or type(error).__name__)

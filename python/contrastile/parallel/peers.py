@@ -139,10 +139,13 @@ class Processes:
         """Raise on all ranks."""
         check_everywhere(caller, self._collectives, fault)
 
-    def tell_failure(self, error: Exception) -> None:
-        """Let the others know, if they still wait for this rank to agree."""
-        if not self._asked:
-            tell_failure(self._caller, self._collectives, error)
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Let the others know of an error, if they still wait for this rank to agree."""
+        if isinstance(error, Exception) and not self._asked:
+            tell_failure(self._collectives, error)
 
     @property
     def _convention(self) -> str:
@@ -186,12 +189,8 @@ def _together(
             f"{caller}: with a group a loss exchanges numbers, and a trace has none; leave it out "
             "of what is traced (torch.compile does so by itself)"
         )
-    peers = Processes(caller, group, given)
-    try:
+    with Processes(caller, group, given) as peers:
         return call(peers)
-    except Exception as error:
-        peers.tell_failure(error)
-        raise
 
 
 def process_group(caller: str, group: object) -> dist.ProcessGroup:
