@@ -46,6 +46,29 @@ class Vectors(NamedTuple):
     weights: Any
 
 
+class Split(NamedTuple):
+    """A scale that only the device knows, fp64, in a tuple that is empty without; of each reduction
+    three numbers whose sum it is multiplied by, and where high and low part of it go.
+    """
+
+    scale: Any
+    factors: Any
+    parts: Any
+
+
+@triton.jit
+def split_scale(split):
+    """Fill in the coefficients. All programs write the same."""
+    for r in tl.static_range(len(split.parts)):
+        factor = tl.cast(split.factors[r][0], tl.float64)
+        factor += tl.cast(split.factors[r][1], tl.float64)
+        factor += tl.cast(split.factors[r][2], tl.float64)
+        exact = tl.load(split.scale[0]) * factor
+        high = exact.to(split.parts[r][0].dtype.element_ty)
+        tl.store(split.parts[r][0], high)
+        tl.store(split.parts[r][1], (exact - high.to(tl.float64)).to(high.dtype))
+
+
 @triton.jit
 def argument(dots, vectors, shift, place, FORM: tl.constexpr):
     """dots (hi + lo) + row offset + column offset + class weights - shift.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .reductions import split_scale
 from .tiles import slab
 
 # Of the normal fp32 numbers.
@@ -24,6 +25,7 @@ def prepare(
     columns,
     dots,
     norms,
+    split,
     D: tl.constexpr,
     ACC: tl.constexpr,
     DOTS: tl.constexpr,
@@ -34,8 +36,10 @@ def prepare(
     """dots[i] = <q_i, k_columns[i]>, 0 where the column is -1; norms[0, program] and
     norms[1, program]: the largest squared norms of BLOCK queries and keys, NaN where one is.
 
-    A column that there is not, which nobody could look for in a trace, makes the loss NaN.
+    A column that there is not, which nobody could look for in a trace, makes the loss NaN. And the
+    coefficients of a scale that only the device knows.
     """
+    split_scale(split)
     rows = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     if DOTS:
         column = tl.load(columns + rows, mask=rows < n, other=-1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .reductions import split_scale
+
 # unit |G| stays below 2^14: fp16 ends at 2^16, and its smallest normal number is 2^-14.
 TOP = tl.constexpr(14.0)
 # Upstream gradients near the smallest fp32 would ask for a unit that fp32 does not have.
@@ -38,6 +40,7 @@ def coefficients(
     programs,
     unit,
     of_loss,
+    split,
     CHANNEL: tl.constexpr,
     OF_COLUMNS: tl.constexpr,
     FIXED: tl.constexpr,
@@ -58,8 +61,10 @@ def coefficients(
     gradients (there may be more of them than coefficients): a power over its sum, and phi' of a
     pair sum, are at most 1. DIRECT: they are searched here, not in the ``parts`` of
     :func:`largest_entries`. TWICE: in the self mode, where rows count as columns too.
-    SCALED: all upstream gradients are multiplied by the one of the loss first.
+    SCALED: all upstream gradients are multiplied by the one of the loss first. And the coefficients
+    of a scale that only the device knows.
     """
+    split_scale(split)
     factor = tl.load(of_loss).to(tl.float64) if SCALED else 1.0
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if UNIT:

@@ -38,7 +38,7 @@ class Affine(NamedTuple):
             if given.numel() != 1:
                 scale = given.detach().double()
             else:
-                scale = float(given) if on_host else given.detach().double().view(())
+                scale = float(given) if on_host else _number(given.detach().double())
         row, col = (
             None if slot == NONE else tensors[slot].detach().double()
             for slot in (spec.row_bias, spec.col_bias)
@@ -57,7 +57,8 @@ class Argument(NamedTuple):
 
     ``per_score`` is what a score is multiplied by in it. The coefficient of a dot product in an
     exponent is a sum of two numbers: rounded to one fp32 it would shift every exponent of a row the
-    same way, and the positive, scaled elsewhere, would not follow.
+    same way, and the positive, scaled elsewhere, would not follow. A scale for all rows that only
+    the device knows is ``high`` as it is: kernels multiply and take apart.
     """
 
     per_score: float
@@ -114,14 +115,26 @@ def _argument(
 def _coefficient(
     stat: Stat, per_score: float, dtype: torch.dtype, scale: float | Tensor
 ) -> tuple[float | Tensor, float | Tensor]:
+    if isinstance(scale, Tensor) and not scale.dim():
+        return scale, 0.0
     exact = scale * per_score
     if stat.phi is not None:
         return (exact.to(dtype) if isinstance(exact, Tensor) else exact), 0.0
     if isinstance(exact, Tensor):
-        high = exact.to(dtype)
-        return high, (exact - high).to(dtype)
+        return apart(exact, dtype)
     near = exact if dtype == torch.float64 else rounded(exact)
     return near, exact - near
+
+
+def apart(exact: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The nearest numbers of ``dtype``, and what they leave."""
+    high = exact.to(dtype)
+    return high, (exact - high).to(dtype)
+
+
+def _number(scale: Tensor) -> Tensor:
+    """As 0-d."""
+    return scale.view(()) if scale.dim() else scale
 
 
 def _offset(dtype: torch.dtype, *parts: tuple[float, Tensor | None]) -> Tensor | None:

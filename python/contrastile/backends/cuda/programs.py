@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...engine.arguments import Argument, rounded
+from ...engine.arguments import Argument, apart, rounded
 from ...engine.job import Job
 from ...engine.row_steps import LOG2E
 from ...problem.pairs import Op
@@ -78,11 +78,14 @@ class Programs:
         weight = None
         for program, log_weight in stat.classes:
             members, weight = self._steps(program), self._vector(log_weight * LOG2E)
-        coef, row = self._vector(argument.high), argument.row_offset
+        high, low, row = argument.high, argument.low, argument.row_offset
+        if isinstance(high, Tensor) and not high.dim():
+            high, low = apart(high * argument.per_score, torch.float32)
+        coef = self._vector(high)
         self.coefficients.append(coef)
         self.reductions.add(
             self.address(coef),
-            self.address(self._like(argument.low, coef)),
+            self.address(self._like(low, coef)),
             coef.dim() > 0,
             self.address(self._vector(0.0) if row is None else row),
             row is not None,

@@ -11,9 +11,9 @@ import triton
 from torch import Tensor
 
 from ...engine.plan import Block
-from ...triton_kernels.reductions import Vectors
+from ...triton_kernels.reductions import Split, Vectors
 from ..gpu.scene import Scene
-from .encode import vectors_of
+from .encode import split_of, vectors_of
 from .operands import matrix
 from .program import Program, Tiles, program_of
 
@@ -26,13 +26,16 @@ class Bound:
     program: Program
     vectors: tuple[Vectors, ...]
     data: tuple[Tensor, ...]
+    # What the first launch of a pass fills in of the vectors.
+    split: Split
 
     @staticmethod
     def of(scene: Scene) -> Bound:
         """Ready to be launched."""
         job, program = scene.job, program_of(scene)
         data = tuple([job.tensors[slot] for slot in program.encoded.slots])
-        return Bound(scene, program, vectors_of(job), data)
+        vectors = vectors_of(job)
+        return Bound(scene, program, vectors, data, split_of(job, vectors))
 
     def start(self, tiles: Tiles, block: Block, *arguments: Any) -> None:
         """Launch a kernel over the tiles of a block."""

@@ -17,7 +17,7 @@ from ...problem.pairs import Op
 from ...problem.spec import NONE, Program, Stat
 from ...triton_kernels import maps, predicates
 from ...triton_kernels.predicates import Predicate
-from ...triton_kernels.reductions import Form, Vectors
+from ...triton_kernels.reductions import Form, Split, Vectors
 
 # A predicate in postfix order: opcodes, those of leaves with the places of their tensors.
 Placed = tuple[tuple[int, ...], ...]
@@ -39,6 +39,7 @@ FUNCTIONS = {
     Phi.SQUARE: (maps.square, maps.double, None),
 }
 POWER = (maps.power, maps.power, None)
+NOTHING_TO_SPLIT = Split((), (), ())
 LASTING_POWER = (maps.lasting_power, maps.power, None)
 
 
@@ -119,14 +120,12 @@ def vectors_of(job: Job) -> tuple[Vectors, ...]:
 
 
 def _vectors(job: Job, stat: Stat, argument: Argument) -> Vectors:
-    high = _tensor(job, argument.high)
-    is_none = not isinstance(argument.low, Tensor) and argument.low == 0.0
-    scale = high, torch.zeros_like(high) if is_none else _tensor(job, argument.low)
+    scale = _coefficient(job, argument)
     weights = None
     if stat.classes:
         bits = [weight * LOG2E for _, weight in stat.classes]
         weights = _filled(job, bits, job.sizes.dtype)
-    per_row = high.dim() > 0
+    per_row = scale[0].dim() > 0
     return Vectors(
         () if per_row else scale,
         scale if per_row else (),
@@ -151,6 +150,37 @@ def class_range(job: Job) -> Tensor | None:
         bits = [weight * LOG2E for _, weight in stat.classes]
         ends += [sum(min(w, 0.0) for w in bits), sum(max(w, 0.0) for w in bits)]
     return _filled(job, ends, torch.float64)
+
+
+def _coefficient(job: Job, argument: Argument) -> tuple[Tensor, Tensor]:
+    """Its high and low parts; of a scale that only the device knows room for them."""
+    high, low = argument.high, argument.low
+    if isinstance(high, Tensor) and not high.dim():
+        return _room(job), _room(job)
+    high = _tensor(job, high)
+    is_none = not isinstance(low, Tensor) and low == 0.0
+    return high, torch.zeros_like(high) if is_none else _tensor(job, low)
+
+
+def _room(job: Job) -> Tensor:
+    return torch.empty((), dtype=job.sizes.dtype, device=job.sizes.device)
+
+
+def split_of(job: Job, vectors: tuple[Vectors, ...]) -> Split:
+    """What there is to multiply and take apart on the device."""
+    scale = job.scores.scale
+    if not isinstance(scale, Tensor) or scale.dim():
+        return NOTHING_TO_SPLIT
+    factors = tuple([thirds(argument.per_score) for argument in job.arguments])
+    return Split((scale,), factors, tuple([own.scale for own in vectors]))
+
+
+@lru_cache(maxsize=512)
+def thirds(value: float) -> tuple[float, float, float]:
+    """Numbers of fp32, as kernels take them, whose sum is an fp64 number."""
+    high = rounded(value)
+    middle = rounded(value - high)
+    return high, middle, value - high - middle
 
 
 def _tensor(job: Job, value: float | Tensor) -> Tensor:

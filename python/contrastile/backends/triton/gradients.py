@@ -76,6 +76,7 @@ def form_coefficients(bound: Bound, state: State, entries: Entries) -> Tensor | 
         sweeps,
         first(unit, state.shifts),
         first(entries.of_loss, state.shifts),
+        bound.split,
     )
     return unit
 

@@ -40,7 +40,7 @@ class TritonKernels:
         sizes, spec, query, key = scene.sizes, scene.spec, scene.query, scene.key
         dots = spec.positives != NONE and not spec.ranks
         bounded = Form.FIXED in scene.forms
-        if not (dots or bounded):
+        if not (dots or bounded or self.bound.split.parts):
             return
         grid = programs(max(sizes.n, sizes.m))
         norms = None
@@ -66,6 +66,7 @@ class TritonKernels:
             first(scene.job.positives, memory.flag),
             first(memory.positive, memory.shifts),
             first(norms, memory.shifts),
+            self.bound.split,
         )
         if norms is not None:
             self._choose_shifts(norms, memory)
