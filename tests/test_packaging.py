@@ -220,7 +220,7 @@ def test_every_file_is_importable_under_its_installed_name(installed: Path) -> N
 
 def test_commands_run_as_installed(installed: Path) -> None:
     commands = ["--help", "demo --help", "doctor", "bench --help", "bench --list", "tune --help"]
-    commands += ["verify --help", "verify --backend cpu"]
+    commands += ["verify --help", "verify --backend cpu", "plan --size 64 --gpus 2"]
     code = (
         f"{WITHOUT_EDITABLE}from contrastile import cli\n"
         f"assert cli.__file__.startswith({str(installed)!r})\n"

@@ -1,4 +1,4 @@
-"""The command line: ``contrastile demo | doctor | verify | bench | tune``."""
+"""The command line: ``contrastile demo | doctor | plan | verify | bench | tune``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .demo.options import DemoOptions
+from .planning import options as planning
 from .problem import InputError
 
 # What the optional commands import, by the name to install.
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _bench(rest)
         if options.command == "tune":
             return _tune(rest)
+        if options.command == "plan":
+            return _plan(options)
         if options.command == "verify":
             return _verify(options)
         return _doctor(options)
@@ -66,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", help="show what this installation can use, what will run here, and why"
     )
     doctor.add_argument("--json", action="store_true", help="the same facts for a program")
+    plan = commands.add_parser(
+        "plan",
+        help="predict which batch fits GPUs, and what a step of its loss takes",
+        description="Says which batch fits the memory of GPUs, with which sub-batch, workspace and "
+        "exchange, and predicts the time of a step of the loss. Needs no GPU; what is measured and "
+        "what is a model's stands in docs/scaling.md. Exits with 1 if nothing fits.",
+    )
+    planning.add_arguments(plan)
     verify = commands.add_parser(
         "verify",
         help="compare every loss on this machine with its formula in fp64",
@@ -88,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     tune = commands.add_parser(
         "tune", help="time launch configurations on this GPU, for later runs", add_help=False
     )
-    for command in (demo, doctor, verify, bench, tune):
+    for command in (demo, doctor, plan, verify, bench, tune):
         command.set_defaults(parser=command)
     return parser
 
@@ -104,6 +115,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
     print(report_json() if options.json else report())
     return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    return planning.run(options)
 
 
 def _verify(options: argparse.Namespace) -> int:
