@@ -30,6 +30,7 @@ class HostSource:
     where: torch.device
     shard_bytes: int = SHARD
     collectives: None = None
+    whole: bool = False
 
     def device(self, query: Tensor) -> torch.device:
         """Not where the rows are."""

@@ -51,6 +51,10 @@ class Source(Protocol):
     def collectives(self) -> Collectives | None:
         """Where columns have sums of other ranks besides."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether all rows meet all keys at once: then dot products may be kept."""
+
     def device(self, query: Tensor) -> torch.device:
         """Where is computed."""
 
@@ -71,6 +75,11 @@ class PeerSource:
     collectives: Collectives
     share: Share
     ring: bool
+
+    @property
+    def whole(self) -> bool:
+        """Not in a ring, where nothing of a shard stays."""
+        return not self.ring or self.collectives.size == 1
 
     def device(self, query: Tensor) -> torch.device:
         """Where the rows are."""

@@ -23,6 +23,7 @@ from ..engine.forward import plans_of, reduced_of
 from ..engine.gaps import gap, with_gaps
 from ..engine.gradients import Needs
 from ..engine.job import Backend, Job, job_of
+from ..engine.memory import empty_scores
 from ..engine.row_steps import LN2
 from ..engine.state import Upstream, Vectors
 from ..ops.stats import ScoreStats
@@ -51,8 +52,12 @@ class Call(NamedTuple):
     # The scale, where it is no tensor.
     number: float
 
-    def jobs(self, given: Given, trip: Trip) -> Iterator[tuple[Part, Shard, Backend, Job]]:
-        """Strip by strip and shard by shard a job: a problem of its own."""
+    def jobs(
+        self, given: Given, trip: Trip, keeps: bool, kept: Tensor | None = None
+    ) -> Iterator[tuple[Part, Shard, Backend, Job]]:
+        """Strip by strip and shard by shard a job: a problem of its own. One that ``keeps`` has dot
+        products, or room for them.
+        """
         scale = self.number if given.scale is None else given.scale
         device = self.source.device(given.query)
         for rows in self.source.strips(given.query):
@@ -60,16 +65,19 @@ class Call(NamedTuple):
             for shard in trip.shards():
                 part = Part(rows, shard.cols, device)
                 problem = self.request.problem(part, query, shard.keys, scale, given.col_bias)
-                yield part, shard, *_job(problem)
+                yield part, shard, *_job(problem, keeps, kept)
 
 
-def _job(problem: Problem) -> tuple[Backend, Job]:
+def _job(problem: Problem, keeps: bool, kept: Tensor | None) -> tuple[Backend, Job]:
     spec, tensors = problem.lower()
     sizes = Sizes.of(spec, tensors)
     backend = choose(spec, sizes)
     spec = spec.on(backend.name, backend.allows_tf32())
-    plan = plans_of(backend, spec, sizes).plain
-    return backend, job_of(backend, spec, sizes, plan, tensors)
+    plans = plans_of(backend, spec, sizes)
+    plan = plans.keeping if keeps else plans.plain
+    if keeps and kept is None:
+        kept = empty_scores(sizes, plan.kept)
+    return backend, job_of(backend, spec, sizes, plan, tensors, kept=kept)
 
 
 class Residual(NamedTuple):
@@ -86,7 +94,8 @@ class PeerStats(BackwardOnly):
         given = Given(*tensors)  # type: ignore[arg-type]
         trip = call.source.trip(given.key, None, None)
         strips: dict[int, list[tuple[slice, Sums]]] = {}
-        for part, _, backend, job in call.jobs(given, trip):
+        keeps = call.source.whole and any(ctx.needs_input_grad)
+        for part, _, backend, job in call.jobs(given, trip, keeps):
             sums = sums_of(job, reduced_of(job, backend)).on(given.query.device)
             strips.setdefault(part.rows.start, []).append((part.cols, sums))
         spec, dtype = job.spec, job.sizes.dtype
@@ -97,7 +106,7 @@ class PeerStats(BackwardOnly):
         ctx.call, ctx.caller, ctx.spec, ctx.dtype = call, spec.caller, spec, dtype
         ctx.set_materialize_grads(False)
         flat, ctx.form = flatten(Residual(sums._replace(row_count=None, col_count=None)))
-        ctx.save_for_backward(*tensors, trip.kept(), *flat)
+        ctx.save_for_backward(*tensors, trip.kept(), job.kept, *flat)
         outputs, counts = _outputs(call, spec, sums, dtype)
         ctx.mark_non_differentiable(*[count for count in counts if count is not None])
         return *outputs, *counts
@@ -105,15 +114,15 @@ class PeerStats(BackwardOnly):
     @staticmethod
     @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, kept = ctx.saved_tensors[:5]
+        *tensors, keys, dots = ctx.saved_tensors[:6]
         given = Given(*tensors)
-        (sums,) = unflatten(ctx.saved_tensors[5:], ctx.form)
+        (sums,) = unflatten(ctx.saved_tensors[6:], ctx.form)
         query, key, scale, bias = ctx.needs_input_grad[1:]
         call, dtype = ctx.call, ctx.dtype
         room = Room.of(call, given, Needs(query, key, scale, False, bias), dtype)
-        trip = call.source.trip(given.key, kept, dtype if key else None)
+        trip = call.source.trip(given.key, keys, dtype if key else None)
         arrived = _arrived(call, ctx.spec, upstream, given.key.new_empty(0, dtype=dtype))
-        _backward(call, given, sums, arrived, trip, room)
+        _backward(call, given, sums, arrived, trip, dots, room)
         found = room.query, trip.gradient() if key else None, room.scale, room.col_bias
         return None, *[
             None if gradient is None or own is None else gradient.to(own.dtype)
@@ -206,10 +215,16 @@ def _arrived(call: Call, spec: Spec, upstream: Sequence[Tensor | None], like: Te
 
 
 def _backward(
-    call: Call, given: Given, sums: Sums, arrived: Arrived, trip: Trip, room: Room
+    call: Call,
+    given: Given,
+    sums: Sums,
+    arrived: Arrived,
+    trip: Trip,
+    dots: Tensor | None,
+    room: Room,
 ) -> None:
     """Gradients, added where there is room for them; those of keys where their shards say."""
-    for part, shard, backend, job in call.jobs(given, trip):
+    for part, shard, backend, job in call.jobs(given, trip, dots is not None, dots):
         state = state_of_stats(job, *_of_part(sums, part, job.spec.log_sums), backend.has_forms)
         own = gradients_of(job, backend, state, arrived.of_part(job, part), room.needs).ready()
         if room.query is not None:
