@@ -24,6 +24,7 @@ pytest.importorskip("rich")
 from contrastile.demo import run as demo
 from contrastile.demo.data import FACES, Glyphs, load_glyphs
 from contrastile.demo.interrupt import Interrupt
+from contrastile.demo.model import ImageTextModel
 from contrastile.demo.results import PROMISE
 from contrastile.demo.train import Trainer, recall
 
@@ -105,6 +106,64 @@ def test_both_losses_train_alike(
         assert text in printed
 
 
+def test_a_larger_batch_through_the_gradient_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoders see the batch that fits, the loss the whole; the curve is that of the whole."""
+    seen: set[int] = set()
+    embed_images = ImageTextModel.embed_images
+
+    def noted(self: ImageTextModel, images: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            seen.add(len(images))
+        return embed_images(self, images)
+
+    _, whole = run_demo(tmp_path, "--batch", "256", "--no-dense")
+    monkeypatch.setattr(ImageTextModel, "embed_images", noted)
+    code, found = run_demo(tmp_path, "--effective-batch", "256")
+    assert code == 0 and seen == {64}
+    assert found["largest_difference"] <= PROMISE
+    assert found["sides"]["contrastile"]["losses"] == pytest.approx(
+        whole["sides"]["contrastile"]["losses"], abs=PROMISE
+    )
+    assert "batch 256 in sub-batches of 64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_ranks_train_as_one_process(
+    loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--ranks", "2", "--loss", loss, "--batch", "33", "--effective-batch", "65")
+    code, found = run_demo(tmp_path, *options)
+    assert code == 0 and not torch.distributed.is_initialized()
+    assert found["largest_difference"] <= PROMISE
+    assert [len(side["losses"]) for side in found["sides"].values()] == [4, 4]
+    assert "on 2 ranks" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at_step(monkeypatch, 2)
+    code, found = run_demo(tmp_path, "--ranks", "2")
+    assert code == 130 and found["interrupted"]
+    assert [len(side["losses"]) for side in found["sides"].values()] == [2, 2]
+    assert not torch.multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--effective-batch", "32"), "--effective-batch must be at least --batch 64"),
+        (("--batch", "2", "--ranks", "3"), "and --ranks 3, got 2"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(
+    options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SHORT, *options]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
+
+
 def test_without_dense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = run_demo(tmp_path, "--no-dense")
     assert code == 0
@@ -181,6 +240,8 @@ def test_unknown_backend_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["doctor", "--loud"], "unrecognized arguments: --loud"),
         (["demo", "--loss", "hinge"], "invalid choice"),
         (["demo", "--batch", "1"], "must be a whole number from 2 to 4096, got 1"),
+        (["demo", "--effective-batch", "9999"], "must be a whole number from 2 to 4096, got 9999"),
+        (["demo", "--ranks", "0"], "must be a whole number from 1 to 16, got 0"),
         (["demo", "--steps", "many"], "must be a whole number from 1"),
         (["demo", "--device", "abacus"], "must be the name of a device, got abacus"),
         (["demo", "--device", "meta"], "torch finds only cpu"),

@@ -39,7 +39,7 @@ def draw(results: Results, glyphs: Glyphs, file: Path) -> None:
 def _draw_loss(axes: Axes, results: Results) -> None:
     for name, side in results.sides.items():
         axes.plot(_steps(side.losses), side.losses, **_line(name))
-    _title(axes, f"{results.options.loss} loss, batch {results.options.batch}")
+    _title(axes, f"{results.options.loss} loss, batch {results.options.compared}")
     axes.legend(frameon=False, labelcolor=INK)
 
 

@@ -37,8 +37,10 @@ class ImageTextModel(nn.Module):
 
     def forward(self, images: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Unit embeddings of both [N, 64], scale and bias: the arguments of a loss."""
-        scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
-        return self.embed_images(images), self.embed_names(words), scale, self.bias
+        return self.embed_images(images), self.embed_names(words), self.scale(), self.bias
+
+    def scale(self) -> Tensor:
+        return self.log_scale.exp().clamp(max=LARGEST_SCALE)
 
     def embed_images(self, images: Tensor) -> Tensor:
         return F.normalize(self.image(images), dim=1)

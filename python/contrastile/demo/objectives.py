@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +30,9 @@ class Objective:
     scale: float = 1 / 0.07
     bias: float = 0.0
 
-    def contrastile(self, backend: str) -> LossFunction:
-        """The loss by Contrastile on that backend."""
-        return partial(self.tiled, backend=backend)
+    def contrastile(self, backend: str, group: object = None) -> LossFunction:
+        """The loss by Contrastile on that backend, of all ranks' rows if there is a group."""
+        return partial(self.tiled, backend=backend, group=group, grad_scale="sum")
 
 
 def dense_info_nce(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -50,16 +51,16 @@ def dense_siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return -F.logsigmoid(signs * logits).sum() / len(x)
 
 
-def tiled_info_nce(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, backend: str) -> Tensor:
-    return functional.info_nce(x, y, logit_scale=scale, backend=backend)
+def tiled_info_nce(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, **options: Any) -> Tensor:
+    return functional.info_nce(x, y, logit_scale=scale, **options)
 
 
-def tiled_clip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, backend: str) -> Tensor:
-    return functional.clip_loss(x, y, logit_scale=scale, backend=backend)
+def tiled_clip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, **options: Any) -> Tensor:
+    return functional.clip_loss(x, y, logit_scale=scale, **options)
 
 
-def tiled_siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, backend: str) -> Tensor:
-    return functional.siglip_loss(x, y, logit_scale=scale, logit_bias=bias, backend=backend)
+def tiled_siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, **options: Any) -> Tensor:
+    return functional.siglip_loss(x, y, logit_scale=scale, logit_bias=bias, **options)
 
 
 OBJECTIVES = {

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from ..problem import InputError
 from .objectives import OBJECTIVES
 
 # The demo has about 5,000 pairs of an image and a name.
 LARGEST_BATCH = 4096
+MOST_RANKS = 16
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,43 @@ class DemoOptions:
 
     loss: str = "clip"
     batch: int = 1024
+    effective_batch: int | None = None
+    ranks: int = 1
     steps: int = 400
     seed: int = 0
     backend: str = "auto"
     device: torch.device = torch.device("cpu")  # noqa: RUF009
     dense: bool = True
     out: Path = Path("contrastile-demo")
+
+    def __post_init__(self) -> None:
+        if self.compared < max(self.batch, self.ranks):
+            raise InputError(
+                f"contrastile demo: --effective-batch must be at least --batch {self.batch} and "
+                f"--ranks {self.ranks}, got {self.compared}"
+            )
+        if self.ranks > 1 and self.device.type != "cpu":
+            raise InputError(
+                f"contrastile demo: --ranks are processes on the CPU, got --device {self.device}"
+            )
+
+    @property
+    def compared(self) -> int:
+        """Pairs that one loss compares."""
+        return self.effective_batch or self.batch
+
+    @property
+    def sub_batch(self) -> int | None:
+        """How many of them encoders see at once, if not all."""
+        return None if self.compared == self.batch else self.batch
+
+    @property
+    def batches(self) -> str:
+        """Size and way of a batch, in words."""
+        text = f"batch {self.compared}"
+        if self.sub_batch is not None:
+            text += f" in sub-batches of {self.sub_batch}"
+        return text if self.ranks == 1 else f"{text} on {self.ranks} ranks"
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -34,6 +67,19 @@ class DemoOptions:
         add = parser.add_argument
         add("--loss", choices=OBJECTIVES, help="the loss to train with (%(default)s)")
         add("--batch", type=_batch, metavar="N", help="pairs in a batch (%(default)s)")
+        add(
+            "--effective-batch",
+            type=_batch,
+            metavar="N",
+            help="pairs that the loss compares, of which encoders see --batch at once (gradient "
+            "cache); as many as --batch unless given",
+        )
+        add(
+            "--ranks",
+            type=_ranks,
+            metavar="N",
+            help="processes that Contrastile's side is split over (%(default)s)",
+        )
         add("--steps", type=_steps, metavar="N", help="training steps (%(default)s)")
         add("--seed", type=_seed, metavar="N", help="of weights and batches (%(default)s)")
         add("--backend", metavar="NAME", help="as contrastile doctor lists them (%(default)s)")
@@ -49,6 +95,10 @@ class DemoOptions:
 
 def _batch(text: str) -> int:
     return _between(text, 2, LARGEST_BATCH)
+
+
+def _ranks(text: str) -> int:
+    return _between(text, 1, MOST_RANKS)
 
 
 def _steps(text: str) -> int:

@@ -29,7 +29,7 @@ def show(results: Results, console: Console) -> None:
 
 def _table(results: Results) -> Table:
     options = results.options
-    title = f"{options.loss}, batch {options.batch}, {results.steps} of {options.steps} steps"
+    title = f"{options.loss}, {options.batches}, {results.steps} of {options.steps} steps"
     if results.interrupted:
         title += " [bold yellow](interrupted)[/]"
     table = Table(title=title, box=SIMPLE, title_style="bold")
@@ -55,7 +55,7 @@ def _table(results: Results) -> Table:
 def _measured(results: Results) -> list[int]:
     """The batch size of the training and the largest, of those all sides were measured at."""
     sizes = set.intersection(*(set(side.peak_bytes) for side in results.sides.values()))
-    return sorted(sizes & {results.options.batch, max(sizes, default=0)})
+    return sorted(sizes & {results.options.compared, max(sizes, default=0)})
 
 
 def _agreement(difference: float) -> str:

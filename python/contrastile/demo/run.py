@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -16,6 +18,7 @@ from .memory import batch_sizes, peak_bytes
 from .model import ImageTextModel
 from .objectives import OBJECTIVES, LossFunction
 from .options import DemoOptions
+from .ranks import Rank, first_rank
 from .report import show
 from .results import Results, Sample, Side
 from .train import Trainer, recall
@@ -31,15 +34,15 @@ Peaks = dict[str, dict[int, int]]
 def run(options: DemoOptions) -> int:
     """Trains, prints a table, and writes ``demo.png`` and ``results.json``; 130 after Ctrl-C."""
     console = Console()
-    losses = _losses(options)
     options.out.mkdir(parents=True, exist_ok=True)
     with Interrupt() as interrupt:
         with console.status("Drawing glyphs"):
             glyphs = load_glyphs().to(options.device)
         console.print(_introduction(options, glyphs))
         with _progress(console) as progress:
-            peaks = _measure_memory(options, losses, interrupt, progress)
-            trainers = _train(options, losses, glyphs, interrupt, progress)
+            peaks = _measure_memory(options, interrupt, progress)
+            with first_rank(options.ranks, partial(follow, options)) as rank:
+                trainers = _train(options, rank, glyphs, interrupt, progress)
         results = _results(options, glyphs, trainers, peaks, interrupt.requested)
         results.write(options.out / "results.json")
         draw(results, glyphs, options.out / "demo.png")
@@ -47,16 +50,27 @@ def run(options: DemoOptions) -> int:
     return INTERRUPTED if results.interrupted else 0
 
 
-def _losses(options: DemoOptions) -> dict[str, LossFunction]:
+def follow(options: DemoOptions, rank: Rank) -> None:
+    """What every rank does but the first: Contrastile's side, as long as the first goes on."""
+    glyphs = load_glyphs()
+    (trainer,) = _trainers(replace(options, dense=False), rank, glyphs).values()
+    batches = glyphs.batches(options.compared, options.seed)
+    for _ in range(options.steps):
+        if not rank.goes_on():
+            break
+        trainer.step(*rank.part(*next(batches)))
+
+
+def _losses(options: DemoOptions, group: object = None) -> dict[str, LossFunction]:
     objective = OBJECTIVES[options.loss]
     dense = {"dense": objective.dense} if options.dense else {}
-    return {**dense, "contrastile": objective.contrastile(options.backend)}
+    return {**dense, "contrastile": objective.contrastile(options.backend, group)}
 
 
 def _introduction(options: DemoOptions, glyphs: Glyphs) -> str:
     return (
         f"Learning the names of {len(glyphs.characters):,} glyphs with {options.loss}, "
-        f"{options.batch} at a time{', with two losses from one seed' if options.dense else ''}. "
+        f"{options.batches}{', with two losses from one seed' if options.dense else ''}. "
         "Ctrl-C ends it early."
     )
 
@@ -72,13 +86,8 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _measure_memory(
-    options: DemoOptions,
-    losses: dict[str, LossFunction],
-    interrupt: Interrupt,
-    progress: Progress,
-) -> Peaks:
-    sizes = batch_sizes(options.batch)
+def _measure_memory(options: DemoOptions, interrupt: Interrupt, progress: Progress) -> Peaks:
+    losses, sizes = _losses(options), batch_sizes(options.compared)
     peaks: Peaks = {name: {} for name in losses}
     task = progress.add_task("Memory", total=len(sizes), news="")
     for size in sizes:
@@ -91,26 +100,30 @@ def _measure_memory(
 
 
 def _train(
-    options: DemoOptions,
-    losses: dict[str, LossFunction],
-    glyphs: Glyphs,
-    interrupt: Interrupt,
-    progress: Progress,
+    options: DemoOptions, rank: Rank, glyphs: Glyphs, interrupt: Interrupt, progress: Progress
 ) -> dict[str, Trainer]:
     """Trains step by step in turn: the curves are as long as each other whenever it ends."""
-    model = _model(options, glyphs)
-    rate = OBJECTIVES[options.loss].learning_rate
-    trainers = {name: Trainer(model, loss, rate, options.steps) for name, loss in losses.items()}
-    batches = glyphs.batches(options.batch, options.seed)
+    trainers = _trainers(options, rank, glyphs)
+    batches = glyphs.batches(options.compared, options.seed)
     task = progress.add_task("Training", total=options.steps, news="")
     for _ in range(options.steps):
-        if interrupt.requested:
+        if not rank.goes_on(not interrupt.requested):
             break
-        images, words = next(batches)
-        for trainer in trainers.values():
-            trainer.step(images, words)
+        batch = next(batches)
+        for name, trainer in trainers.items():
+            trainer.step(*(rank.part(*batch) if name == "contrastile" else batch))
         progress.update(task, advance=1, news=_news(list(trainers.values())))
     return trainers
+
+
+def _trainers(options: DemoOptions, rank: Rank, glyphs: Glyphs) -> dict[str, Trainer]:
+    """One of each side, with the same model; the dense one is the first rank's alone."""
+    model, rate = _model(options, glyphs), OBJECTIVES[options.loss].learning_rate
+    groups = {"dense": None, "contrastile": rank.group}
+    return {
+        name: Trainer(model, loss, rate, options.steps, options.sub_batch, groups[name])
+        for name, loss in _losses(options, rank.group).items()
+    }
 
 
 def _model(options: DemoOptions, glyphs: Glyphs) -> ImageTextModel:
