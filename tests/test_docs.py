@@ -18,7 +18,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/faq.md", "docs/distributed.md", "docs/training.md")
+PAGES = (
+    "README.md",
+    "docs/faq.md",
+    "docs/distributed.md",
+    "docs/training.md",
+    "docs/integrations.md",
+)
 
 
 def examples(page: str) -> list[tuple[int, str]]:

