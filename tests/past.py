@@ -45,10 +45,15 @@ def dense_clip(
 
 
 def dense_supcon(
-    z: Tensor, labels: Tensor, past: Tensor, past_labels: Tensor, variant: str
+    z: Tensor,
+    labels: Tensor,
+    past: Tensor,
+    past_labels: Tensor,
+    variant: str,
+    scale: float = SCALE,
 ) -> Tensor:
     n = len(z)
-    scores = SCALE * z @ torch.cat([z, past]).T
+    scores = scale * z @ torch.cat([z, past]).T
     own = torch.eye(n, n + len(past), dtype=torch.bool)
     positive = (labels[:, None] == torch.cat([labels, past_labels])) & (labels[:, None] != -1)
     positive = positive & ~own

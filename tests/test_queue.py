@@ -16,6 +16,7 @@ from helpers import generator, unit_rows
 from past import SCALE, D, N
 from processes import Processes
 from torch import Tensor
+from waits import Waits
 
 
 def rows_of(*values: float, size: int = 2) -> Tensor:
@@ -135,6 +136,19 @@ def test_keys_do_not_change_afterwards() -> None:
     queue.enqueue(x)
     loss.backward()
     assert x.grad is not None and x.grad.any()
+
+
+@pytest.mark.parametrize("filled", [3, 8])
+def test_nothing_waits_for_a_device(filled: int) -> None:
+    queue = MemoryQueue(8, D, ids=True)
+    queue.enqueue(unit_rows(filled, D, generator(0)), torch.arange(filled))
+    x, ids = unit_rows(2, D, generator(1)), torch.arange(2)
+    with Waits() as waits:
+        queue.enqueue(x, ids)
+        queue.resize(6)
+        queue.enqueue(x, ids)
+        rows, codes = queue.keys(), queue.ids()
+    assert not waits.found and len(rows) == len(codes) == 6
 
 
 @pytest.mark.parametrize(

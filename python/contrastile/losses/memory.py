@@ -50,8 +50,11 @@ class Past:
         scale: float | Tensor,
         channels: Sequence[Channel],
         thresholds: Tensor | None,
+        counts: Tensor | None = None,
     ) -> ScoreStats:
-        """Of the scores with all past rows, and ranks if stats are wanted."""
+        """Of the scores with all past rows; ranks if stats are wanted, the gap if ``counts`` are
+        given.
+        """
         return log_sum_exp(
             query,
             self.rows,
@@ -59,19 +62,26 @@ class Past:
             channels=channels,
             ranks=options.return_stats,
             row_thresholds=None if thresholds is None else thresholds.detach(),
+            row_counts=counts,
             **options.engine,
         )
 
-    def shared(self, query: Tensor) -> tuple[Tensor | float, Tensor | int]:
-        """Sum of each row's dot products with the past rows of its id, and their number."""
-        if self.groups is None:
-            return 0.0, 0
-        return self.groups.dot_sums(query, self.rows), self.groups.counts()
+    def counts(self) -> Tensor:
+        """For each row, the number of past rows of its id."""
+        assert self.groups is not None
+        return self.groups.counts()
+
+    def dot_sums(self, query: Tensor) -> Tensor:
+        """For each row, the sum of its dot products with them."""
+        assert self.groups is not None
+        return self.groups.dot_sums(query, self.rows)
 
     def included(self, query: Tensor) -> tuple[Tensor, Tensor | int]:
-        """The same with the past rows of other ids."""
-        dots, count = self.shared(query)
-        return all_dot_sums(ALONE, query, self.rows) - dots, self.rows.shape[0] - count
+        """For each row, the sum of its dot products with the others, and their number."""
+        dots, number = all_dot_sums(ALONE, query, self.rows), self.rows.shape[0]
+        if self.groups is None:
+            return dots, number
+        return dots - self.dot_sums(query), number - self.counts()
 
 
 def past_of(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..engine.several import log_count, several_loss
+from ..ops import ScoreStats
 from ..problem.plain import may_be_read
 from .options import LossOutput, Options
 
@@ -62,6 +63,23 @@ def several_from_means(negatives: Tensor, positives: Tensor, mean: Tensor, count
     """
     gap = positives - log_count(count, positives) - mean
     return several_loss(negatives, positives, count, poison(torch.where(count > 1, gap, 0.0), mean))
+
+
+def merged_gap(own: ScoreStats, count: Tensor, more: ScoreStats, more_count: Tensor) -> Tensor:
+    """The gap of positives of two passes: the mean of both gaps, and that of the logs of their mean
+    powers, which each side has one of.
+    """
+    assert own.row_gap is not None and more.row_gap is not None
+    logs = [s.rows[-1] - log_count(n, s.rows[-1]) for s, n in ((own, count), (more, more_count))]
+    both = (count > 0) & (more_count > 0)
+    difference = torch.where(both, logs[1] - logs[0], 0.0)
+    total = (count + more_count).clamp(min=1).to(difference.dtype)
+    share, more_share = count / total, more_count / total
+    # log(1 - w + w e^d) - w d, with the larger side as the one where d is 0: nothing overflows.
+    weight = torch.where(difference > 0, share, more_share)
+    less = -difference.abs()
+    between = torch.log1p(weight * torch.expm1(less)) - weight * less
+    return own.row_gap * share + more.row_gap * more_share + between
 
 
 def asks_for_gap(options: Options, variant: str, *embeddings: Tensor) -> bool:

@@ -19,6 +19,7 @@ from .rows import (
     asks_for_gap,
     finish,
     make_stats,
+    merged_gap,
     reduce_rows,
     several_from_means,
 )
@@ -80,22 +81,20 @@ def supcon_loss(
     z = opts.embeddings(z)
     columns = opts.peers.columns("z", z)
     groups = Groups.among(columns, labels, opts.ignore_label)
-    count = groups.counts() - 1
-    past_sums = [side.shared(z) for side in past]
-    for _, number in past_sums:
-        count = count + number
+    own_count = count = groups.counts() - 1
+    for side in past:
+        count = count + side.counts()
 
     others = Not(columns.place(Index.diagonal(n, device=device)))
     same = Equal(groups.query, groups.key)
-    # The gap of two passes would have to be merged; the sums over classes only add up.
-    gap = asks_for_gap(opts, variant, z) and memory is None
+    gap = asks_for_gap(opts, variant, z)
     from_classes = variant == "out" and not gap
     mean = None
     if opts.return_stats or from_classes:
         wide = widen(z)
         total = class_dot_sums(columns, groups, z, z) - (wide * wide).sum(1)
-        for more, _ in past_sums:
-            total = total + more
+        for side in past:
+            total = total + side.dot_sums(z)
         mean = total * scale / count.clamp(min=1)
     apart = from_classes or memory is not None
     stats = columns.log_sum_exp(
@@ -104,13 +103,15 @@ def supcon_loss(
         channels=[Channel(others & Not(same)), Channel(others & same)],
         ranks=opts.return_stats,
         row_thresholds=None if mean is None else mean.detach(),
-        row_counts=count if gap else None,
+        row_counts=own_count if gap else None,
         row_loss=None if apart else opts.row_loss("several", weights, row_count=count),
         **opts.engine,
     )
     for side in past:
-        both = [side.others, side.same]
-        stats = merged(stats, side.log_sum_exp(opts, z, scale, both, mean))
+        both, past_count = [side.others, side.same], side.counts()
+        more = side.log_sum_exp(opts, z, scale, both, mean, past_count if gap else None)
+        joined = merged_gap(stats, own_count, more, past_count) if gap else None
+        stats = merged(stats, more)._replace(row_gap=joined)
 
     def valid() -> Tensor:
         return count > 0
