@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from contrastile import InputError, MemoryQueue, clip_loss, info_nce, supcon_loss
+from contrastile.testing import AllocationSpy
 from helpers import generator
 from past import SCALE, D, K, N, batch, dense_clip, dense_info_nce, dense_supcon, kept_of
 from processes import Processes
@@ -88,6 +89,36 @@ def test_supcon_loss_is_as_exact_as_the_formula(noise: float, scale: float) -> N
         errors["dense"] += float((dense - truth).abs())
         rounding += float(truth) * 2**-24
     assert errors["ours"] <= errors["dense"] + 2 * rounding
+
+
+def test_every_engine(engine: dict[str, Any]) -> None:
+    """However scores are cut, and by all backends."""
+    made = batch(9)
+    x, y, ids, codes = (made[name] for name in ("x", "y", "ids", "past_ids"))
+    past = made["past_x"], made["past_y"]
+    shared: dict[str, Any] = {"logit_scale": SCALE, "reduction": "none", **engine}
+    kept = kept_of(ids, codes, N, K)
+    found = clip_loss(x, y, ids=ids, memory=(*past, codes), **shared)
+    close(found, dense_clip(x, y, past, kept), x, y)
+    found = supcon_loss(x, ids, memory=(past[0], codes), **shared)
+    close(found, dense_supcon(x, ids, past[0], codes, "out"), x)
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "clip_loss", "supcon_loss"])
+def test_scores_with_the_past_are_never_stored(loss: str) -> None:
+    rows, past_rows = 512, 8192
+    rng = generator(0)
+    x, y = (torch.randn(rows, 16, generator=rng).requires_grad_() for _ in range(2))
+    past, labels = torch.randn(past_rows, 16, generator=rng), torch.arange(past_rows)
+    options: dict[str, Any] = {"temperature": 1.0, "workspace": 2**18}
+    with AllocationSpy() as spy:
+        if loss == "info_nce":
+            info_nce(x, y, memory=(past,), **options).backward()
+        elif loss == "clip_loss":
+            clip_loss(x, y, memory=(past, past), **options).backward()
+        else:
+            supcon_loss(x, labels[:rows], memory=(past, labels), **options).backward()
+    assert spy.peak_bytes < rows * past_rows
 
 
 def test_a_row_whose_only_positive_is_past() -> None:
