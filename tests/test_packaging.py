@@ -44,11 +44,14 @@ SHIPPED = {
     "contrastile/integrations",
     "contrastile/losses",
     "contrastile/ops",
+    "contrastile/parallel",
+    "contrastile/planning",
     "contrastile/problem",
+    "contrastile/training",
     "contrastile/triton_kernels",
 }
-# Bytes of a wheel without the extension: 276 430 were measured; the unshipped tools have 87 000.
-LARGEST_WHEEL = 300_000
+# Bytes of a wheel without the extension: 371 276 were measured; the unshipped tools have 90 000.
+LARGEST_WHEEL = 400_000
 # What a checkout has beside the package, for the tests and for who reads.
 IN_SDIST = ("csrc", "docs", "examples", "tests", *FOLDERS)
 SOURCE_SUFFIXES = {".py", ".cpp", ".cu", ".h", ".json", ".md", ".png"}
