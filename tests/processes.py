@@ -33,7 +33,9 @@ class Processes:
         self.start()
 
     def start(self) -> None:
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        # One process imports torch and the tests' functions, all others are copies of it.
+        context.set_forkserver_preload(["rank_cases"])
         self.folder = tempfile.TemporaryDirectory()
         meeting = str(Path(self.folder.name) / "store")
         pairs = [context.Pipe() for _ in range(self.world)]

@@ -14,8 +14,11 @@ from rank_cases import LAYOUTS, compare_all
 
 CONVENTIONS = ("ddp", "sum", "none")
 EXCHANGES = ("gather", "ring")
-# Of each loss, random options with random layouts.
-DRAWS = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 40
+PRODUCT = tuple(itertools.product(LAYOUTS, EXCHANGES, CONVENTIONS))
+# Of the product every layout with both exchanges, conventions in turn; the rest is a gate's.
+SOME = tuple(case for place, case in enumerate(PRODUCT) if place % 3 == (place // 3) % 3)
+# Random options of each loss on random layouts.
+DRAWS, NIGHTLY = 12, 120
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +29,31 @@ def processes() -> Iterator[Processes]:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_layouts(loss: str, processes: Processes) -> None:
+@pytest.mark.parametrize(
+    "among", [SOME, pytest.param(PRODUCT, marks=pytest.mark.gates)], ids=["some", "all"]
+)
+def test_layouts(loss: str, among: tuple[tuple[str, str, str], ...], processes: Processes) -> None:
     """However rows are spread, whichever way keys travel, whatever reduces gradients."""
     choice = default_choice(loss, shape=(4, 6), scale="logit_scale tensor")
     cases = [
         (loss, choice, layout, 0, convention, {"exchange": exchange})
-        for layout, exchange, convention in itertools.product(LAYOUTS, EXCHANGES, CONVENTIONS)
+        for layout, exchange, convention in among
     ]
     processes.run(compare_all, cases)
 
 
+def draws() -> list[object]:
+    """A few in the suite, options two by two in the gates, 120 of each loss by night."""
+    gates = [pytest.param(40, 2, marks=pytest.mark.gates, id="two by two")]
+    if os.environ.get("HYPOTHESIS_PROFILE") == "nightly":
+        gates.append(pytest.param(NIGHTLY, 4, marks=pytest.mark.gates, id="nightly"))
+    return [pytest.param(DRAWS, 1, id="one by one"), *gates]
+
+
 @pytest.mark.parametrize("loss", LOSSES)
-def test_options(loss: str, processes: Processes) -> None:
-    """All options, two by two, on random layouts."""
+@pytest.mark.parametrize(("count", "strength"), draws())
+def test_options(loss: str, count: int, strength: int, processes: Processes) -> None:
+    """All options, on random layouts."""
     rng = random.Random(loss)
     cases = [
         (
@@ -49,6 +64,6 @@ def test_options(loss: str, processes: Processes) -> None:
             rng.choice(CONVENTIONS),
             {"exchange": rng.choice(EXCHANGES)},
         )
-        for seed, choice in enumerate(covering_choices(loss, 2, DRAWS))
+        for seed, choice in enumerate(covering_choices(loss, strength, count))
     ]
     processes.run(compare_all, cases)
