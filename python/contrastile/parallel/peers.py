@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -153,7 +154,8 @@ class Processes:
 
     def _agreed(self) -> dict[str, tuple[int, ...]]:
         """How many rows each rank has of each argument."""
-        facts = {name: _fact(value) for name, value in sorted(self._given.items())}
+        facts = {"loss": self._caller}
+        facts |= {name: _fact(value) for name, value in sorted(self._given.items())}
         facts["gradients"] = "wanted" if torch.is_grad_enabled() else "off"
         counts = {
             name: value.shape[0]
@@ -228,9 +230,7 @@ def _fact(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return ", ".join(f"{_fact(part)} of {len(part)} rows" for part in value)
     if not isinstance(value, Tensor):
-        return (
-            "a group" if not isinstance(value, (str, int, float, bool, type(None))) else repr(value)
-        )
+        return repr(value) if value is None or isinstance(value, (str, Real)) else "a group"
     shape = ", ".join(["rows", *map(str, value.shape[1:])] if value.dim() else [])
     grad = " with gradient" if value.requires_grad else ""
     return f"{str(value.dtype).removeprefix('torch.')} [{shape}] on {value.device.type}{grad}"

@@ -1,0 +1,95 @@
+"""One clear error on every rank, in seconds, that names the rank; afterwards the group works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from processes import Processes
+from rank_agreement import (
+    DIFFERENCES,
+    FAULTS,
+    ODD,
+    another_loss,
+    empty_row,
+    of_group,
+    of_odd_rank,
+    of_trace,
+    without_gradients,
+)
+
+Errors = list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    pool = Processes(4)
+    yield pool
+    pool.stop()
+
+
+def assert_all_say(errors: Errors, words: str) -> None:
+    """The same on all ranks."""
+    assert len(set(errors)) == 1, errors
+    kind, text = errors[0]
+    assert kind == "InputError", text
+    assert re.search(words, text), text
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_one_rank_differs(name: str, processes: Processes) -> None:
+    errors = processes.run(of_odd_rank, "differences", name)
+    assert_all_say(errors, "clip_loss: all ranks of the group must agree")
+    assert_all_say(errors, DIFFERENCES[name][1])
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_one_rank_is_wrong(name: str, processes: Processes) -> None:
+    errors = processes.run(of_odd_rank, "faults", name)
+    words = FAULTS[name][1]
+    _, own = errors.pop(ODD)
+    assert re.search(words, own), own
+    assert_all_say(errors, f"clip_loss: not all ranks of the group can go on; rank {ODD}: ")
+    assert_all_say(errors, words)
+
+
+def test_one_rank_wants_no_gradients(processes: Processes) -> None:
+    words = r"gradients \(rank 0 wanted, rank 1 wanted, rank 2 off"
+    assert_all_say(processes.run(without_gradients), words)
+
+
+def test_one_rank_calls_another_loss(processes: Processes) -> None:
+    words = r"loss \(rank 0 clip_loss, rank 1 clip_loss, rank 2 siglip_loss"
+    errors = processes.run(another_loss)
+    # Each names itself.
+    assert_all_say([(kind, text.split(": ", 1)[1]) for kind, text in errors], words)
+
+
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_an_empty_row_of_one_rank(exchange: str, processes: Processes) -> None:
+    errors = processes.run(empty_row, exchange)
+    assert_all_say(errors, f"rank {ODD}: 1 of 4 rows have no positive .*the first is row 2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("text", "group must be a process group or a DeviceMesh, got 'dp'"),
+        ("number", "group must be a process group or a DeviceMesh, got 0"),
+        ("mesh", "group must be one dimension of a DeviceMesh, got one of 2"),
+        ("not a member", "this process is no member of group"),
+    ],
+)
+def test_no_group(kind: str, words: str, processes: Processes) -> None:
+    assert_all_say(processes.run(of_group, kind), words)
+
+
+@pytest.mark.parametrize("kind", ["make_fx", "symbols", "fake tensors", "grad", "vmap"])
+def test_no_trace(kind: str, processes: Processes) -> None:
+    assert_all_say(processes.run(of_trace, kind), "with a group a loss exchanges numbers")
+
+
+def test_no_tensor_of_a_trace(processes: Processes) -> None:
+    errors = processes.run(of_trace, "fake tensors outside of their mode")
+    assert_all_say(errors, "x is a FakeTensor of a trace or transform that is not going on")
