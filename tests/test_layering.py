@@ -222,7 +222,7 @@ def test_no_hidden_switches_in_the_environment() -> None:
 
 
 def test_benches_use_the_public_api() -> None:
-    public = {"", "functional", "ops", "problem", "testing", "backends", "verify"}
+    public = {"", "functional", "ops", "problem", "testing", "backends", "verify", "planning"}
     public |= {"losses.registry", "losses.inputs"}
     used = set()
     for path in (ROOT / "benches").rglob("*.py"):

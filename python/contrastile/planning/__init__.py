@@ -7,7 +7,7 @@ CPU allocates, bytes and calls are those of the exchange, times are a model's.
 from .cost import Cost, cost_of
 from .memory import Memory, memory_of
 from .plans import Plan, Wanted, plan
-from .presets import GPUS, LINKS, Cluster, Gpu, Link
+from .presets import GPUS, LINKS, Cluster, Gpu, Kernels, Link, Pass
 from .schedule import schedule_of
 from .shapes import Shape
 from .simulate import replay
@@ -18,8 +18,10 @@ __all__ = [
     "Cluster",
     "Cost",
     "Gpu",
+    "Kernels",
     "Link",
     "Memory",
+    "Pass",
     "Plan",
     "Shape",
     "Wanted",

@@ -48,7 +48,8 @@ class Gpu(NamedTuple):
 
 
 # A straight line through what the static model says of Triton's kernels as shipped, bf16, sm_90
-# (python -m contrastile.benches.kernels.static_report; tests/test_plan.py draws it again).
+# (python -m contrastile.benches.kernels.static_report); tests/test_plan.py holds it against the
+# tables of docs/performance.md.
 SM_90 = {
     "clip_loss": Kernels(Pass(0.51e-12, 597e12), Pass(0.59e-12, 597e12)),
     "info_nce": Kernels(Pass(0.34e-12, 597e12), Pass(0.50e-12, 597e12)),
