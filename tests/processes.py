@@ -23,6 +23,7 @@ FAILURES = (
 )
 # What one process waits for another.
 TIMEOUT = 30.0
+DIED = "a process died"
 
 
 class Processes:
@@ -70,6 +71,20 @@ class Processes:
             found[ready[0]] = value
         return [found[pipe] for pipe in self.pipes]
 
+    def survivors(self, task: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What ``task(*arguments)`` returns in each process, None of one that dies in it.
+
+        Processes that outlive another are of no use afterwards: they are to be stopped.
+        """
+        for pipe in self.pipes:
+            pipe.send((task, arguments))
+        found = []
+        for pipe in self.pipes:
+            failed, value = answer(pipe) if pipe.poll(PATIENCE) else (True, "a process hangs")
+            assert not failed or value == DIED, value
+            found.append(None if failed else value)
+        return found
+
     def stop(self) -> None:
         for worker in self.workers:
             worker.kill()
@@ -81,7 +96,7 @@ def answer(pipe: Connection) -> tuple[bool, Any]:
     try:
         own: tuple[bool, Any] = pipe.recv()
     except EOFError:
-        return True, "a process died"
+        return True, DIED
     return own
 
 
