@@ -27,8 +27,11 @@ Number = TypeVar("Number", bound="float | Tensor")
 GRAD_SCALES = ("ddp", "sum", "none")
 EXCHANGES = ("auto", "gather", "ring")
 OFFLOADS = ("cpu",)
-# Bytes that the keys of all ranks and their gradients may take before "auto" takes the ring.
+# What the keys of all ranks and their gradients may take before "auto" takes the ring: bytes, and
+# on a GPU a part of its memory. A ring's steps wait for the host, and shards must have ten thousand
+# rows to hide that (docs/scaling.md).
 GATHERED = 256 * 2**20
+GATHERED_PART = 8
 
 
 class Alone:
@@ -102,15 +105,16 @@ class Processes:
         self._given = given
         self._asked = False
         self._sizes: dict[str, tuple[int, ...]] = {}
+        self._room = 0
 
     def columns(self, name: str, items: Tensor, times: int = 1) -> Columns:
         """Those of all ranks."""
         if not self._asked:
             self._asked = True
-            self._sizes = self._agreed()
+            self._sizes, self._room = self._agreed(_room(items.device))
         share = Share(self._sizes[name], self._collectives.rank).times(times)
         exchange = self._given.get("exchange", "auto")
-        ring = exchange == "ring" or (exchange == "auto" and _bytes(share, items) > GATHERED)
+        ring = exchange == "ring" or (exchange == "auto" and _bytes(share, items) > self._room)
         return PassingColumns(self._caller, PeerSource(self._collectives, share, ring))
 
     def replicated(self, name: str, value: Number) -> Number:
@@ -152,8 +156,8 @@ class Processes:
     def _convention(self) -> str:
         return str(self._given.get("grad_scale", "ddp"))
 
-    def _agreed(self) -> dict[str, tuple[int, ...]]:
-        """How many rows each rank has of each argument."""
+    def _agreed(self, room: int) -> tuple[dict[str, tuple[int, ...]], int]:
+        """How many rows each rank has of each argument; and the least room of any."""
         facts = {"loss": self._caller}
         facts |= {name: _fact(value) for name, value in sorted(self._given.items())}
         facts["gradients"] = "wanted" if torch.is_grad_enabled() else "off"
@@ -162,10 +166,9 @@ class Processes:
             for name, value in sorted(self._given.items())
             if isinstance(value, Tensor) and value.dim()
         }
-        table = agree(self._caller, self._collectives, facts, list(counts.values()))
-        return {
-            name: tuple(own) for name, own in zip(counts, zip(*table, strict=True), strict=True)
-        }
+        table = agree(self._caller, self._collectives, facts, [*counts.values(), room])
+        *sizes, rooms = zip(*table, strict=True)
+        return dict(zip(counts, sizes, strict=True)), min(rooms)
 
 
 Peers: TypeAlias = Alone | Offloaded | Processes
@@ -218,6 +221,14 @@ def process_group(caller: str, group: object) -> dist.ProcessGroup:
             "torch.distributed.group.WORLD is that of all processes"
         )
     return group
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that gathered keys and their gradients may take."""
+    if device.type != "cuda":
+        return GATHERED
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(GATHERED, memory // GATHERED_PART)
 
 
 def _bytes(share: Share, items: Tensor) -> int:

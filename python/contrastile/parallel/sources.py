@@ -142,6 +142,9 @@ class RingTrip:
         """At step t the shard of the rank t before this one."""
         ring, world = self._collectives, self._collectives.size
         keys = self._own.view(self._own.shape)
+        # Two rooms in turn: whoever computes with a shard may hold it until it gets the next.
+        height = max(self._share.sizes)
+        rooms = [keys.new_empty((height, *keys.shape[1:])) for _ in range(min(2, world - 1))]
         arriving: Tensor | None = None
         gradient: Tensor | None = None
         summed: list[torch.distributed.Work] = []
@@ -149,7 +152,7 @@ class RingTrip:
             owner, following = ((ring.rank - step - k) % world for k in (0, 1))
             moving, room = [], keys
             if step < world - 1:
-                room = keys.new_empty((self._share.sizes[following], *keys.shape[1:]))
+                room = rooms[step % 2][: self._share.sizes[following]]
                 moving = ring.pass_on(keys, room)
             departed, gradient = gradient, None
             if self._dtype is not None:

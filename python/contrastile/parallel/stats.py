@@ -276,5 +276,8 @@ def _of_part(sums: Sums, part: Part, log_sums: bool) -> tuple[Vectors, Vectors, 
 
 def _add(total: Tensor, part: Tensor | None, factor: Tensor | None) -> None:
     assert part is not None, "a gradient that is wanted is made"
-    part = part if factor is None else part * factor
-    total.add_(part.to(total.device).view(total.shape))
+    part = part.to(total.device).view(total.shape)
+    if factor is None:
+        total.add_(part)
+    else:
+        total.addcmul_(part, factor.to(total))
