@@ -235,6 +235,8 @@ def _backward(
             _add(room.col_bias[part.cols], own.col_bias, None)
         if shard.gradient is not None:
             _add(shard.gradient, own.key, own.factor)
+        # Not held while the next ones are made.
+        del own
 
 
 class Room(NamedTuple):
