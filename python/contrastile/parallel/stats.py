@@ -114,9 +114,11 @@ class PeerStats(BackwardOnly):
     @staticmethod
     @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, keys, dots = ctx.saved_tensors[:6]
+        # Read once: a checkpoint that is not reentrant gives them once.
+        saved = ctx.saved_tensors
+        *tensors, keys, dots = saved[:6]
         given = Given(*tensors)
-        (sums,) = unflatten(ctx.saved_tensors[6:], ctx.form)
+        (sums,) = unflatten(saved[6:], ctx.form)
         query, key, scale, bias = ctx.needs_input_grad[1:]
         call, dtype = ctx.call, ctx.dtype
         room = Room.of(call, given, Needs(query, key, scale, False, bias), dtype)
