@@ -136,9 +136,17 @@ def detached(arguments: Arguments) -> Arguments:
 
 
 def compare(
-    loss: str, choice: Choice, layout: Layout, seed: int, convention: str, **options: Any
+    loss: str,
+    choice: Choice,
+    layout: Layout,
+    seed: int,
+    convention: str,
+    vectors: bool = False,
+    **options: Any,
 ) -> None:
-    """Value and gradients of a member against those of one process."""
+    """Value and gradients of a member against those of one process; with ``vectors`` a number that
+    all share is given as [1].
+    """
     group = group_of(layout)
     if layout.members is not None and dist.get_rank() not in layout.members:
         return
@@ -146,7 +154,13 @@ def compare(
     parts = parts_of(loss, choice, layout, seed)
     own = detached(parts[place])
     truth = getattr(oracles, loss)(**of_all(loss, parts))
-    found = getattr(functional, loss)(**own, group=group, grad_scale=convention, **options)
+    shaped = {
+        name: value.reshape(1)
+        if vectors and isinstance(value, Tensor) and not value.dim()
+        else value
+        for name, value in own.items()
+    }
+    found = getattr(functional, loss)(**shaped, group=group, grad_scale=convention, **options)
     if choice["reduction"] == "none":
         rng = torch.Generator().manual_seed(seed)
         upstream = torch.rand(len(truth), generator=rng, dtype=torch.float64)

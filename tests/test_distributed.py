@@ -67,3 +67,24 @@ def test_options(loss: str, count: int, strength: int, processes: Processes) -> 
         for seed, choice in enumerate(covering_choices(loss, strength, count))
     ]
     processes.run(compare_all, cases)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_parameters(loss: str, processes: Processes) -> None:
+    """A scale and a bias of every shape with every convention: [], [1], and one a row or a key."""
+    options = LOSSES[loss]
+    scale, bias = (options[name][-1] for name in ("scale", "bias"))
+    shapes = [("temperature tensor", "tensor", True), (scale, bias, False)]
+    cases = [
+        (
+            loss,
+            default_choice(loss, shape=(4, 5), scale=scale, bias=bias, reduction=reduction),
+            layout,
+            seed,
+            convention,
+            {"vectors": vectors, "exchange": EXCHANGES[seed % 2]},
+        )
+        for seed, (layout, reduction) in enumerate([("uneven", "mean"), ("empty", "none")])
+        for convention, (scale, bias, vectors) in itertools.product(CONVENTIONS, shapes)
+    ]
+    processes.run(compare_all, cases)
