@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from contrastile import clip_loss, functional, siglip_loss, supcon_loss
+from contrastile.losses.registry import LOSSES
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -134,6 +135,18 @@ def without_gradients() -> tuple[str, str]:
 def another_loss() -> tuple[str, str]:
     function = siglip_loss if dist.get_rank() == ODD else clip_loss
     return told(lambda: function(**given(), group=dist.group.WORLD))
+
+
+def wrong_by_rows(loss: str) -> tuple[str, str]:
+    """One bias a row, which only the odd rank may take for a number: it has one row."""
+    rows = 1 if dist.get_rank() == ODD else 3
+    z, bias = torch.randn(rows, SIZE), torch.zeros(rows)
+    entry = LOSSES[loss]
+    tensors = [z] * len(entry.embeddings)
+    labels = [torch.zeros(rows, dtype=torch.int64)] * len(entry.labels)
+    function = getattr(functional, loss)
+    options = {"temperature": 0.5, "logit_bias": bias, "group": dist.group.WORLD}
+    return told(lambda: function(*tensors, *labels, **options))
 
 
 def empty_row(exchange: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from cases import LOSSES
 from processes import Processes
 from rank_agreement import (
     DIFFERENCES,
@@ -17,6 +18,7 @@ from rank_agreement import (
     of_odd_rank,
     of_trace,
     without_gradients,
+    wrong_by_rows,
 )
 
 Errors = list[tuple[str, str]]
@@ -52,6 +54,15 @@ def test_one_rank_is_wrong(name: str, processes: Processes) -> None:
     assert re.search(words, own), own
     assert_all_say(errors, f"clip_loss: not all ranks of the group can go on; rank {ODD}: ")
     assert_all_say(errors, words)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES.keys() - {"info_nce"}))
+def test_all_but_one_are_wrong(loss: str, processes: Processes) -> None:
+    """Whatever a rank finds wrong, it finds before others wait for it."""
+    errors = processes.run(wrong_by_rows, loss)
+    _, text = errors[ODD]
+    assert "not all ranks of the group can go on; rank 0: " in text, text
+    assert all("logit_bias must be a float or a 0-d tensor, got (3,)" in text for _, text in errors)
 
 
 def test_one_rank_wants_no_gradients(processes: Processes) -> None:

@@ -118,7 +118,7 @@ def info_nce(
     columns = opts.peers.columns("key", key)
     further = negatives is not None or memory is not None
     bias, shared = _biases(opts, columns, key_bias, further)
-    groups = None if ids is None else _groups(columns, *ids, opts.ignore_label)
+    groups = None if ids is None else _groups(columns, *ids, query is key, opts.ignore_label)
     own = columns.place(here)
     own_key = key is query
     query = opts.embeddings(query)
@@ -228,9 +228,10 @@ def _ids(
 
 
 def _groups(
-    columns: Columns, query_ids: Tensor, key_ids: Tensor, ignore_label: int | None
+    columns: Columns, query_ids: Tensor, key_ids: Tensor, one_set: bool, ignore_label: int | None
 ) -> Groups:
-    if query_ids is key_ids:
+    # Two sets may have one tensor of ids: item i of one is not item i of the other.
+    if one_set and query_ids is key_ids:
         return Groups.among(columns, key_ids, ignore_label)
     return Groups.of(query_ids, columns.everywhere(key_ids), ignore_label)
 

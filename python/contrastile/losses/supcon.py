@@ -79,6 +79,7 @@ def supcon_loss(
     scale, weights = opts.scalar_scale(n), opts.row_weights(n)
     past = past_of(opts, memory, ["z"], ("labels", labels), z)
     z = opts.embeddings(z)
+    bias = opts.bias(z)
     columns = opts.peers.columns("z", z)
     groups = Groups.among(columns, labels, opts.ignore_label)
     own_count = count = groups.counts() - 1
@@ -122,14 +123,14 @@ def supcon_loss(
         return make_stats(opts, merge_log_sum_exp(*stats.rows), score, stats.row_rank, valid())
 
     if stats.loss is not None:
-        return finish(opts, stats.loss, valid, seen, opts.bias(z))
+        return finish(opts, stats.loss, valid, seen, bias)
     negatives, positives = stats.rows
     if from_classes:
         assert mean is not None
         losses = several_from_means(negatives, positives, mean, count)
     else:
         losses = several_loss(negatives, positives, count, stats.row_gap)
-    return reduce_rows(opts, losses, valid, weights, seen, opts.bias(z))
+    return reduce_rows(opts, losses, valid, weights, seen, bias)
 
 
 def supcon_loss_reference(

@@ -48,8 +48,9 @@ class TwoViews:
         weights = opts.row_weights(n)
         if ids is not None:
             ids = check_integers(caller, "ids", ids, n)
-        columns = opts.peers.columns("z0", z0, times=2)
         z = opts.embeddings(torch.cat([z0, z1]))
+        bias = opts.bias(z)
+        columns = opts.peers.columns("z0", z0, times=2)
         groups = None
         if ids is not None:
             items = opts.peers.columns("z0", z0)
@@ -63,7 +64,7 @@ class TwoViews:
             margin=margin,
             groups=groups,
             weights=None if weights is None else weights.repeat(2),
-            bias=opts.bias(z),
+            bias=bias,
         )
 
     def scores(self, row_loss: RowLoss | None) -> ViewStats:
