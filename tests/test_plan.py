@@ -149,7 +149,7 @@ def test_sub_batches_are_taken_where_activations_do_not_fit() -> None:
 
 
 def test_a_ring_is_taken_where_gathered_keys_do_not_fit() -> None:
-    wanted = WANTED._replace(batch=2**23)
+    wanted = WANTED._replace(batch=2**24)
     first, second = plan(wanted, H100, cluster(64))
     assert (first.exchange, first.fits) == ("ring", True)
     assert (second.exchange, second.fits) == ("gather", False)

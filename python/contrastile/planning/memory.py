@@ -50,8 +50,7 @@ class Memory(NamedTuple):
 def memory_of(shape: Shape, exchange: str, workspace: int, gpu: bool = True) -> Memory:
     """A rank's memory at the peak of the loss; of the rank with the most rows.
 
-    ``gpu``: half precision is multiplied as it is, and gradients carry a factor, with which each
-    shard's are multiplied in memory of their own.
+    ``gpu``: half precision is multiplied as it is.
     """
     scores = min(workspace, 2 * max(shape.rows) * shape.total * shape.wide)
     if shape.world == 1:
@@ -108,16 +107,14 @@ def _backward(shape: Shape, gathered: bool, scores: int, gpu: bool) -> Memory:
     passed = shape.total * size * shape.wide if gathered else wide
     looked_at = shape.total if gathered else rows
     widened = _widened(shape, looked_at, scores) if half and not gpu else 0
-    factored = passed if gpu else 0
     if gathered:
         # Of the queries' gradients the sum and the pass's; of the keys' all, and the pass's.
         keys = shape.total * size * shape.itemsize
-        return Memory(2 * own, 2 * wide, keys, 2 * passed + factored, widened, 0, 0)
-    # Of the queries' gradients the sum, the shard's and the last shard's. Of the keys' the shard's
-    # in two places, the last shard's, one that leaves and one that arrives.
-    queries = 3 * wide
+        return Memory(2 * own, 2 * wide, keys, 2 * passed, widened, 0, 0)
+    # Of the queries' gradients the sum and the shard's. Of the keys' the shard's in two places, one
+    # that leaves and one that arrives.
     keys = 2 * own if world > 2 else own
-    return Memory(2 * own, queries, keys, 5 * wide + factored, widened, 0, 0)
+    return Memory(2 * own, 2 * wide, keys, 4 * wide, widened, 0, 0)
 
 
 class Step(NamedTuple):
