@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from contrastile import clip_loss, functional, siglip_loss, supcon_loss
 from contrastile.losses.registry import LOSSES
+from processes import FAILURES
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -98,11 +99,11 @@ def told(call: Callable[[], Any]) -> tuple[str, str]:
     start = time.monotonic()
     try:
         call()
-    except Exception as error:
+    except FAILURES as error:
         found = type(error).__name__, str(error)
     else:
         raise AssertionError("no error")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 20
     correct_call()
     return found
 

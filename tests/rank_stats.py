@@ -11,6 +11,7 @@ from cases import Choice
 from contrastile import functional
 from contrastile.losses.rows import Stats
 from helpers import Arguments
+from processes import FAILURES
 from rank_cases import LAYOUTS, Layout, detached, group_of, of_all, parts_of, places
 
 
@@ -54,6 +55,6 @@ def compare_all_stats(cases: Sequence[tuple[Any, ...]]) -> int:
     for loss, choice, layout, seed, options in cases:
         try:
             compare_stats(loss, choice, LAYOUTS[layout], seed, **options)
-        except Exception as error:
+        except FAILURES as error:
             raise AssertionError(f"{loss} {choice} {layout} {options}") from error
     return len(cases)

@@ -129,7 +129,7 @@ def test_a_larger_batch_through_the_gradient_cache(
     assert "batch 256 in sub-batches of 64" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("loss", ["clip", pytest.param("siglip", marks=pytest.mark.gates)])
 def test_ranks_train_as_one_process(
     loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +141,7 @@ def test_ranks_train_as_one_process(
     assert "on 2 ranks" in capsys.readouterr().out
 
 
+@pytest.mark.gates
 def test_ctrl_c_ends_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt_at_step(monkeypatch, 2)
     code, found = run_demo(tmp_path, "--ranks", "2")

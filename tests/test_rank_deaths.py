@@ -6,6 +6,9 @@ import pytest
 from processes import Processes
 from rank_deaths import LOST, step
 
+# Each starts processes of its own and waits for a timeout.
+pytestmark = pytest.mark.gates
+
 TIMEOUT = 5.0
 # A ring stops step by step: who waits for a rank that has given up waits for the timeout again.
 SLACK = 5.0

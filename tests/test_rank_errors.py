@@ -14,6 +14,9 @@ from rank_errors import at_scale, results, with_a_wrong_row
 from rule import judge, transposed
 from test_error_rule import DTYPES, draw, references, unknown
 
+# Forty draws each of every regime.
+pytestmark = pytest.mark.gates
+
 DRAWS = 16
 SCALES = {"random": 14.3, "rivals": 50.0, "converged": 50.0}
 LOSSES = ("clip_loss", "siglip_loss", "supcon_loss")

@@ -21,7 +21,13 @@ def processes() -> Iterator[Processes]:
     pool.stop()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+IN_GATES = LOSSES.keys() - {"clip_loss", "supcon_loss"}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [pytest.param(n, marks=pytest.mark.gates if n in IN_GATES else ()) for n in LOSSES],
+)
 def test_stats(loss: str, processes: Processes) -> None:
     """lse, positive, rank, both directions, and the accuracy over all rows; every option."""
     ways = list(itertools.product(LAYOUTS, EXCHANGES))

@@ -35,7 +35,13 @@ def assert_alike(ranks: list[list[Exchange]]) -> None:
             assert (name, sent) == ("pass_on", received), exchanges
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+IN_GATES = LOSSES.keys() - {"clip_loss", "siglip_loss"}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [pytest.param(n, marks=pytest.mark.gates if n in IN_GATES else ()) for n in LOSSES],
+)
 def test_traffic(loss: str, processes: Processes) -> None:
     choices = [default_choice(loss, scale="logit_scale tensor"), *covering_choices(loss, 1, 12)]
     cases = [
