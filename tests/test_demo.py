@@ -129,7 +129,8 @@ def test_a_larger_batch_through_the_gradient_cache(
     assert "batch 256 in sub-batches of 64" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("loss", ["clip", pytest.param("siglip", marks=pytest.mark.gates)])
+@pytest.mark.gates
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
 def test_ranks_train_as_one_process(
     loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

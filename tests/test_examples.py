@@ -64,6 +64,7 @@ def test_train_clip_goes_on_where_it_was_left(tmp_path: Path, curve: list[float]
     assert forgotten != curve
 
 
+@pytest.mark.gates
 def test_train_clip_on_two_ranks_is_train_clip_on_one(tmp_path: Path, curve: list[float]) -> None:
     """With the gradient cache, and a break after the second step."""
     kept = ("--checkpoint", str(tmp_path / "clip.pt"))

@@ -23,7 +23,9 @@ def processes() -> Iterator[Processes]:
 @pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("backend", ["reference", "cpu", "torch pass"])
+@pytest.mark.parametrize(
+    "backend", [pytest.param("reference", marks=pytest.mark.gates), "cpu", "torch pass"]
+)
 def test_backends(
     backend: str, loss: str, dtype: torch.dtype, exchange: str, processes: Processes
 ) -> None:
