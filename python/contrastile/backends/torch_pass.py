@@ -81,8 +81,7 @@ class TorchReducer:
     def reduce(self, block: Block) -> None:
         """Add a block to the sums and counts."""
         job = self.job
-        kept = job.kept_dots(block)
-        dots = job.dot_products(block, self._room.dots(block) if kept is None else kept)
+        dots = job.reduced_dots(block, self._room.dots)
         if self._takes:
             assert job.positives is not None and self._positive is not None
             take(self._places, block, dots, job.positives, self._positive)

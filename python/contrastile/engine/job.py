@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -31,7 +31,15 @@ class Numbers(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A lowered problem with its tensors, its plan of blocks, and memory for the kept ones."""
+    """A lowered problem with its tensors, its plan of blocks, and memory for the kept ones.
+
+    Attributes:
+        given: ``kept`` holds the block's numbers before it is reduced: they are a plane of a sweep,
+            no dot products of ``query`` and ``key``.
+        bound: of their magnitude, where it is known.
+        planes: what predicates read by number: each plane's numbers of the block at hand, laid out
+            as ``kept`` is.
+    """
 
     spec: Spec
     sizes: Sizes
@@ -42,6 +50,9 @@ class Job(NamedTuple):
     query: Operand
     key: Operand
     kept: Tensor | None = None
+    given: bool = False
+    bound: float | None = None
+    planes: tuple[Tensor, ...] = ()
 
     def tensor(self, slot: int) -> Tensor | None:
         """The tensor in a slot; None in none."""
@@ -69,6 +80,16 @@ class Job(NamedTuple):
         if self.plan.single:
             return self.kept.view(rows, cols)
         return self.kept[block.kept_at : block.kept_at + rows * cols].view(rows, cols)
+
+    def reduced_dots(self, block: Block, room: Callable[[Block], Tensor]) -> Tensor:
+        """<q_i, k_j> of a block that is reduced: given; or computed, and where none are kept in
+        ``room``.
+        """
+        kept = self.kept_dots(block)
+        if self.given:
+            assert kept is not None, "a plane without its numbers"
+            return kept
+        return self.dot_products(block, room(block) if kept is None else kept)
 
     def dot_products(self, block: Block, out: Tensor) -> Tensor:
         """<q_i, k_j> of the block, accumulated and stored in the compute dtype."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import NamedTuple
 
@@ -68,8 +69,7 @@ class NativeReducer:
 
     def reduce(self, block: Block) -> None:
         """Add a block to the sums and counts."""
-        out = self.job.kept_dots(block)
-        dots = self.job.dot_products(block, self._scratch.room(block) if out is None else out)
+        dots = self.job.reduced_dots(block, self._scratch.room)
         self._sums.add(dots, dots.stride(0), *place(block))
 
     def settle(self, rows: slice = WHOLE) -> Reduced:
@@ -119,6 +119,8 @@ def _largest_dot(job: Job, module: ModuleType, threads: int) -> float:
     """A bound on |<q_i, k_j>|, by Cauchy and Schwarz."""
     if not job.spec.log_sums:
         return FROM_BLOCK
+    if job.given:
+        return math.inf if job.bound is None else job.bound
     norm = _max_norm(module, job.query.tensor, threads)
     return norm * (norm if job.spec.triangle else _max_norm(module, job.key.tensor, threads))
 
