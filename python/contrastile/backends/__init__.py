@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from ..engine.job import Backend
 from ..problem import InputError
 from ..problem.spec import Sizes, Spec
+from ..problem.sweep_spec import SweepSpec
 from .cpu import CpuBackend
 from .cuda import CudaBackend
 from .reference import ReferenceBackend
@@ -26,17 +29,33 @@ def choose(spec: Spec, sizes: Sizes) -> Backend:
     Raises:
         InputError: an unknown name, a named backend that cannot, or none that can; with reasons.
     """
+    return _chosen(spec, lambda backend: why_not(backend, spec, sizes))
+
+
+def choose_for_sweep(spec: SweepSpec, sizes: Sequence[Sizes]) -> Backend:
+    """Likewise for a sweep; ``sizes``: of each reduction."""
+
+    def reason(backend: Backend) -> str | None:
+        found = backend.available() or backend.supports_planes()
+        for reduction, own in zip(spec.reductions, sizes, strict=True):
+            found = found or backend.supports(reduction.spec, own)
+        return found
+
+    return _chosen(spec.reductions[0].spec, reason)
+
+
+def _chosen(spec: Spec, why: Callable[[Backend], str | None]) -> Backend:
     caller, name = spec.caller, spec.backend
     if name == "auto":
         reasons = []
         for backend in AUTO:
-            reason = why_not(backend, spec, sizes)
+            reason = why(backend)
             if reason is None:
                 return backend
             reasons.append(f"{backend.name}: {reason}")
         raise InputError(f"{caller}: no backend can compute this; {'; '.join(reasons)}")
     backend = named(caller, name)
-    reason = why_not(backend, spec, sizes)
+    reason = why(backend)
     if reason is not None:
         raise InputError(f"{caller}: backend {name!r} cannot compute this: {reason}")
     return backend
@@ -55,4 +74,4 @@ def why_not(backend: Backend, spec: Spec, sizes: Sizes) -> str | None:
     return backend.available() or backend.supports(spec, sizes)
 
 
-__all__ = ["AUTO", "BACKENDS", "NAMES", "Backend", "choose", "named", "why_not"]
+__all__ = ["AUTO", "BACKENDS", "NAMES", "Backend", "choose", "choose_for_sweep", "named", "why_not"]

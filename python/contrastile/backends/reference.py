@@ -8,7 +8,9 @@ from ..engine.job import Job, ReducingWeigher
 from ..engine.plan import CPU_KEEPING, Keeping, Tile
 from ..engine.spans import WHOLE
 from ..engine.state import State, Upstream
+from ..engine.sweep.block_math import BlockMath
 from ..problem.spec import Sizes, Spec
+from .torch_block_math import TorchBlockMath
 from .torch_pass import TorchReducer
 from .torch_weights import TorchWeigher
 
@@ -29,6 +31,12 @@ class ReferenceBackend:
 
     def supports(self, spec: Spec, sizes: Sizes) -> str | None:
         return None
+
+    def supports_planes(self) -> str | None:
+        return None
+
+    def block_math(self, sizes: Sizes) -> BlockMath:
+        return TorchBlockMath()
 
     def allows_tf32(self) -> bool:
         return False

@@ -190,6 +190,7 @@ class TorchReducer:
         """Whether the powers are all in one place, and fit the workspace beside what else is."""
         spec, kept = self.job.spec, self.job.kept_dots(block)
         alone = len(spec.stats) == 1 and self.job.plan.single and spec.log_sums
+        alone = alone and not self.job.given
         if not alone or kept is None or self._room.height(block) < block.shape[0]:
             return False
         return not self._sums[0].running and 4 * 8 * kept.numel() <= spec.workspace

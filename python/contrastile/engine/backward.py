@@ -41,7 +41,7 @@ def backward(
         assert mode.block is not None and upstream[0] is not None
         weigher = mode.block.weigher(job, state.arena, upstream[0], needs.scale)
         return weighed(job, weigher, needs).values(tensors)
-    given = _upstream(job, backend, residual, upstream)
+    given = upstream_of(job, backend, residual, upstream)
     return gradients_of(job, backend, state, given, needs).values(tensors)
 
 
@@ -67,7 +67,7 @@ def weighed(job: Job, weigher: Weigher, needs: Needs) -> Gradients:
     return gradients
 
 
-def _upstream(
+def upstream_of(
     job: Job, backend: Backend, residual: Residual, upstream: Sequence[Tensor | None]
 ) -> Upstream:
     """The gradients of the stats, as kernels take them."""

@@ -153,7 +153,7 @@ def forward(
         plan = plans.plain if plans.strips is None else plans.strips
         room = empty_scores(sizes, plan.kept)
         job = job_of(backend, spec, sizes, plan, tensors, numbers, room)
-        return _outcome(job, *gradients_at_once(job, backend, needs))
+        return outcome_of(job, *gradients_at_once(job, backend, needs))
     plan = two_pass_plan(backend, spec, sizes, mode)
     room = empty_scores(sizes, mode.kept)
     job = job_of(backend, spec, sizes, plan, tensors, numbers, room)
@@ -164,14 +164,14 @@ def forward(
     reduced = reduced_of(job, backend)
     if job.kept is not None:
         reduced = reduced._replace(state=reduced.state._replace(kept=job.kept))
-    outcome = _outcome(job, reduced, None)
+    outcome = outcome_of(job, reduced, None)
     return outcome if needs.any else outcome._replace(residual=Residual())
 
 
 def reduced_of(job: Job, backend: Backend) -> Reduced:
     """The stats of all blocks."""
     if not job.plan.strips:
-        return _nothing(job, backend)
+        return nothing(job, backend)
     reducer = backend.reducer(job)
     for strip in job.plan.strips:
         for block in strip:
@@ -179,7 +179,7 @@ def reduced_of(job: Job, backend: Backend) -> Reduced:
     return reducer.settle()
 
 
-def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
+def outcome_of(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
     spec, state = job.spec, reduced.state
     of_gaps = gaps(job, reduced) if spec.gaps else (None, None)
     counts = reduced.row_count, reduced.col_count
@@ -199,7 +199,7 @@ def _outcome(job: Job, reduced: Reduced, ready: Gradients | None) -> Outcome:
     return Outcome(loss, reduced.rows, reduced.cols, positive, of_gaps, counts, residual)
 
 
-def _nothing(job: Job, backend: Backend) -> Reduced:
+def nothing(job: Job, backend: Backend) -> Reduced:
     """The stats of no pairs at all: without rows, or without columns."""
     spec, sizes = job.spec, job.sizes
     device, dtype, double = sizes.device, sizes.dtype, torch.float64

@@ -15,6 +15,7 @@ from .plan import Block, Keeping, Plan, Tile
 from .products import make_symmetric
 from .spans import WHOLE
 from .state import Reduced, State, Upstream
+from .sweep.block_math import BlockMath
 
 
 class Numbers(NamedTuple):
@@ -199,6 +200,12 @@ class Backend(Protocol):
 
     def supports(self, spec: Spec, sizes: Sizes) -> str | None:
         """None, or why it cannot compute this problem."""
+
+    def supports_planes(self) -> str | None:
+        """None, or why it cannot compute a sweep."""
+
+    def block_math(self, sizes: Sizes) -> BlockMath:
+        """What a sweep does with a block besides what reducers and weighers do."""
 
     def allows_tf32(self) -> bool:
         """Whether fp32 is multiplied in TF32, as torch's switch stands now."""

@@ -42,7 +42,7 @@ def reduce(
     grad = torch.is_grad_enabled()
     needs = needs_of(spec, [grad and tensor.requires_grad for tensor in tensors])
     mode = shapes.mode_of(backend, spec, sizes, needs)
-    call = spec.text(), _letters(needs), mode.kept, mode.at_once
+    call = spec.text(), letters_of(needs), mode.kept, mode.at_once
     if is_differentiating():
         found = Transformed.apply(call, *tensors)
     else:
@@ -61,8 +61,8 @@ def _reduce(tensors: list[Tensor], spec: str, needs: str, kept: int, at_once: bo
         check_index(lowered.caller, "positives", tensors[lowered.positives], sizes.n, sizes.m)
     outcome = forward(backend, lowered, sizes, tensors, wanted, Mode(kept, at_once))
     outputs, others = outcome.outputs(lowered)
-    residual = _complete(outcome.residual, backend, lowered, sizes)
-    return _apart([*outputs, *others, *flatten(residual)[0]])
+    residual = complete(outcome.residual, backend, lowered, sizes)
+    return in_own_memory([*outputs, *others, *flatten(residual)[0]])
 
 
 @_reduce.register_fake
@@ -94,7 +94,7 @@ def _gradients(ctx: Any, upstream: Sequence[Tensor | None]) -> list[Tensor | Non
     if not given:
         return [None] * count
     teach_counters()
-    call = _letters([grad is not None for grad in grads]), *ctx.call
+    call = letters_of([grad is not None for grad in grads]), *ctx.call
     sets = list(saved[:count]), list(saved[count:]), given
     if is_differentiating():
         found = TransformedBackward.apply(call, [len(own) for own in sets], *chain(*sets))
@@ -176,7 +176,7 @@ def _weigh(
     found = unflatten(residual, form)
     values = backward(backend, lowered, sizes, tensors, found, wanted, mode, grads)
     pairs = zip(wanted, values, strict=True)
-    return _apart([value for need, value in pairs if need and value is not None])
+    return in_own_memory([value for need, value in pairs if need and value is not None])
 
 
 @_weigh.register_fake
@@ -201,7 +201,7 @@ _weigh.register_autograd(no_second_derivative, setup_context=remember_caller)
 _weigh.register_vmap(no_batch)
 
 
-def _letters(switches: Sequence[bool]) -> str:
+def letters_of(switches: Sequence[bool]) -> str:
     """Switches as one word: torch.jit.trace knows no lists of them."""
     return "".join([GIVEN if switch else "-" for switch in switches])
 
@@ -210,7 +210,7 @@ def _needs(letters: str) -> Needs:
     return Needs(*[letter == GIVEN for letter in letters])
 
 
-def _complete(residual: Residual, backend: Backend, spec: Spec, sizes: Sizes) -> Residual:
+def complete(residual: Residual, backend: Backend, spec: Spec, sizes: Sizes) -> Residual:
     """With a tensor for everything that its shapes in a trace promise, and nothing more.
 
     How many tensors an op returns may not depend on sizes or values, but what an eager call leaves
@@ -233,7 +233,7 @@ def _complete(residual: Residual, backend: Backend, spec: Spec, sizes: Sizes) ->
     return residual
 
 
-def _apart(tensors: list[Tensor]) -> list[Tensor]:
+def in_own_memory(tensors: list[Tensor]) -> list[Tensor]:
     """Each in memory of its own, as an op has to return them."""
     seen: set[int] = set()
     apart = []

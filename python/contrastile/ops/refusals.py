@@ -11,6 +11,7 @@ from torch.autograd.forward_ad import unpack_dual
 
 from ..engine.first_order import no_tangent
 from ..problem.spec import parse
+from ..problem.sweep_spec import parse_sweep
 
 
 def check_no_tangent(caller: str, tensors: Iterable[Tensor]) -> None:
@@ -55,4 +56,7 @@ def no_batch(info: Any, in_dims: Any, *args: Any) -> Any:
 def _caller(args: Iterable[Any]) -> str:
     """The function that called an op with these arguments, a spec among them or none."""
     specs = [text for text in args if isinstance(text, str) and text.startswith("(")]
-    return parse(specs[0]).caller if specs else "gather_dot"
+    if not specs:
+        return "gather_dot"
+    sweeps = specs[0].startswith("((")
+    return parse_sweep(specs[0]).caller if sweeps else parse(specs[0]).caller

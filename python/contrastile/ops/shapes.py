@@ -40,13 +40,13 @@ def mode_of(backend: Backend, spec: Spec, sizes: Sizes, needs: Needs) -> Mode:
 
 def count_of_outputs(spec: Spec) -> int:
     """How many outputs of the engine come before what the backward pass needs."""
-    outputs, others = _outcome(spec, _of_nothing(), _meta).outputs(spec)
+    outputs, others = _outcome(spec, _of_nothing(), of_no_memory).outputs(spec)
     return len(outputs) + len(others)
 
 
 def count_of_gradients(spec: Spec) -> int:
     """How many of the outputs are differentiable."""
-    return len(_outcome(spec, _of_nothing(), _meta).outputs(spec)[0])
+    return len(_outcome(spec, _of_nothing(), of_no_memory).outputs(spec)[0])
 
 
 def outcome_like(
@@ -56,9 +56,10 @@ def outcome_like(
     needs: Needs,
     mode: Mode,
     new: New | None = None,
+    sizes: Sizes | None = None,
 ) -> Outcome:
     """An outcome of the shapes and dtypes of the true one; by default of tensors like these."""
-    sizes = Sizes.of(spec, tensors)
+    sizes = sizes or Sizes.of(spec, tensors)
     make = new or (lambda shape, dtype: tensors[0].new_empty(shape, dtype=dtype))
     outcome = _outcome(spec, sizes, make)
     if not needs.any:
@@ -74,10 +75,11 @@ def residual_form_of(
     backend: Backend, spec: Spec, tensors: Sequence[Tensor], needs: Needs, mode: Mode
 ) -> Residual:
     """A residual whose tensors take no memory."""
-    return outcome_like(backend, spec, tensors, needs, mode._replace(kept=0), _meta).residual
+    return outcome_like(backend, spec, tensors, needs, mode._replace(kept=0), of_no_memory).residual
 
 
-def _meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def of_no_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor of a dtype and a number of dimensions."""
     return torch.empty((0,) * len(shape), dtype=dtype, device="meta")
 
 

@@ -61,14 +61,14 @@ def reduce_scores(problem: Problem) -> ScoreStats:
         # autograd.Function asks the tensors alone which gradients are wanted.
         tensors = [tensor.detach() for tensor in tensors]
     if is_traced() or library.is_watched(sizes):
-        return _stats(spec, library.reduce(backend, spec, sizes, tensors))
+        return stats_of(spec, library.reduce(backend, spec, sizes, tensors))
     if profiler._is_profiler_enabled:
         with profiler.record_function(f"contrastile::{spec.caller}"):
-            return _stats(spec, ReduceScores.apply(backend, spec, sizes, *tensors))
-    return _stats(spec, ReduceScores.apply(backend, spec, sizes, *tensors))
+            return stats_of(spec, ReduceScores.apply(backend, spec, sizes, *tensors))
+    return stats_of(spec, ReduceScores.apply(backend, spec, sizes, *tensors))
 
 
-def _stats(spec: Spec, outputs: Sequence[Tensor]) -> ScoreStats:
+def stats_of(spec: Spec, outputs: Sequence[Tensor]) -> ScoreStats:
     """The outputs by name; see :meth:`contrastile.engine.forward.Outcome.outputs`."""
     if spec.rule is not None and not spec.rule.shows:
         return ScoreStats(loss=outputs[0])

@@ -7,8 +7,10 @@ from .advice import ContrastileWarning
 from .channels import Channel, Phi, Term
 from .checks import InputError
 from .pairs import And, Equal, Index, Not, Or, Overlap, Pairs
+from .planes import Map, Mapped, Plane
 from .problem import Problem
 from .scores import Scores
+from .sweep import Reduction, Sweep
 
 __all__ = [
     "And",
@@ -17,12 +19,17 @@ __all__ = [
     "Equal",
     "Index",
     "InputError",
+    "Map",
+    "Mapped",
     "Not",
     "Or",
     "Overlap",
     "Pairs",
     "Phi",
+    "Plane",
     "Problem",
+    "Reduction",
     "Scores",
+    "Sweep",
     "Term",
 ]

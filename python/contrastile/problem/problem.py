@@ -73,8 +73,9 @@ class Problem(NamedTuple):
         backend: str = "auto",
         workspace: int | None = None,
         row_loss: RowLoss | None = None,
+        planes: int = 0,
     ) -> Problem:
-        """A checked problem over checked scores."""
+        """A checked problem over checked scores; ``planes``: how many its predicates may name."""
         query, key = scores.query, scores.key
         n = query.shape[0]
         m = n if key is None else key.shape[0]

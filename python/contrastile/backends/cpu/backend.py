@@ -9,8 +9,10 @@ from ...engine.job import BlockLoss, Job, Reducer, ReducingWeigher, Weigher
 from ...engine.plan import CPU_KEEPING, Keeping, Tile
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
+from ...engine.sweep.block_math import BlockMath
 from ...problem.advice import advise
 from ...problem.spec import NONE, Sizes, Spec
+from ..torch_block_math import TorchBlockMath
 from ..torch_pass import TorchReducer
 from ..torch_weights import TorchWeigher
 from .block_loss import CompiledBlockLoss
@@ -42,6 +44,12 @@ class CpuBackend:
         if sizes.device.type != "cpu":
             return f"the embeddings are on {sizes.device}, not on the CPU"
         return None
+
+    def supports_planes(self) -> str | None:
+        return None
+
+    def block_math(self, sizes: Sizes) -> BlockMath:
+        return TorchBlockMath()
 
     def allows_tf32(self) -> bool:
         return False

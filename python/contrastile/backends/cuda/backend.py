@@ -55,6 +55,10 @@ class CudaBackend(GpuBackend):
             return f"it does not know the functions {unknown}"
         return why_not_encodable(spec.stats)
 
+    def supports_planes(self) -> str | None:
+        """Frozen: nothing new until a GPU has shown that its kernels are worth it."""
+        return "it has no planes; take Triton"
+
     def keeping(self, spec: Spec, sizes: Sizes) -> Keeping:
         """Nothing."""
         return NEVER

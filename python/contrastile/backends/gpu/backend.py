@@ -7,6 +7,7 @@ import torch
 from ...engine.job import Job, ReducingWeigher
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
+from ...engine.sweep.block_math import BlockMath
 from ...problem.spec import Sizes, Spec
 from .kernels import Kernels
 from .passes import GpuReducer, GpuWeigher
@@ -26,6 +27,14 @@ class GpuBackend:
 
     def kernels(self, scene: Scene) -> Kernels:
         """Bound to a job."""
+        raise NotImplementedError(type(self).__name__)
+
+    def supports_planes(self) -> str | None:
+        """None, or why it cannot compute a sweep."""
+        return None
+
+    def block_math(self, sizes: Sizes) -> BlockMath:
+        """Of a backend that has planes."""
         raise NotImplementedError(type(self).__name__)
 
     def allows_tf32(self) -> bool:

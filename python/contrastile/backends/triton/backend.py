@@ -9,12 +9,14 @@ import torch
 
 from ...engine.job import Job
 from ...engine.plan import Keeping, Tile
+from ...engine.sweep.block_math import BlockMath
 from ...problem.spec import Sizes, Spec
 from ..gpu.backend import GpuBackend
 from ..gpu.kernels import SummingKernels
 from ..gpu.passes import GpuReducingWeigher
 from ..gpu.scene import Scene
 from ..gpu.strips import strip_tile
+from ..torch_block_math import TorchBlockMath
 from .device import Device
 from .precision import uses_tensor_cores
 
@@ -101,6 +103,10 @@ class TritonBackend(GpuBackend):
         """Sums of a function and their weights from one look at the scores."""
         scene = Scene.of(job)
         return GpuReducingWeigher(scene, self.kernels(scene), products)
+
+    def block_math(self, sizes: Sizes) -> BlockMath:
+        """Elementwise torch."""
+        return TorchBlockMath()
 
     def kernels(self, scene: Scene) -> SummingKernels:
         """Bound to a job."""

@@ -1,0 +1,1 @@
+"""Several problems over shared planes, in one walk over blocks."""

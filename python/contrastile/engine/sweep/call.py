@@ -1,0 +1,100 @@
+"""One sweep: its plan of blocks, and the job of each reduction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...problem.planes import Map
+from ...problem.spec import NONE, Sizes
+from ...problem.sweep_spec import MapCode, PlaneCode, ReductionCode, SweepSpec, sizes_of
+from ..job import Backend, Job, job_of
+from ..plan import Block, Plan, Tile, plan_of
+from .values import PlaneValues
+
+
+class Call(NamedTuple):
+    """What both passes read, and nobody writes to."""
+
+    backend: Backend
+    spec: SweepSpec
+    sizes: Sizes
+    tensors: Sequence[Tensor]
+    plan: Plan
+
+    @staticmethod
+    def of(backend: Backend, spec: SweepSpec, tensors: Sequence[Tensor], buffers: int) -> Call:
+        """With blocks of which ``buffers`` fit the workspace."""
+        first = spec.reductions[0]
+        sizes = sizes_of(spec, first, tensors)
+        tile = backend.tile(first.spec, sizes)
+        shared = Tile(tile.rows, tile.cols, float(buffers * sizes.dtype.itemsize))
+        plan = plan_of(first.spec, sizes, shared)
+        strips = tuple(
+            tuple(Block(block.rows, block.cols, block.mirrored, 0) for block in strip)
+            for strip in plan.strips
+        )
+        return Call(backend, spec, sizes, tensors, Plan(strips, plan.largest))
+
+    def job(self, reduction: ReductionCode, values: PlaneValues) -> Job:
+        """A reduction's job, whose dot products are the plane's numbers."""
+        tensors = self.spec.tensors_of(reduction, self.tensors)
+        sizes = sizes_of(self.spec, reduction, self.tensors)
+        job = job_of(
+            self.backend,
+            reduction.spec,
+            sizes,
+            self.plan,
+            tensors,
+            kept=values.memory(reduction.plane),
+        )
+        bound = bound_of(self.spec, reduction.plane, self.tensors)
+        return job._replace(given=True, bound=bound, planes=values.memories)
+
+
+def buffers_of(spec: SweepSpec, backward: bool) -> int:
+    """Blocks that are in memory at once: of each plane, and going back of each reduction's weights
+    and of the gradients of planes besides.
+    """
+    planes = len(spec.planes)
+    return 2 * planes + len(spec.reductions) + 1 if backward else planes
+
+
+def bound_of(spec: SweepSpec, plane: int, tensors: Sequence[Tensor]) -> float | None:
+    """A number that no entry of the plane exceeds, by Cauchy and Schwarz; None where only a GPU
+    knows, or nobody.
+    """
+    code = spec.planes[plane]
+    if tensors[spec.base_of(plane).query].device.type != "cpu":
+        return None
+    if isinstance(code, MapCode):
+        if code.map != Map.VOLUME:
+            return None
+        root, own = 1.0, 1.0
+        if code.row != NONE:
+            root = float(tensors[code.row].detach().double().clamp(min=0).max()) ** 0.5
+        if code.col != NONE:
+            own = float(tensors[code.col].detach().abs().max())
+        return _rounded_up(root * own)
+    sides = (code.query, code.row_factor), (code.other, code.col_factor)
+    return _rounded_up(_largest(code, *sides[0], tensors) * _largest(code, *sides[1], tensors))
+
+
+def _largest(code: PlaneCode, slot: int, factor: int, tensors: Sequence[Tensor]) -> float:
+    embeddings = tensors[slot].detach()[:, code.start : code.stop]
+    norms = torch.linalg.vector_norm(embeddings, dim=1, dtype=_wide(embeddings))
+    if factor != NONE:
+        norms = norms * tensors[factor].detach()
+    return float(norms.abs().max()) if len(norms) else 0.0
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _rounded_up(bound: float) -> float:
+    """Beyond what rounding of norms and products may add."""
+    return bound * (1 + 1e-5)
