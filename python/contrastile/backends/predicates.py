@@ -19,6 +19,11 @@ LEAVES: dict[Op, Callable[[Tensor, Tensor, Block], Tensor]] = {
     ),
     Op.EQUAL: lambda rows, cols, block: rows[block.rows, None] == cols[block.cols],
     Op.OVERLAP: lambda rows, cols, block: (rows[block.rows, None] & cols[block.cols]) != 0,
+    Op.LESS: lambda rows, cols, block: rows[block.rows, None] < cols[block.cols],
+    Op.AT_MOST: lambda rows, cols, block: rows[block.rows, None] <= cols[block.cols],
+    Op.WITHIN: lambda rows, cols, block: (
+        (rows[block.rows, :1] - cols[block.cols]).abs() < rows[block.rows, 1:]
+    ),
 }
 # What an opcode makes of the masks before it.
 BRANCHES: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {

@@ -38,6 +38,7 @@ class Job(NamedTuple):
         given: ``kept`` holds the block's numbers before it is reduced: they are a plane of a sweep,
             no dot products of ``query`` and ``key``.
         bound: of their magnitude, where it is known.
+        positive: the positives' numbers, if they are given and needed before the blocks.
         planes: what predicates read by number: each plane's numbers of the block at hand, laid out
             as ``kept`` is.
     """
@@ -53,6 +54,7 @@ class Job(NamedTuple):
     kept: Tensor | None = None
     given: bool = False
     bound: float | None = None
+    positive: Tensor | None = None
     planes: tuple[Tensor, ...] = ()
 
     def tensor(self, slot: int) -> Tensor | None:

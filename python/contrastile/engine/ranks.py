@@ -31,6 +31,8 @@ def positives_beforehand(job: Job) -> Tensor | None:
     columns, dtype = job.positives, job.sizes.dtype
     if columns is None:
         return None
+    if job.spec.ranks and job.given:
+        return job.positive
     if job.spec.ranks:
         return dots(job.query, job.key, None, columns, dtype)
     return job.scores_of_none()

@@ -5,6 +5,7 @@ from .dcl import DCL, DCLW, dcl_loss, dclw_loss
 from .hard_negative import HardNegativeNCE, hard_negative_nce
 from .infonce import InfoNCE, info_nce
 from .logit_scale import LogitScale
+from .matryoshka import Matryoshka, matryoshka
 from .multi_positive import MultiPositiveNCE, multi_positive_nce
 from .ntxent import NTXent, nt_xent
 from .options import Options
@@ -19,6 +20,7 @@ __all__ = [
     "HardNegativeNCE",
     "InfoNCE",
     "LogitScale",
+    "Matryoshka",
     "MultiPositiveNCE",
     "NTXent",
     "Options",
@@ -30,6 +32,7 @@ __all__ = [
     "dclw_loss",
     "hard_negative_nce",
     "info_nce",
+    "matryoshka",
     "multi_positive_nce",
     "nt_xent",
     "siglip_loss",

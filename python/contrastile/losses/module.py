@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from inspect import Parameter, Signature, signature
 from typing import Any, ClassVar
@@ -53,11 +53,15 @@ class Loss(nn.Module):
 
     def forward(self, *args: Tensor, **overrides: Any) -> LossOutput:
         """The loss of these tensors, with the module's options and these on top."""
+        # By the class: an attribute of the instance would not be pickled, nor is it a method.
+        return type(self).function(*args, **self.options(overrides))
+
+    def options(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The module's options, with these on top."""
         options = {option.name: getattr(self, option.name) for option in _options(self.function)}
         if overrides.keys() & set(SCALES):
             options |= dict.fromkeys(SCALES)
-        # By the class: an attribute of the instance would not be pickled, nor is it a method.
-        return type(self).function(*args, **{**options, **overrides})
+        return {**options, **overrides}
 
     def extra_repr(self) -> str:
         """The options that were chosen, as they would be typed."""

@@ -19,6 +19,7 @@ from ..parallel import (
     EXCHANGES,
     GRAD_SCALES,
     OFFLOADS,
+    Alone,
     Offloaded,
     Peers,
     Processes,
@@ -156,7 +157,7 @@ class Options:
         self._check_numbers()
 
     def _check_group(self, group: object) -> None:
-        if not isinstance(group, Processes):
+        if not isinstance(group, (Alone, Processes)):
             process_group(self.caller, group)
         if self.offload is not None:
             raise InputError(
@@ -188,7 +189,7 @@ class Options:
     @property
     def peers(self) -> Peers:
         """Who takes part in the call."""
-        if isinstance(self.group, Processes):
+        if isinstance(self.group, (Alone, Processes)):
             return self.group
         return ALONE if self.offload is None else Offloaded(self.caller)
 
@@ -351,13 +352,15 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> LossOutput:
         group = kwargs.get("group")
-        if group is None:
+        if group is None or isinstance(group, Alone):
             return run(*args, **kwargs)
         given = dict(zip(tensors, args, strict=False)) | {**kwargs, "group": "a group"}
         return together(
             caller, group, given, lambda peers: run(*args, **{**kwargs, "group": peers})
         )
 
+    # What matryoshka() takes.
+    checked.is_contrastile_loss = True  # type: ignore[attr-defined]
     checked.__signature__ = own.replace(parameters=[*explicit, *shared])  # type: ignore[attr-defined]
     return checked
 

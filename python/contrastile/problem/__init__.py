@@ -6,7 +6,7 @@ Everything here is a frozen description. Nothing here computes a score.
 from .advice import ContrastileWarning
 from .channels import Channel, Phi, Term
 from .checks import InputError
-from .pairs import And, Equal, Index, Not, Or, Overlap, Pairs
+from .pairs import And, AtMost, Equal, Index, Less, Not, Or, Overlap, Pairs, Within
 from .planes import Map, Mapped, Plane
 from .problem import Problem
 from .scores import Scores
@@ -14,11 +14,13 @@ from .sweep import Reduction, Sweep
 
 __all__ = [
     "And",
+    "AtMost",
     "Channel",
     "ContrastileWarning",
     "Equal",
     "Index",
     "InputError",
+    "Less",
     "Map",
     "Mapped",
     "Not",
@@ -32,4 +34,5 @@ __all__ = [
     "Scores",
     "Sweep",
     "Term",
+    "Within",
 ]

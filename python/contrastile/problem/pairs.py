@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .checks import is_number
 from .part import Part
 from .plain import may_be_read
 
@@ -22,6 +24,25 @@ class Op(IntEnum):
     NOT = 3
     AND = 4
     OR = 5
+    LESS = 6
+    AT_MOST = 7
+    WITHIN = 8
+
+
+class Kind(Enum):
+    """What a predicate's vector has to hold."""
+
+    INTEGERS = "contiguous int64"
+    REALS = "real numbers"
+
+
+class Extent(NamedTuple):
+    """A vector that a predicate reads: on axis 0 one entry a row, on axis 1 one a column."""
+
+    name: str
+    tensor: Tensor
+    axis: int
+    kind: Kind = Kind.INTEGERS
 
 
 Instruction = tuple[Op, Tensor | None, Tensor | None]
@@ -48,8 +69,8 @@ class Pairs:
         """The predicate as postfix instructions."""
         raise NotImplementedError(type(self).__name__)
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
-        """(name, tensor, axis) of the data: axis 0 has one entry a row, axis 1 one a column."""
+    def extents(self) -> Iterator[Extent]:
+        """The vectors that it reads, as they were given."""
         raise NotImplementedError(type(self).__name__)
 
     def among(self, part: Part) -> Pairs:
@@ -85,8 +106,8 @@ class Index(Pairs):
     def program(self) -> Iterator[Instruction]:
         yield Op.INDEX, self.columns, None
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
-        yield "Index.columns", self.columns, 0
+    def extents(self) -> Iterator[Extent]:
+        yield Extent("Index.columns", self.columns, 0)
 
     def among(self, part: Part) -> IndexAmong:
         return IndexAmong(part.within(self.columns))
@@ -140,19 +161,19 @@ class OtherView(Index):
 class _RowsWithColumns(Pairs):
     rows: Tensor
     columns: Tensor
+    kind: ClassVar[Kind] = Kind.INTEGERS
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
-        yield f"{type(self).__name__}.rows", self.rows, 0
-        yield f"{type(self).__name__}.columns", self.columns, 1
+    def extents(self) -> Iterator[Extent]:
+        name = type(self).__name__
+        yield Extent(f"{name}.rows", self.rows, 0, self.kind)
+        yield Extent(f"{name}.columns", self.columns, 1, self.kind)
 
     def among(self, part: Part) -> Pairs:
         return type(self)(part.of_rows(self.rows), part.of_cols(self.columns))
 
     @property
     def symmetric(self) -> bool:
-        if self.rows is self.columns:
-            return True
-        return may_be_read(self.rows) and torch.equal(self.rows, self.columns)
+        return _same(self.rows, self.columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +193,76 @@ class Overlap(_RowsWithColumns):
 
 
 @dataclass(frozen=True, eq=False)
+class Less(_RowsWithColumns):
+    """``rows[i] < columns[j]``, of numbers of any real dtype, compared in fp64; with NaN false.
+
+    >>> import torch
+    >>> from contrastile.problem import Less, Not
+    >>> shown_at = torch.tensor([3.0, 1.0, 2.0])
+    >>> later = Less(shown_at, shown_at)
+    >>> no_earlier = Not(Less(shown_at, torch.tensor([2.5])))
+    """
+
+    kind: ClassVar[Kind] = Kind.REALS
+
+    def program(self) -> Iterator[Instruction]:
+        yield Op.LESS, _doubles(self.rows), _doubles(self.columns)
+
+    @property
+    def symmetric(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class AtMost(_RowsWithColumns):
+    """``rows[i] <= columns[j]``, of numbers of any real dtype, compared in fp64; with NaN false."""
+
+    kind: ClassVar[Kind] = Kind.REALS
+
+    def program(self) -> Iterator[Instruction]:
+        yield Op.AT_MOST, _doubles(self.rows), _doubles(self.columns)
+
+    @property
+    def symmetric(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class Within(_RowsWithColumns):
+    """``|rows[i] - columns[j]| < width``, of numbers of any real dtype, in fp64; with NaN false.
+
+    ``width`` is one number, or one a row. Of two infinite numbers of one sign the difference is
+    NaN: they are within no width.
+    """
+
+    width: float | Tensor
+    kind: ClassVar[Kind] = Kind.REALS
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.width, Tensor) or is_number(self.width)):
+            got = type(self.width).__name__
+            raise TypeError(f"Within: width must be a number, or a tensor of one a row, got {got}")
+
+    def program(self) -> Iterator[Instruction]:
+        rows, width = _doubles(self.rows), self.width
+        of_rows = _doubles(width) if isinstance(width, Tensor) else torch.full_like(rows, width)
+        yield Op.WITHIN, torch.stack((rows, of_rows), 1), _doubles(self.columns)
+
+    def extents(self) -> Iterator[Extent]:
+        yield from super().extents()
+        if isinstance(self.width, Tensor):
+            yield Extent("Within.width", self.width, 0, self.kind)
+
+    def among(self, part: Part) -> Within:
+        width = part.of_rows(self.width) if isinstance(self.width, Tensor) else self.width
+        return Within(part.of_rows(self.rows), part.of_cols(self.columns), width)
+
+    @property
+    def symmetric(self) -> bool:
+        return not isinstance(self.width, Tensor) and _same(self.rows, self.columns)
+
+
+@dataclass(frozen=True, eq=False)
 class Not(Pairs):
     """The pairs that are not in ``pairs``."""
 
@@ -181,7 +272,7 @@ class Not(Pairs):
         yield from self.pairs.program()
         yield Op.NOT, None, None
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
+    def extents(self) -> Iterator[Extent]:
         return self.pairs.extents()
 
     def among(self, part: Part) -> Pairs:
@@ -197,7 +288,7 @@ class _Both(Pairs):
     left: Pairs
     right: Pairs
 
-    def extents(self) -> Iterator[tuple[str, Tensor, int]]:
+    def extents(self) -> Iterator[Extent]:
         yield from self.left.extents()
         yield from self.right.extents()
 
@@ -242,3 +333,14 @@ def split_holes(pairs: Pairs | None) -> tuple[list[Tensor], Pairs | None]:
         rest = left if right is None else right if left is None else And(left, right)
         return left_holes + right_holes, rest
     return [], pairs
+
+
+def _same(rows: Tensor, columns: Tensor) -> bool:
+    """Whether two vectors are known to be one."""
+    return rows is columns or (may_be_read(rows) and torch.equal(rows, columns))
+
+
+def _doubles(numbers: Tensor) -> Tensor:
+    """As programs read numbers; the same tensor where it is so already."""
+    plain = numbers.detach() if numbers.requires_grad else numbers
+    return plain.to(torch.float64).contiguous()

@@ -15,10 +15,11 @@ from .checks import (
     check_integers,
     check_number,
     check_switch,
+    check_tensor,
     check_vector,
     shape,
 )
-from .pairs import Diagonal, Index, Pairs, split_holes
+from .pairs import Diagonal, Index, Kind, Pairs, split_holes
 from .plain import may_be_read
 from .row_loss import RowLoss, check_row_loss
 from .scores import Scores
@@ -286,16 +287,19 @@ def _check_log_weight(caller: str, name: str, weight: Tensor, length: int) -> No
 def _check_pairs(caller: str, pairs: Pairs, n: int, m: int) -> None:
     if not isinstance(pairs, Pairs):
         raise TypeError(f"{caller}: pairs must be Pairs, got {type(pairs).__name__}")
-    for name, tensor, axis in pairs.extents():
-        length = (n, m)[axis]
+    for name, given, axis, kind in pairs.extents():
+        tensor, length = check_tensor(caller, name, given), (n, m)[axis]
         if tensor.shape != (length,):
             raise InputError(
                 f"{caller}: {name} needs one entry a {('row', 'column')[axis]}, ({length},), "
                 f"got {shape(tensor)}"
             )
-        if tensor.dtype != torch.int64 or not tensor.is_contiguous():
+        if kind is Kind.REALS:
+            if tensor.is_complex():
+                raise InputError(f"{caller}: {name} must be {kind.value}, got {tensor.dtype}")
+        elif tensor.dtype != torch.int64 or not tensor.is_contiguous():
             raise InputError(
-                f"{caller}: {name} must be contiguous int64, got {tensor.dtype}; "
+                f"{caller}: {name} must be {kind.value}, got {tensor.dtype}; "
                 "use .to(torch.int64).contiguous()"
             )
 

@@ -25,6 +25,10 @@ QUERY = 0
 Program = tuple[tuple[int, int, int], ...]
 
 
+# Opcodes that compare what a row has with what a column has.
+COMPARING = frozenset(Op) - {Op.INDEX, Op.NOT, Op.AND, Op.OR}
+
+
 class Stat(NamedTuple):
     """A channel or a term, lowered: a log-sum-exp, or a sum of a function, over its kept pairs.
 
@@ -49,7 +53,7 @@ class Stat(NamedTuple):
     @property
     def may_keep_none(self) -> bool:
         """Whether rows without any pair are nothing unusual: with labels, of a class of one."""
-        return any(op in (Op.EQUAL, Op.OVERLAP) for op, _, _ in self.program)
+        return any(op in COMPARING for op, _, _ in self.program)
 
 
 class Rule(NamedTuple):

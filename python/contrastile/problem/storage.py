@@ -162,7 +162,7 @@ def _tensors(arguments: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, Pairs):
-            yield from ((inner, tensor) for inner, tensor, _ in value.extents())
+            yield from ((inner, tensor) for inner, tensor, *_ in value.extents())
         elif isinstance(value, (Channel, Term)):
             yield from _tensors(vars(value))
         elif isinstance(value, (tuple, list)):

@@ -117,6 +117,8 @@ class Sweep(NamedTuple):
                     f"{reduction.plane}"
                 )
             base = _base(planes, reduction.plane)
+            if reduction.ranks and base is not planes[reduction.plane]:
+                _check_thresholds(caller, reduction)
             problems.append(
                 (reduction.plane, reduction.problem(caller, base, len(planes), backend, workspace))
             )
@@ -146,6 +148,15 @@ class Sweep(NamedTuple):
             reductions.append(ReductionCode(number, len(tensors), len(own), spec))
             tensors = [*tensors, *own]
         return SweepSpec(tuple(codes), tuple(reductions)), tensors
+
+
+def _check_thresholds(caller: str, reduction: Reduction) -> None:
+    """What ranks of a mapped plane compare with, as its numbers at the positives come too late."""
+    columns = reduction.columns and reduction.col_thresholds is None
+    if reduction.row_thresholds is None or columns:
+        raise InputError(
+            f"{caller}: ranks of a mapped plane need row_thresholds, with columns col_thresholds"
+        )
 
 
 def _code(plane: Plane, codes: list[PlaneCode | MapCode], slots: Slots) -> PlaneCode:

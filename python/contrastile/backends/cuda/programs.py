@@ -16,7 +16,8 @@ from ...problem.spec import NONE, Program, Stat
 
 # As csrc/cuda/params.h has them.
 MAX_STEPS, MAX_OPERANDS = 32, 4
-KNOWN = frozenset(Op)
+NAMES: dict[int, str] = {int(op): op.name for op in Op}
+KNOWN = frozenset({Op.INDEX, Op.EQUAL, Op.OVERLAP, Op.NOT, Op.AND, Op.OR})
 
 Steps = list[tuple[int, int, int]]
 
@@ -28,7 +29,7 @@ def why_not_encodable(stats: Sequence[Stat]) -> str | None:
         if len(stat.classes) > 1:
             return f"{len(stat.classes)} classes with a weight of their own, at most 1"
         for program in (pairs_of(stat), *(members for members, _ in stat.classes)):
-            unknown = [op for op, *_ in program if op not in KNOWN]
+            unknown = [NAMES.get(op, op) for op, *_ in program if op not in KNOWN]
             if unknown:
                 return f"it does not know the predicates {unknown}"
             steps += len(program)

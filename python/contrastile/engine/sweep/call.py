@@ -12,7 +12,9 @@ from ...problem.planes import Map
 from ...problem.spec import NONE, Sizes
 from ...problem.sweep_spec import MapCode, PlaneCode, ReductionCode, SweepSpec, sizes_of
 from ..job import Backend, Job, job_of
+from ..operands import Operand
 from ..plan import Block, Plan, Tile, plan_of
+from ..positives import dots
 from .values import PlaneValues
 
 
@@ -52,7 +54,26 @@ class Call(NamedTuple):
             kept=values.memory(reduction.plane),
         )
         bound = bound_of(self.spec, reduction.plane, self.tensors)
-        return job._replace(given=True, bound=bound, planes=values.memories)
+        job = job._replace(given=True, bound=bound, planes=values.memories)
+        if reduction.spec.ranks and job.positives is not None:
+            job = job._replace(positive=self._positives(reduction, job.positives))
+        return job
+
+    def _positives(self, reduction: ReductionCode, columns: Tensor) -> Tensor:
+        """The plane's numbers at the positives, which ranks compare with."""
+        code, dtype = self.spec.planes[reduction.plane], self.sizes.dtype
+        assert isinstance(code, PlaneCode), "ranks of a map have thresholds"
+        query, key = (
+            Operand(self.tensors[slot].detach()[:, code.start : code.stop], dtype)
+            for slot in (code.query, code.other)
+        )
+        found = dots(query, key, None, columns, dtype)
+        if code.row_factor != NONE:
+            found = found * self.tensors[code.row_factor].detach().to(dtype)
+        if code.col_factor != NONE and self.sizes.m:
+            factor = self.tensors[code.col_factor].detach().to(dtype)
+            found = found * factor[columns.clamp(min=0)]
+        return found
 
 
 def buffers_of(spec: SweepSpec, backward: bool) -> int:

@@ -1,0 +1,195 @@
+"""Matryoshka: a loss of several prefixes of the embeddings, from one pass over the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import signature
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..parallel import Alone
+from ..problem import InputError
+from ..problem.checks import check_number
+from ..problem.storage import check_storage
+from .module import Loss
+from .options import LossOutput
+from .prefixes import NotShared, shared_sweep
+
+NAME = "matryoshka"
+# What is not trained is not cut.
+WHOLE = ("guide", "teacher")
+
+
+def matryoshka(
+    loss: Callable[..., LossOutput],
+    *embeddings: Tensor,
+    dims: Sequence[int],
+    dim_weights: Sequence[float] | None = None,
+    **options: Any,
+) -> LossOutput:
+    r"""A loss of several prefixes of the embeddings, each made of unit length.
+
+    .. math:: L = \sum_k w_k\, loss\Big(\frac{x_{:m_k}}{|x_{:m_k}|}, \frac{y_{:m_k}}{|y_{:m_k}|},
+              \dots\Big)
+
+    so that embeddings can be cut to ``m_k`` features afterwards. The dot products of all prefixes
+    come from one accumulation along the features: on a CPU five prefixes of CLIP take about 1.5
+    times as long as one loss, where five separate losses take twice as long. Passes of a loss
+    beside the one over its own scores (queues, further negatives, class sums), losses that are
+    sweeps themselves (``gist_loss``, say), and all losses with a ``group`` or ``offload`` are
+    computed prefix by prefix.
+
+    Args:
+        loss: a loss of this package, such as ``clip_loss``.
+        embeddings: what it takes by position; embeddings [N, D], labels as they are.
+        dims: :math:`m_1 < m_2 < \dots \le D`.
+        dim_weights: :math:`w_k`, one for each of ``dims``; default 1.
+        options: those of the loss; ``normalize`` says nothing more. Embeddings among them
+            (``negatives``, ``memory``) are cut likewise, those of a guide or a teacher are not.
+
+    Returns:
+        what the loss returns, the weighted sum; with ``return_stats`` (loss, stats of each prefix).
+
+    Raises:
+        InputError: dims or weights that do not fit, or what the loss raises (a ValueError).
+        TypeError: ``loss`` is not one of this package.
+
+    Source: Kusupati et al., Matryoshka Representation Learning, 2022.
+
+    >>> import torch
+    >>> from contrastile import clip_loss, matryoshka
+    >>> x, y = torch.eye(4, 8) + 0.1, torch.eye(4, 8) + 0.2
+    >>> matryoshka(clip_loss, x, y, dims=(4, 8), temperature=0.5)
+    tensor(1.0230)
+    """
+    size = _check(loss, embeddings, dims, dim_weights, options)
+    weights = [1.0] * len(dims) if dim_weights is None else [float(w) for w in dim_weights]
+    calls = [_prefix(loss, embeddings, options, size, dim) for dim in dims]
+    if options.get("group") is None and options.get("offload") is None:
+        whole = partial(_call, loss, embeddings, {**options, "normalize": False})
+        try:
+            found = shared_sweep(loss.__name__, whole, calls, dims)
+        except NotShared:
+            found = [call(None) for call in calls]
+    else:
+        found = [call(options.get("group")) for call in calls]
+    if not options.get("return_stats", False):
+        return sum(own * weight for own, weight in zip(found, weights, strict=True))
+    total = sum(own * weight for (own, _), weight in zip(found, weights, strict=True))
+    return total, [stats for _, stats in found]
+
+
+class Matryoshka(nn.Module):
+    """Module twin of :func:`matryoshka`, around the module of any loss.
+
+    Args:
+        loss: a module of this package, such as ``ClipLoss(temperature=0.07)``; its options hold.
+        dims: as in :func:`matryoshka`.
+        dim_weights: as in :func:`matryoshka`.
+
+    Raises:
+        TypeError: ``loss`` is not a loss module of this package.
+
+    >>> import torch
+    >>> from contrastile import ClipLoss, Matryoshka
+    >>> loss = Matryoshka(ClipLoss(temperature=0.5), dims=(4, 8))
+    >>> loss(torch.eye(4, 8), torch.eye(4, 8))
+    tensor(0.6815)
+    """
+
+    def __init__(
+        self, loss: nn.Module, dims: Sequence[int], dim_weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        if not isinstance(loss, Loss):
+            got = type(loss).__name__
+            raise TypeError(
+                f"Matryoshka: loss must be a loss module, such as ClipLoss(temperature=0.07), "
+                f"got {got}"
+            )
+        self.loss = loss
+        self.dims = tuple(dims)
+        self.dim_weights = None if dim_weights is None else tuple(dim_weights)
+
+    def forward(self, *embeddings: Tensor, **overrides: Any) -> LossOutput:
+        """The loss of these tensors, with the module's options and these on top."""
+        options = self.loss.options(overrides)
+        function = type(self.loss).function
+        return matryoshka(
+            function, *embeddings, dims=self.dims, dim_weights=self.dim_weights, **options
+        )
+
+    def extra_repr(self) -> str:
+        """The prefixes."""
+        return f"dims={self.dims}, dim_weights={self.dim_weights}"
+
+
+def _call(
+    loss: Callable[..., LossOutput],
+    embeddings: Sequence[Any],
+    options: dict[str, Any],
+    peers: Alone | object | None,
+) -> Any:
+    return loss(*embeddings, **{**options, "group": peers})
+
+
+def _prefix(
+    loss: Callable[..., LossOutput],
+    embeddings: Sequence[Any],
+    options: dict[str, Any],
+    size: int,
+    dim: int,
+) -> Callable[[Alone | object | None], Any]:
+    """The loss of the first ``dim`` features, normalised."""
+    made: dict[int, Tensor] = {}
+
+    def cut(value: Any) -> Any:
+        # The same tensor twice stays the same tensor twice: a loss asks whether x is y.
+        if isinstance(value, (tuple, list)):
+            return type(value)(cut(part) for part in value)
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
+            return value
+        if value.shape[-1] != size:
+            return value
+        return made.setdefault(id(value), value[..., :dim])
+
+    own = {n: value if n.startswith(WHOLE) else cut(value) for n, value in options.items()}
+    names = signature(loss).parameters
+    cuts = [x if n.startswith(WHOLE) else cut(x) for n, x in zip(names, embeddings, strict=False)]
+    return partial(_call, loss, cuts, {**own, "normalize": True})
+
+
+def _check(
+    loss: object,
+    embeddings: Sequence[Any],
+    dims: Sequence[int],
+    dim_weights: Sequence[float] | None,
+    options: dict[str, Any],
+) -> int:
+    """The embedding size, of arguments that fit."""
+    if not callable(loss) or not hasattr(loss, "is_contrastile_loss"):
+        raise TypeError(
+            f"{NAME}: loss must be a loss function of this package, such as clip_loss, got {loss!r}"
+        )
+    check_storage(NAME, {f"embedding {i}": x for i, x in enumerate(embeddings)})
+    first = embeddings[0] if embeddings else None
+    if not isinstance(first, Tensor) or first.dim() < 2:
+        raise InputError(f"{NAME}: the first argument of the loss must be embeddings [N, D]")
+    size = first.shape[-1]
+    growing = all(a < b for a, b in pairwise((0, *dims)))
+    if not dims or not growing or dims[-1] > size:
+        raise InputError(
+            f"{NAME}: dims must grow and lie between 1 and the {size} features, got {tuple(dims)}"
+        )
+    if dim_weights is not None:
+        if len(dim_weights) != len(dims):
+            raise InputError(
+                f"{NAME}: dim_weights needs one number for each of dims, {len(dims)}, "
+                f"got {len(dim_weights)}"
+            )
+        for weight in dim_weights:
+            check_number(NAME, "dim_weights", weight, -1e30, 1e30)
+    return size
