@@ -77,7 +77,7 @@ class Resolved {
 
   Pairs<T> pairs(const StatCode& stat, const Coefficients& own) {
     auto& holes = holes_.emplace_back();
-    for (const int slot : stat.holes) holes.push_back(vector(slot));
+    for (const int slot : stat.holes) holes.push_back(vector<int64_t>(slot));
     auto& weights = weights_.emplace_back();
     for (const ClassCode& entry : stat.classes)
       weights.push_back({program(entry.where), static_cast<T>(entry.bits)});
@@ -87,13 +87,15 @@ class Resolved {
 
   Program program(const Steps& steps) {
     auto& code = code_.emplace_back();
-    for (const Step& step : steps) code.push_back({step.op, vector(step.a), vector(step.b)});
+    for (const Step& step : steps)
+      code.push_back({step.op, vector<void>(step.a), vector<void>(step.b)});
     return {code.data(), static_cast<int>(code.size())};
   }
 
   // Operators read none: their slots are -1.
-  const int64_t* vector(int slot) const {
-    return slot < 0 ? nullptr : pointer<const int64_t>(tensors_[slot]);
+  template <class V>
+  const V* vector(int slot) const {
+    return slot < 0 ? nullptr : pointer<const V>(tensors_[slot]);
   }
 
   std::vector<Address> tensors_;

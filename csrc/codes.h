@@ -4,18 +4,36 @@
 
 namespace contrastile {
 
-enum class Op : int { index, equal, overlap, logical_not, logical_and, logical_or };
+enum class Op : int {
+  index,
+  equal,
+  overlap,
+  logical_not,
+  logical_and,
+  logical_or,
+  less,
+  at_most,
+  within
+};
 enum class Phi : int { softplus, relu, identity, square };
 
-// What a step of a postfix program reads: vectors of the problem, and results of earlier steps.
+enum class Reads { nothing, integers, reals };
+
+// What a step of a postfix program reads: vectors of the problem, int64 or double, and results of
+// earlier steps.
 struct OpKind {
   const char* name;
   int vectors, operands;
+  Reads reads;
 };
 
 // By code.
-constexpr OpKind kOps[] = {{"INDEX", 1, 0}, {"EQUAL", 2, 0}, {"OVERLAP", 2, 0},
-                           {"NOT", 0, 1},   {"AND", 0, 2},   {"OR", 0, 2}};
+constexpr OpKind kOps[] = {
+    {"INDEX", 1, 0, Reads::integers}, {"EQUAL", 2, 0, Reads::integers},
+    {"OVERLAP", 2, 0, Reads::integers}, {"NOT", 0, 1, Reads::nothing},
+    {"AND", 0, 2, Reads::nothing}, {"OR", 0, 2, Reads::nothing},
+    {"LESS", 2, 0, Reads::reals}, {"AT_MOST", 2, 0, Reads::reals},
+    {"WITHIN", 2, 0, Reads::reals}};
 constexpr const char* kPhis[] = {"SOFTPLUS", "RELU", "IDENTITY", "SQUARE"};
 
 constexpr int kOpCount = sizeof(kOps) / sizeof(kOps[0]);

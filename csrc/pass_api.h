@@ -13,10 +13,11 @@ constexpr int kChunk = 512;
 constexpr int kBlockRows = 32;
 constexpr int kMaxDepth = 32;
 
+// `a` and `b` are vectors of what the op reads.
 struct Instruction {
   Op op;
-  const int64_t* a;
-  const int64_t* b;
+  const void* a;
+  const void* b;
 };
 
 // A postfix boolean program over pairs; no instruction means "true".

@@ -26,11 +26,11 @@ struct LaneStack {
     const int64_t own = columns[i] - j0;
     if (own >= 0 && own < n) out[own] = -1;
   }
-  template <class Leaf>
-  void push(const int64_t* a, const int64_t* b, Leaf) {
+  template <class Row, class Col, class Leaf>
+  void push(const Row* a, const Col* b, Leaf) {
     L* __restrict__ out = lanes[++top];
-    const int64_t own = a[i];
-    const int64_t* __restrict__ other = b + j0;
+    const Row own = a[i];
+    const Col* __restrict__ other = b + j0;
 #pragma omp simd
     for (int j = 0; j < n; ++j) out[j] = Leaf::holds(own, other[j]) ? L(-1) : L(0);
   }
@@ -47,11 +47,25 @@ struct LaneStack {
   }
 };
 
+inline const double* reals(const void* vector) { return static_cast<const double*>(vector); }
+
+// Any step.
+template <class L>
+void run(const Instruction& step, LaneStack<L>& stack) {
+  switch (step.op) {
+    case Op::less: return stack.push(reals(step.a), reals(step.b), Less{});
+    case Op::at_most: return stack.push(reals(step.a), reals(step.b), AtMost{});
+    case Op::within:
+      return stack.push(static_cast<const Interval*>(step.a), reals(step.b), Within{});
+    default: return run_step(step, stack);
+  }
+}
+
 // Runs the program for row i and columns j0 .. j0 + n on the given stack; the result is stack[0].
 template <class L>
 void evaluate(const Program& program, int64_t i, int64_t j0, int n, L (*lanes)[kChunk]) {
   LaneStack<L> stack{i, j0, n, lanes};
-  for (int k = 0; k < program.length; ++k) run_step(program.code[k], stack);
+  for (int k = 0; k < program.length; ++k) run(program.code[k], stack);
 }
 
 // Lanes and offsets of one row of a chunk; null where every pair is kept, or has the row's offset

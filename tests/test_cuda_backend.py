@@ -17,7 +17,8 @@ from contrastile.backends.cuda.machine import Machine, why_not_compiled, why_not
 from contrastile.backends.gpu import forms as gpu_forms
 from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, InputError, Phi, Problem, Scores, Term
-from contrastile.problem.spec import Sizes, Stat
+from contrastile.problem.pairs import Op
+from contrastile.problem.spec import NONE, Sizes, Stat
 from helpers import Arguments, cast, evaluate
 from test_error_rule import assert_rule
 from waits import STEPS, Waits, as_on_a_device
@@ -204,6 +205,8 @@ def test_what_it_does_not_know_yet_is_refused() -> None:
     assert reason(stat._replace(phi=77)) == "it does not know the functions [77]"
     program = ((77, 0, 0),)
     assert reason(stat._replace(program=program)) == "it does not know the predicates [77]"
+    program = ((int(Op.LESS), 0, 0), (int(Op.NOT), NONE, NONE))
+    assert reason(stat._replace(program=program)) == "it does not know the predicates ['LESS']"
 
 
 def test_without_kernels_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 import emulated
 import pytest
 import torch
+from contrastile.problem.pairs import Op
 from kernel_problems import ROUNDING, Case, Problem
 from torch import Tensor
 
@@ -210,7 +211,9 @@ def test_bad_calls_are_refused(module: ModuleType) -> None:
     with pytest.raises(ValueError, match="lacks its operands"):
         reductions.add(*arguments, [(4, 0, 0)], [], 0, 0, False)
     with pytest.raises(ValueError, match="unknown op"):
-        reductions.add(*arguments, [(9, 0, 0)], [], 0, 0, False)
+        reductions.add(*arguments, [(99, 0, 0)], [], 0, 0, False)
+    with pytest.raises(ValueError, match="reads what is no integer"):
+        reductions.add(*arguments, [(int(Op.LESS), 0, 0)], [], 0, 0, False)
     with pytest.raises(ValueError, match="too many operands"):
         reductions.add(*arguments, [(0, 0, 0)] * 5, [], 0, 0, False)
     with pytest.raises(ValueError, match="no kernels for this element"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from contrastile.problem import Phi
-from contrastile.problem.pairs import Equal, Index, Op, Overlap
+from contrastile.problem.pairs import AtMost, Equal, Index, Less, Op, Overlap, Within
 from native_problem import (
     _C,
     AND,
@@ -39,9 +39,10 @@ PLAIN: Stat = (None, 1.0, [], [], [], -1, -1)
 
 
 def test_codes_are_those_of_python() -> None:
-    leaves = {Index: 1, Equal: 2, Overlap: 2}
+    names = {Index: "INDEX", Equal: "EQUAL", Overlap: "OVERLAP"}
+    names |= {Less: "LESS", AtMost: "AT_MOST", Within: "WITHIN"}
     operands = {Op.NOT: 1, Op.AND: 2, Op.OR: 2}
-    vectors = {Op[kind.__name__.upper()]: count for kind, count in leaves.items()}
+    vectors = {Op[name]: 1 if kind is Index else 2 for kind, name in names.items()}
     assert _C.ops == {op.name: (int(op), vectors.get(op, 0), operands.get(op, 0)) for op in Op}
     assert _C.phis == {phi.name: int(phi) for phi in Phi}
 

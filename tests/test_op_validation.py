@@ -9,7 +9,18 @@ import contrastile
 import pytest
 import torch
 from contrastile.ops import gather_dot, log_sum_exp, merge_log_sum_exp, pair_sum
-from contrastile.problem import Channel, Equal, Index, InputError, Overlap, Pairs, Phi, Term
+from contrastile.problem import (
+    Channel,
+    Equal,
+    Index,
+    InputError,
+    Less,
+    Overlap,
+    Pairs,
+    Phi,
+    Term,
+    Within,
+)
 from torch import Tensor
 
 ROWS, COLS, SIZE = 6, 5, 4
@@ -161,6 +172,11 @@ def test_predicates(name: str) -> None:
     refused(f"Equal.rows {remedy}", Equal(rows.int(), cols))
     refused("Equal.rows must be contiguous int64", Equal(rows.repeat(2)[::2], cols))
     refused("Equal.columns is on the meta device, it has no values", Equal(rows, cols.to(META)))
+    refused("Less.rows needs one entry a row, (6,), got (5,)", Less(cols, cols))
+    refused("Less.columns must be real numbers, got torch.complex64", Less(rows, cols + 0j))
+    width = "Within.width needs one entry a row, (6,), got (5,)"
+    refused(width, Within(rows, cols, torch.ones(COLS)))
+    refused("Within.columns needs one entry a column, (5,), got (6,)", Within(rows, rows, 1.0))
 
 
 @each

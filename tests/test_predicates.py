@@ -12,7 +12,22 @@ from contrastile.backends.gpu import forms
 from contrastile.backends.predicates import mask, others
 from contrastile.engine.plan import Block
 from contrastile.ops import log_sum_exp, pair_sum
-from contrastile.problem import And, Channel, Equal, Index, Not, Or, Overlap, Pairs, Phi, Term
+from contrastile.problem import (
+    And,
+    AtMost,
+    Channel,
+    Equal,
+    Index,
+    Less,
+    Not,
+    Or,
+    Overlap,
+    Pairs,
+    Phi,
+    Term,
+    Within,
+)
+from contrastile.problem.part import Part
 from contrastile.problem.spec import Slots
 from dense import (
     DenseChannel,
@@ -84,6 +99,36 @@ def shared_bits(rows: Tensor, cols: Tensor) -> Tensor:
     return torch.stack(bits).sum(0)
 
 
+NUMBERS = torch.tensor([-torch.inf, -1.0, -0.0, 0.0, 2.0, torch.inf, torch.nan])
+
+
+def numbers(length: int, seed: int) -> Tensor:
+    return NUMBERS[integers(0, len(NUMBERS), length, seed)]
+
+
+def less(seed: int = 0) -> Kind:
+    rows, cols = numbers(ROWS, seed), numbers(COLS, seed + 1).double()
+    return Less(rows, cols), rows[:, None] < cols
+
+
+def less_in_the_last_bit() -> Kind:
+    """Numbers that are one in fp32."""
+    rows, cols = integers(-4, 4, ROWS, 1), integers(-4, 4, COLS, 2)
+    apart = rows[:, None] < cols
+    return Less(1 + rows.double() * 2.0**-52, 1 + cols.double() * 2.0**-52), apart
+
+
+def at_most(seed: int = 0) -> Kind:
+    rows, cols = integers(-2, 3, ROWS, seed), numbers(COLS, seed + 1)
+    return AtMost(rows, cols), rows[:, None] <= cols
+
+
+def within(width: float | Tensor, seed: int = 0) -> Kind:
+    rows, cols = numbers(ROWS, seed), numbers(COLS, seed + 1).half()
+    reach = width[:, None] if isinstance(width, Tensor) else width
+    return Within(rows, cols, width), (rows[:, None] - cols).abs() < reach
+
+
 def negation(one: Kind) -> Kind:
     return ~one[0], ~one[1]
 
@@ -111,6 +156,17 @@ PREDICATES: dict[str, Callable[[], Kind]] = {
     "overlap": overlap,
     "not overlap": lambda: negation(overlap()),
     "overlap of the sign bit": overlap_of_the_sign_bit,
+    "less": less,
+    "not less": lambda: negation(less()),
+    "less in the last bit": less_in_the_last_bit,
+    "at most": at_most,
+    "not at most": lambda: negation(at_most()),
+    "within one number": lambda: within(2.0),
+    "within a number a row": lambda: within(numbers(ROWS, 7)),
+    "not within infinity": lambda: negation(within(torch.inf)),
+    "numbers and an id": lambda: disjunction(
+        conjunction(less(), negation(within(1.5, 3))), conjunction(at_most(5), equal())
+    ),
     "two holes": lambda: conjunction(negation(index(0)), negation(index(1))),
     "three holes and an id": lambda: conjunction(
         conjunction(negation(index(0)), negation(index(1))),
@@ -249,6 +305,9 @@ def predicates() -> strategies.SearchStrategy[Kind]:
         strategies.builds(index, strategies.integers(0, 5)),
         strategies.builds(equal, strategies.integers(0, 5)),
         strategies.builds(overlap, strategies.integers(0, 5)),
+        strategies.builds(less, strategies.integers(0, 5)),
+        strategies.builds(at_most, strategies.integers(0, 5)),
+        strategies.builds(within, strategies.sampled_from([0.5, 3.0]), strategies.integers(0, 5)),
         strategies.builds(diagonal, strategies.integers(0, 9)),
     )
     return strategies.recursive(
@@ -326,9 +385,46 @@ def test_operators_build_the_named_nodes() -> None:
         (Index(torch.tensor([1, -1, -1])), False),
         (Equal(torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3])), True),
         (Equal(torch.tensor([1, 2, 3]), torch.tensor([3, 2, 1])), False),
+        (Less(torch.tensor([1, 1]), torch.tensor([1, 1])), False),
+        (AtMost(torch.tensor([1, 1]), torch.tensor([1, 1])), False),
+        (Within(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]), 1.0), True),
+        (Within(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), 1.0), False),
+        (Within(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]), torch.ones(2)), False),
         (~Index(torch.tensor([1, 0, 2])) & Equal(torch.arange(3), torch.arange(3)), True),
         (~Index(torch.tensor([1, 2, 0])) | Equal(torch.arange(3), torch.arange(3)), False),
     ],
 )
 def test_symmetry(pairs: Pairs, symmetric: bool) -> None:
     assert pairs.symmetric == symmetric
+
+
+def dense_of(pairs: Pairs, rows: int, cols: int) -> Tensor:
+    """The predicate of the plain torch pass, on all pairs."""
+    slots = Slots()
+    program = tuple([(int(op), slots.of(a), slots.of(b)) for op, a, b in pairs.program()])
+    block = Block(slice(0, rows), slice(0, cols), mirrored=False)
+    return mask(program, slots.tensors, block).expand(block.shape)
+
+
+@pytest.mark.parametrize("name", PREDICATES)
+def test_some_rows_and_columns(name: str) -> None:
+    pairs, kept = PREDICATES[name]()
+    rows, cols = slice(3, 11), slice(5, 29)
+    among = pairs.among(Part(rows, cols, torch.device("cpu")))
+    assert torch.equal(dense_of(among, 8, 24), kept[rows, cols])
+
+
+def test_numbers_need_no_gradient() -> None:
+    rows, cols = torch.zeros(ROWS, requires_grad=True), torch.ones(COLS, requires_grad=True)
+    arguments = inputs(ROWS, COLS)
+    given, other = arguments["query"], arguments["key"]
+    for pairs in (Less(rows, cols), Within(rows, cols, torch.full((ROWS,), 2.0))):
+        stats = log_sum_exp(given, other, channels=[Channel(pairs)])
+        stats.rows[0].sum().backward()
+        torch.testing.assert_close(stats.rows[0], (given @ other.T).logsumexp(1))
+    assert rows.grad is None and cols.grad is None and given.grad is not None
+
+
+def test_a_width_is_a_number() -> None:
+    with pytest.raises(TypeError, match=r"^Within: width must be a number, or a tensor of one a "):
+        Within(torch.zeros(3), torch.zeros(3), "1")  # type: ignore[arg-type]

@@ -56,6 +56,30 @@ def overlap(OWN: tl.constexpr, place):
 
 
 @triton.jit
+def less(OWN: tl.constexpr, place):
+    """data[slot][i] < data[slot][j]"""
+    rows, cols = place.data[OWN.operands[0]], place.data[OWN.operands[1]]
+    return of_rows(rows, place) < of_cols(cols, place)
+
+
+@triton.jit
+def at_most(OWN: tl.constexpr, place):
+    """data[slot][i] <= data[slot][j]"""
+    rows, cols = place.data[OWN.operands[0]], place.data[OWN.operands[1]]
+    return of_rows(rows, place) <= of_cols(cols, place)
+
+
+@triton.jit
+def within(OWN: tl.constexpr, place):
+    """|data[slot][i, 0] - data[slot][j]| < data[slot][i, 1]"""
+    rows, cols = place.data[OWN.operands[0]], place.data[OWN.operands[1]]
+    there = place.rows < place.row_end
+    centre = tl.load(rows + 2 * place.rows, mask=there, other=0)[:, None]
+    width = tl.load(rows + 2 * place.rows + 1, mask=there, other=0)[:, None]
+    return tl.abs(centre - of_cols(cols, place)) < width
+
+
+@triton.jit
 def negation(OWN: tl.constexpr, place):
     """Where the operand does not hold."""
     OPERAND: tl.constexpr = OWN.operands[0]

@@ -28,6 +28,8 @@ struct Builder {
     int depth = 0;
     for (const auto& [op, a, b] : code) {
       require(op >= 0 && op < kOpCount, "program: unknown op");
+      require(kOps[op].reads == Reads::integers || kOps[op].reads == Reads::nothing,
+              "program: reads what is no integer");
       require(steps < kMaxSteps, "program: more than " + std::to_string(kMaxSteps) + " steps");
       const int needs = kOps[op].operands;
       require(depth >= needs, "program: an operator lacks its operands");
