@@ -20,7 +20,7 @@ class Room:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._memory: dict[str, Tensor] = {}
+        self._memory = {} if job.scratch is None else {"dots": job.scratch}
 
     def dots(self, block: Block) -> Tensor:
         """For the dot products, or the weights, of a block."""

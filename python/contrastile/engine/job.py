@@ -39,6 +39,7 @@ class Job(NamedTuple):
             no dot products of ``query`` and ``key``.
         bound: of their magnitude, where it is known.
         positive: the positives' numbers, if they are given and needed before the blocks.
+        scratch: room for a block's weights that jobs of one sweep have in common.
         planes: what predicates read by number: each plane's numbers of the block at hand, laid out
             as ``kept`` is.
     """
@@ -55,6 +56,7 @@ class Job(NamedTuple):
     given: bool = False
     bound: float | None = None
     positive: Tensor | None = None
+    scratch: Tensor | None = None
     planes: tuple[Tensor, ...] = ()
 
     def tensor(self, slot: int) -> Tensor | None:

@@ -57,7 +57,7 @@ class Scratch:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._memory: Tensor | None = None
+        self._memory = job.scratch
 
     def room(self, block: Block) -> Tensor:
         """A matrix of the block's shape."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ...problem.sweep_spec import SweepSpec
@@ -29,10 +30,11 @@ def backward(
     values = PlaneValues(spec, call.sizes, tensors, call.plan, math)
     needs = Needs.of(spec, wanted)
     gradients = Gradients(call, values, math, needs)
+    scratch = torch.empty(call.plan.largest, dtype=call.sizes.dtype, device=call.sizes.device)
     active = []
     for reduction, residual, grads in zip(spec.reductions, residuals, upstream, strict=True):
         if needs.of_reduction(reduction) and any(grad is not None for grad in grads):
-            job = call.job(reduction, values)
+            job = call.job(reduction, values)._replace(scratch=scratch)
             weigher = _weigher(backend, job, residual, grads, needs.scale(reduction))
             active.append(Weighed(reduction, job, weigher))
     if active and call.plan.strips:

@@ -15,7 +15,7 @@ from ..job import Backend, Job, job_of
 from ..operands import Operand
 from ..plan import Block, Plan, Tile, plan_of
 from ..positives import dots
-from .values import PlaneValues
+from .values import PlaneValues, last_of_chains
 
 
 class Call(NamedTuple):
@@ -77,11 +77,16 @@ class Call(NamedTuple):
 
 
 def buffers_of(spec: SweepSpec, backward: bool) -> int:
-    """Blocks that are in memory at once: of each plane, and going back of each reduction's weights
-    and of the gradients of planes besides.
+    """Blocks that are in memory at once: of each plane; going back also weights, a total of each
+    chain of planes, and of planes that maps read their gradients.
     """
     planes = len(spec.planes)
-    return 2 * planes + len(spec.reductions) + 1 if backward else planes
+    if not backward:
+        return planes
+    maps = [code for code in spec.planes if isinstance(code, MapCode)]
+    read = {plane for code in maps for plane in code.planes}
+    chains = set(last_of_chains(spec).values())
+    return planes + 1 + len(chains) + len(read) + len(maps)
 
 
 def bound_of(spec: SweepSpec, plane: int, tensors: Sequence[Tensor]) -> float | None:

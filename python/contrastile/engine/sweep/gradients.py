@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -97,20 +97,32 @@ class Gradients:
 
     def add_block(self, block: Block, reductions: Sequence[Weighed]) -> None:
         """The weights of a block, and all that follows from them."""
-        shares: list[list[Share]] = [[] for _ in self._call.spec.planes]
-        for own in reductions:
-            grad = own.weigher.weights(block)
-            self._add_biases(own, block, grad)
-            if self._needs.planes[own.code.plane]:
-                shares[own.code.plane].append(self._share(own, block, grad))
-        started: set[int] = set()
+        # By plane what maps of it handed on; and the chains whose totals are begun.
+        mapped: dict[int, Share] = {}
+        begun: set[int] = set()
         for number, code in reversed(list(enumerate(self._call.spec.planes))):
-            if not self._needs.planes[number]:
-                continue
-            if isinstance(code, MapCode):
-                self._through_map(number, code, block, shares)
-            else:
-                self._fold(number, code, block, shares[number], started)
+            for share in self._shares(number, block, reductions, mapped):
+                if isinstance(code, MapCode):
+                    self._through_map(number, code, block, share, mapped)
+                else:
+                    self._fold(number, code, block, share, begun)
+            if isinstance(code, PlaneCode) and self._last[number] in begun:
+                self._add_products(code, block, self._room(f"total {self._last[number]}", block))
+
+    def _shares(
+        self, number: int, block: Block, reductions: Sequence[Weighed], mapped: dict[int, Share]
+    ) -> Iterator[Share]:
+        """The parts of a plane's gradient, each to be used before the next is made: the weights of
+        all reductions are in the same memory.
+        """
+        if number in mapped:
+            yield mapped[number]
+        for own in reductions:
+            if own.code.plane == number:
+                grad = own.weigher.weights(block)
+                self._add_biases(own, block, grad)
+                if self._needs.planes[number]:
+                    yield self._share(own, block, grad)
 
     def finish(self, reductions: Sequence[Weighed]) -> list[Tensor | None]:
         """The gradients by slot, as what they are of."""
@@ -156,47 +168,39 @@ class Gradients:
                 rows_of(self._found[slot], span).add_(sums if unit is None else sums / unit)
 
     def _through_map(
-        self, number: int, code: MapCode, block: Block, shares: list[list[Share]]
+        self, number: int, code: MapCode, block: Block, share: Share, mapped: dict[int, Share]
     ) -> None:
         """Hand on the gradient of a mapped plane to those that it reads."""
         planes = [self._values.of(plane, block) for plane in code.planes]
         row, col = self._vectors(code, block)
-        for share in shares[number]:
-            grad = self._plain(share, f"plain {number}", block)
-            targets: list[Target | None] = []
-            for plane in code.planes:
-                targets.append(self._target(plane, block, shares[plane]))
-            sums = self._sums(code, block)
-            self._math.map_gradients(Map(code.map), planes, row, col, grad, targets, sums)
-            self._add(code, block, sums, 1.0)
+        grad = self._plain(share, f"plain {number}", block)
+        targets = [self._target(plane, block, mapped) for plane in code.planes]
+        sums = self._sums(code, block)
+        self._math.map_gradients(Map(code.map), planes, row, col, grad, targets, sums)
+        self._add(code, block, sums, 1.0)
 
-    def _target(self, plane: int, block: Block, shares: list[Share]) -> Target | None:
+    def _target(self, plane: int, block: Block, mapped: dict[int, Share]) -> Target | None:
         """Where a map's gradient by a plane goes: into one matrix, whatever maps read the plane."""
         if not self._needs.planes[plane]:
             return None
+        if plane in mapped:
+            return Target(mapped[plane].grad, add=True)
         out = self._room(f"map {plane}", block)
-        if any(share.grad.data_ptr() == out.data_ptr() for share in shares):
-            return Target(out, add=True)
-        shares.append(Share(out, 1.0))
+        mapped[plane] = Share(out, 1.0)
         return Target(out, add=False)
 
     def _fold(
-        self, number: int, code: PlaneCode, block: Block, shares: list[Share], started: set[int]
+        self, number: int, code: PlaneCode, block: Block, share: Share, begun: set[int]
     ) -> None:
-        """Add a plane's gradient to that of longer prefixes; multiply its own features by it."""
+        """Add a part of a plane's gradient to that of the longer prefixes."""
         chain = self._last[number]
         row, col = self._vectors(code, block)
         total = self._room(f"total {chain}", block)
-        value = self._values.of(number, block)
-        for share in shares:
-            target = Target(total, add=chain in started)
-            sums = self._sums(code, block)
-            own = _times(row, share.factor, block, total)
-            self._math.fold(share.grad, value, own, col, target, sums)
-            self._add(code, block, sums, share.factor)
-            started.add(chain)
-        if chain in started:
-            self._add_products(code, block, total)
+        value, sums = self._values.of(number, block), self._sums(code, block)
+        own = _times(row, share.factor, block, total)
+        self._math.fold(share.grad, value, own, col, Target(total, chain in begun), sums)
+        self._add(code, block, sums, share.factor)
+        begun.add(chain)
 
     def _add_products(self, code: PlaneCode, block: Block, total: Tensor) -> None:
         """dQ += C K and dK += C^T Q, of the features that no shorter prefix has."""
