@@ -78,11 +78,12 @@ inline std::vector<Address> addresses_of(const Vectors& vectors) {
 }
 
 inline Call call_of(const Vectors& tensors, const std::vector<ArgumentTuple>& arguments, int64_t n,
-             int64_t m, int threads) {
+             int64_t m, int threads, const Vectors& planes = {}) {
   std::vector<Coefficients> coefficients;
   for (const auto& [unit, high, low, row_offset, col_offset] : arguments)
     coefficients.push_back({high.same, low.same, high.each, low.each, row_offset, col_offset});
-  return {addresses_of(tensors), std::move(coefficients), n, m, threads};
+  return {addresses_of(tensors), std::move(coefficients), n, m, threads,
+          addresses_of(planes)};
 }
 
 }  // namespace contrastile

@@ -53,8 +53,8 @@ std::shared_ptr<Lowered> lowered_of(const std::vector<StatTuple>& given, bool ro
 
 std::unique_ptr<Sums> make_sums(const std::shared_ptr<Lowered>& lowered, const Vectors& tensors,
                                 const std::vector<ArgumentTuple>& arguments, int64_t n, int64_t m,
-                                double largest_dot, int threads) {
-  return sums_of(lowered, call_of(tensors, arguments, n, m, threads), largest_dot);
+                                double largest_dot, int threads, const Vectors& planes) {
+  return sums_of(lowered, call_of(tensors, arguments, n, m, threads, planes), largest_dot);
 }
 
 std::unique_ptr<Weights> make_weights(const std::shared_ptr<Lowered>& lowered,
@@ -62,8 +62,9 @@ std::unique_ptr<Weights> make_weights(const std::shared_ptr<Lowered>& lowered,
                                       const std::vector<ArgumentTuple>& arguments, int64_t n,
                                       int64_t m, const Vectors& row_bits, const Vectors& row_grads,
                                       const Vectors& col_bits, const Vectors& col_grads,
-                                      Data shifts, int64_t begin, int64_t end, int threads) {
-  const Call call = call_of(tensors, arguments, n, m, threads);
+                                      Data shifts, int64_t begin, int64_t end, int threads,
+                                      const Vectors& planes) {
+  const Call call = call_of(tensors, arguments, n, m, threads, planes);
   const SideGradients rows{addresses_of(row_bits), addresses_of(row_grads)};
   const SideGradients cols{addresses_of(col_bits), addresses_of(col_grads)};
   const py::gil_scoped_release release;
@@ -96,9 +97,10 @@ void bind_passes(py::module_& m) {
       .def(py::init(&lowered_of), "stats"_a, "rows"_a, "cols"_a, "triangle"_a, "gaps"_a, "double"_a,
            "level"_a)
       .def("sums", &make_sums, "tensors"_a, "arguments"_a, "n"_a, "m"_a, "largest_dot"_a,
-           "threads"_a)
+           "threads"_a, "planes"_a = py::tuple())
       .def("weights", &make_weights, "tensors"_a, "arguments"_a, "n"_a, "m"_a, "row_bits"_a,
-           "row_grads"_a, "col_bits"_a, "col_grads"_a, "shifts"_a, "begin"_a, "end"_a, "threads"_a);
+           "row_grads"_a, "col_bits"_a, "col_grads"_a, "shifts"_a, "begin"_a, "end"_a, "threads"_a,
+           "planes"_a = py::tuple());
 
   py::class_<Sums>(m, "Sums", "The sums of one forward pass.")
       .def(

@@ -28,6 +28,8 @@ struct Call {
   std::vector<Coefficients> coefficients;
   int64_t n, m;
   int threads;
+  // By number: a plane's numbers of the block at hand.
+  std::vector<Address> planes;
 };
 
 // Where a block lies in the whole matrix. `mirrored`: it also stands for its transpose.
@@ -43,16 +45,26 @@ class Resolved {
   std::vector<Channel<T>> channels;
   std::vector<Term<T>> terms;
 
-  Resolved(const Lowered& lowered, const Call& call) : tensors_(call.tensors) {
+  Resolved(const Lowered& lowered, const Call& call)
+      : tensors_(call.tensors), planes_(call.planes) {
     const auto& stats = lowered.stats;
     if (call.coefficients.size() != stats.size())
       throw std::invalid_argument("coefficients: expected one set a stat");
     if (tensors_.size() < static_cast<size_t>(lowered.slots()))
       throw std::invalid_argument("tensors: fewer than the problem reads");
+    if (planes_.size() < static_cast<size_t>(lowered.planes()))
+      throw std::invalid_argument("planes: fewer than the problem reads");
     for (size_t i = 0; i < stats.size(); ++i) {
       if (stats[i].phi) terms.push_back(term(stats[i], call.coefficients[i]));
       else channels.push_back(channel(stats[i], call.coefficients[i]));
     }
+  }
+
+  // The block whose numbers planes have now.
+  void move_to(const Place& place) {
+    const Corner corner{place.row0, place.col0, place.cols};
+    for (Channel<T>& channel : channels) channel.pairs.corner = corner;
+    for (Term<T>& term : terms) term.pairs.corner = corner;
   }
 
  private:
@@ -82,13 +94,17 @@ class Resolved {
     for (const ClassCode& entry : stat.classes)
       weights.push_back({program(entry.where), static_cast<T>(entry.bits)});
     return {holes.data(),   static_cast<int>(holes.size()),   program(stat.steps),
-            weights.data(), static_cast<int>(weights.size()), pointer<const T>(own.col_offset)};
+            weights.data(), static_cast<int>(weights.size()), pointer<const T>(own.col_offset),
+            {}};
   }
 
   Program program(const Steps& steps) {
     auto& code = code_.emplace_back();
-    for (const Step& step : steps)
-      code.push_back({step.op, vector<void>(step.a), vector<void>(step.b)});
+    for (const Step& step : steps) {
+      const bool plane = kOps[static_cast<int>(step.op)].reads == Reads::plane;
+      const void* b = plane ? pointer<const void>(planes_[step.b]) : vector<void>(step.b);
+      code.push_back({step.op, vector<void>(step.a), b});
+    }
     return {code.data(), static_cast<int>(code.size())};
   }
 
@@ -98,7 +114,7 @@ class Resolved {
     return slot < 0 ? nullptr : pointer<const V>(tensors_[slot]);
   }
 
-  std::vector<Address> tensors_;
+  std::vector<Address> tensors_, planes_;
   std::deque<std::vector<Instruction>> code_;
   std::deque<std::vector<const int64_t*>> holes_;
   std::deque<std::vector<ClassWeight<T>>> weights_;

@@ -13,14 +13,16 @@ enum class Op : int {
   logical_or,
   less,
   at_most,
-  within
+  within,
+  row_above,
+  col_above
 };
 enum class Phi : int { softplus, relu, identity, square };
 
-enum class Reads { nothing, integers, reals };
+enum class Reads { nothing, integers, reals, plane };
 
 // What a step of a postfix program reads: vectors of the problem, int64 or double, and results of
-// earlier steps.
+// earlier steps; or a plane, by number, and one vector of the compute dtype.
 struct OpKind {
   const char* name;
   int vectors, operands;
@@ -33,7 +35,8 @@ constexpr OpKind kOps[] = {
     {"OVERLAP", 2, 0, Reads::integers}, {"NOT", 0, 1, Reads::nothing},
     {"AND", 0, 2, Reads::nothing}, {"OR", 0, 2, Reads::nothing},
     {"LESS", 2, 0, Reads::reals}, {"AT_MOST", 2, 0, Reads::reals},
-    {"WITHIN", 2, 0, Reads::reals}};
+    {"WITHIN", 2, 0, Reads::reals},     {"ROW_ABOVE", 1, 0, Reads::plane},
+    {"COL_ABOVE", 1, 0, Reads::plane}};
 constexpr const char* kPhis[] = {"SOFTPLUS", "RELU", "IDENTITY", "SQUARE"};
 
 constexpr int kOpCount = sizeof(kOps) / sizeof(kOps[0]);

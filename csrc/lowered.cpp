@@ -35,6 +35,9 @@ void Lowered::check(const Steps& steps) {
                                   " operands at once");
     if (kind.vectors > 0) check_slot(step.a);
     if (kind.vectors > 1) check_slot(step.b);
+    if (kind.reads != Reads::plane) continue;
+    if (step.b < 0) throw std::invalid_argument("planes: none is " + std::to_string(step.b));
+    planes_ = std::max(planes_, step.b + 1);
   }
   if (depth > 1) throw std::invalid_argument("program: leaves more than one result");
 }

@@ -51,11 +51,13 @@ class Lowered {
   bool log_sums() const { return !stats.front().phi; }
   // Tensors that a call has to bring.
   int slots() const { return slots_; }
+  // Planes that it has to bring.
+  int planes() const { return planes_; }
 
  private:
   void check(const Steps& steps);
   void check_slot(int slot);
-  int slots_ = 0;
+  int slots_ = 0, planes_ = 0;
 };
 
 }  // namespace contrastile

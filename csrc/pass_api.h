@@ -32,6 +32,11 @@ struct ClassWeight {
   T weight;
 };
 
+// Where the block at hand begins, and its columns: a plane's numbers of it lie row after row.
+struct Corner {
+  int64_t row, col, cols;
+};
+
 // Which pairs count, and what is added to their scores beside the row's own offset.
 template <class T>
 struct Pairs {
@@ -41,6 +46,7 @@ struct Pairs {
   const ClassWeight<T>* class_weights;
   int class_count;
   const T* col_offset;
+  Corner corner;
 };
 
 // Number of kept pairs whose score exceeds a threshold.

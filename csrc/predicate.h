@@ -13,8 +13,10 @@ CONTRASTILE_HD T product_if(T g, T s, const Lane<T>* keep, int j) {
 }
 
 // A stack of lanes of row i and columns j0 .. j0 + n.
-template <class L>
+template <class T>
 struct LaneStack {
+  using L = Lane<T>;
+  const Corner& corner;
   int64_t i, j0;
   int n;
   L (*lanes)[kChunk];
@@ -34,6 +36,23 @@ struct LaneStack {
 #pragma omp simd
     for (int j = 0; j < n; ++j) out[j] = Leaf::holds(own, other[j]) ? L(-1) : L(0);
   }
+  // Where the plane's number of row i and column j0 + j exceeds limit(j).
+  template <class Limit>
+  void push_above(const void* plane, Limit limit) {
+    L* __restrict__ out = lanes[++top];
+    const T* __restrict__ value =
+        static_cast<const T*>(plane) + (i - corner.row) * corner.cols + (j0 - corner.col);
+#pragma omp simd
+    for (int j = 0; j < n; ++j) out[j] = value[j] > limit(j) ? L(-1) : L(0);
+  }
+  void push_above_row(const void* limits, const void* plane) {
+    const T own = static_cast<const T*>(limits)[i];
+    push_above(plane, [own](int) { return own; });
+  }
+  void push_above_col(const void* limits, const void* plane) {
+    const T* __restrict__ own = static_cast<const T*>(limits) + j0;
+    push_above(plane, [own](int j) { return own[j]; });
+  }
   void negate() {
     for (int j = 0; j < n; ++j) lanes[top][j] = ~lanes[top][j];
   }
@@ -50,21 +69,24 @@ struct LaneStack {
 inline const double* reals(const void* vector) { return static_cast<const double*>(vector); }
 
 // Any step.
-template <class L>
-void run(const Instruction& step, LaneStack<L>& stack) {
+template <class T>
+void run(const Instruction& step, LaneStack<T>& stack) {
   switch (step.op) {
     case Op::less: return stack.push(reals(step.a), reals(step.b), Less{});
     case Op::at_most: return stack.push(reals(step.a), reals(step.b), AtMost{});
     case Op::within:
       return stack.push(static_cast<const Interval*>(step.a), reals(step.b), Within{});
+    case Op::row_above: return stack.push_above_row(step.a, step.b);
+    case Op::col_above: return stack.push_above_col(step.a, step.b);
     default: return run_step(step, stack);
   }
 }
 
 // Runs the program for row i and columns j0 .. j0 + n on the given stack; the result is stack[0].
-template <class L>
-void evaluate(const Program& program, int64_t i, int64_t j0, int n, L (*lanes)[kChunk]) {
-  LaneStack<L> stack{i, j0, n, lanes};
+template <class T>
+void evaluate(const Program& program, const Corner& corner, int64_t i, int64_t j0, int n,
+              Lane<T> (*lanes)[kChunk]) {
+  LaneStack<T> stack{corner, i, j0, n, lanes};
   for (int k = 0; k < program.length; ++k) run(program.code[k], stack);
 }
 
@@ -87,7 +109,7 @@ const T* row_offsets(const Pairs<T>& pairs, int64_t i, int64_t j0, int n, Scratc
       for (int j = 0; j < n; ++j) scratch.offset[j] += entry.weight;
       continue;
     }
-    evaluate(entry.where, i, j0, n, scratch.keep);
+    evaluate<T>(entry.where, pairs.corner, i, j0, n, scratch.keep);
     const Lane<T>* __restrict__ lane = scratch.keep[0];
     for (int j = 0; j < n; ++j) scratch.offset[j] += keep_if(lane[j], entry.weight);
   }
@@ -99,7 +121,7 @@ template <class T>
 const Lane<T>* row_lanes(const Pairs<T>& pairs, int64_t i, int64_t j0, int n, Scratch<T>& scratch) {
   Lane<T>* keep = scratch.keep[0];
   bool present = pairs.program.length > 0;
-  if (present) evaluate(pairs.program, i, j0, n, scratch.keep);
+  if (present) evaluate<T>(pairs.program, pairs.corner, i, j0, n, scratch.keep);
   for (int h = 0; h < pairs.hole_count; ++h) {
     const int64_t hole = pairs.holes[h][i] - j0;
     if (hole < 0 || hole >= n) continue;

@@ -57,6 +57,8 @@ class SumsOf final : public Sums {
 
   void add(Address dots, int64_t ld, const Place& place) override {
     const T* s = pointer<const T>(dots);
+    resolved_.move_to(place);
+    if (!scores_.empty()) scores_.front().pairs.corner = resolved_.channels.back().pairs.corner;
     if (!shifts_chosen_) choose_shifts(s, ld, place);
     const bool triangle = lowered_->sides.triangle;
     if (columns_)

@@ -53,6 +53,7 @@ class WeightsOf final : public Weights {
 
   void weigh(Address dots, int64_t ld, Address out, int64_t out_ld, const Place& place) override {
     const SideCodes& sides = lowered_->sides;
+    resolved_.move_to(place);
     // On a diagonal each pair stands twice.
     const double share = sides.triangle && !place.mirrored ? 0.5 : 1.0;
     const Tile<T> tile{pointer<const T>(dots),

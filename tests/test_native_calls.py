@@ -43,6 +43,7 @@ def test_codes_are_those_of_python() -> None:
     names |= {Less: "LESS", AtMost: "AT_MOST", Within: "WITHIN"}
     operands = {Op.NOT: 1, Op.AND: 2, Op.OR: 2}
     vectors = {Op[name]: 1 if kind is Index else 2 for kind, name in names.items()}
+    vectors |= {Op.ROW_ABOVE: 1, Op.COL_ABOVE: 1}
     assert _C.ops == {op.name: (int(op), vectors.get(op, 0), operands.get(op, 0)) for op in Op}
     assert _C.phis == {phi.name: int(phi) for phi in Phi}
 
@@ -64,6 +65,8 @@ def test_levels_end_with_baseline() -> None:
         ([(-1, 0, 0)], "unknown op -1"),
         ([(INDEX, -1, -1)], "no tensor has slot -1"),
         ([(EQUAL, 0, -1)], "no tensor has slot -1"),
+        ([(int(Op.ROW_ABOVE), -1, 0)], "no tensor has slot -1"),
+        ([(int(Op.COL_ABOVE), 0, -1)], "planes: none is -1"),
     ],
 )
 def test_malformed_programs_are_refused(program: Steps, message: str) -> None:
@@ -73,6 +76,13 @@ def test_malformed_programs_are_refused(program: Steps, message: str) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             _C.Lowered([stat], *BOTH, False, False, False, "baseline")
+
+
+def test_planes_are_counted() -> None:
+    above = (None, 1.0, [], [(int(Op.ROW_ABOVE), 0, 1)], [], -1, -1)
+    lowered = _C.Lowered([above], *BOTH, False, False, False, "baseline")
+    with pytest.raises(ValueError, match="planes: fewer than the problem reads"):
+        lowered.sums([0], [(1.0, 1.0, 0.0, 0, 0)], 1, 1, 1.0, 1, [0])
 
 
 def test_malformed_problems_are_refused() -> None:

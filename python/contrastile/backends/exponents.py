@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from torch import Tensor
 
 from ..engine.arguments import Argument
-from ..engine.plan import Block
 from ..engine.row_steps import LOG2E
 from ..problem.spec import Stat
-from .predicates import mask
+from .kept_out import Selection
 
 
 def exponent_range(stat: Stat, argument: Argument, largest_dot: float) -> tuple[float, float]:
@@ -31,13 +29,12 @@ def exponent_range(stat: Stat, argument: Argument, largest_dot: float) -> tuple[
 def values_of(
     stat: Stat,
     argument: Argument,
-    tensors: Sequence[Tensor],
+    selection: Selection,
     dots: Tensor,
-    block: Block,
     out: Tensor,
 ) -> Tensor:
     """In ``out``, fp64: the exponent in bits, or what a summed function is taken of."""
-    rows, cols = block.rows, block.cols
+    rows, cols = selection.block.rows, selection.block.cols
     out.copy_(dots)
     high, low = _of_rows(argument.high, rows), _of_rows(argument.low, rows)
     coef = high.double() + low if isinstance(high, Tensor) else high + low
@@ -48,7 +45,7 @@ def values_of(
     if argument.col_offset is not None:
         out.add_(argument.col_offset[cols])
     for program, weight in stat.classes:
-        out.add_(mask(program, tensors, block), alpha=weight * LOG2E)
+        out.add_(selection.members(program), alpha=weight * LOG2E)
     return out
 
 

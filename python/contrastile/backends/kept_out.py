@@ -1,4 +1,4 @@
-"""The pairs of a block that stats leave out, in plain torch."""
+"""The pairs of a block that stats leave out, and those of a class, in plain torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..engine.plan import Block
 from ..problem.spec import Program, Stat
 from .places import Place, Places
-from .predicates import others
+from .predicates import mask, others
 
 
 class KeptOut:
@@ -28,21 +28,31 @@ class KeptOut:
 
 
 class Selection:
-    """What stats leave out of one block; each predicate is evaluated once."""
+    """What stats leave out of one block; each predicate is evaluated once.
 
-    def __init__(self, tensors: Sequence[Tensor], block: Block, places: Places) -> None:
+    ``planes``: each plane's numbers of the block, which predicates may read.
+    """
+
+    def __init__(
+        self, tensors: Sequence[Tensor], block: Block, places: Places, planes: Sequence[Tensor]
+    ) -> None:
+        self.block = block
         self._tensors = tensors
-        self._block = block
         self._places = places
+        self._planes = planes
         self._masks: dict[Program, Tensor] = {}
 
     def kept_out(self, stat: Stat) -> KeptOut:
         """What a stat leaves out."""
-        rows, cols = self._block.rows, self._block.cols
+        rows, cols = self.block.rows, self.block.cols
         holes = [self._places.find(self._tensors[slot], rows, cols) for slot in stat.holes]
         return KeptOut(holes, self._others(stat.program) if stat.program else None)
 
+    def members(self, program: Program) -> Tensor:
+        """The pairs of a class."""
+        return mask(program, self._tensors, self.block, self._planes)
+
     def _others(self, program: Program) -> Tensor:
         if program not in self._masks:
-            self._masks[program] = others(program, self._tensors, self._block)
+            self._masks[program] = others(program, self._tensors, self.block, self._planes)
         return self._masks[program]

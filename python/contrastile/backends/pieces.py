@@ -49,16 +49,16 @@ class Room:
         return self._memory[name][: rows * cols].view(rows, cols)
 
 
-def pieces(block: Block, values: Tensor) -> Iterator[tuple[Block, Tensor]]:
-    """The block a few rows at a time: which pairs they are, and their values."""
+def pieces(block: Block, *matrices: Tensor) -> Iterator[tuple[Block, tuple[Tensor, ...]]]:
+    """The block a few rows at a time: which pairs they are, and each matrix's part of them."""
     height, step = block.shape[0], Room.height(block)
     if height == step:
-        yield block, values
+        yield block, matrices
         return
     start = block.rows.start
     for own in spans(0, height, step):
         rows = slice(start + own.start, start + own.stop)
-        yield Block(rows, block.cols, block.mirrored), values[own]
+        yield Block(rows, block.cols, block.mirrored), tuple([part[own] for part in matrices])
 
 
 def of(vector: Tensor, span: slice) -> Tensor:

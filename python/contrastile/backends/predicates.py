@@ -25,6 +25,11 @@ LEAVES: dict[Op, Callable[[Tensor, Tensor, Block], Tensor]] = {
         (rows[block.rows, :1] - cols[block.cols]).abs() < rows[block.rows, 1:]
     ),
 }
+# What an opcode makes of a plane's numbers and of the limits that they are compared with.
+ABOVE: dict[Op, Callable[[Tensor, Tensor, Block], Tensor]] = {
+    Op.ROW_ABOVE: lambda numbers, limits, block: numbers > limits[block.rows, None],
+    Op.COL_ABOVE: lambda numbers, limits, block: numbers > limits[block.cols],
+}
 # What an opcode makes of the masks before it.
 BRANCHES: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {
     Op.AND: lambda left, right: left & right,
@@ -32,8 +37,13 @@ BRANCHES: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def mask(program: Program, tensors: Sequence[Tensor], block: Block) -> Tensor:
-    """The pairs of a block in a predicate, as a bool tensor that broadcasts to it."""
+def mask(
+    program: Program, tensors: Sequence[Tensor], block: Block, planes: Sequence[Tensor] = ()
+) -> Tensor:
+    """The pairs of a block in a predicate, as a bool tensor that broadcasts to it.
+
+    ``planes``: each plane's numbers of the block.
+    """
     stack: list[Tensor] = []
     for code, first, second in program:
         op = Op(code)
@@ -42,14 +52,18 @@ def mask(program: Program, tensors: Sequence[Tensor], block: Block) -> Tensor:
         elif op in BRANCHES:
             right, left = stack.pop(), stack.pop()
             stack.append(BRANCHES[op](left, right))
+        elif op in ABOVE:
+            stack.append(ABOVE[op](planes[second], tensors[first], block))
         else:
             stack.append(LEAVES[op](tensors[first], tensors[second], block))
     (found,) = stack
     return found
 
 
-def others(program: Program, tensors: Sequence[Tensor], block: Block) -> Tensor:
+def others(
+    program: Program, tensors: Sequence[Tensor], block: Block, planes: Sequence[Tensor] = ()
+) -> Tensor:
     """The pairs of a block that are not in a predicate."""
     if program[-1][0] == Op.NOT:
-        return mask(program[:-1], tensors, block)
-    return ~mask(program, tensors, block)
+        return mask(program[:-1], tensors, block, planes)
+    return ~mask(program, tensors, block, planes)

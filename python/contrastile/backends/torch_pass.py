@@ -8,6 +8,7 @@ powers of ordinary scores as they are, without a shift, so that rows and columns
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -86,8 +87,8 @@ class TorchReducer:
             assert job.positives is not None and self._positive is not None
             take(self._places, block, dots, job.positives, self._positive)
         self._stay_in_reach(dots)
-        for piece, own in pieces(block, dots):
-            self._reduce_piece(piece, own)
+        for piece, (own, *planes) in pieces(block, dots, *job.planes_of(block)):
+            self._reduce_piece(piece, own, planes)
         self._powers = self._room.get("x", block) if self._leaves_powers(block) else None
 
     def settle(self, rows: slice = WHOLE) -> Reduced:
@@ -109,24 +110,24 @@ class TorchReducer:
         of_cols = None if scores is None or spec.col_counts == NONE else scores.cols
         return Reduced(row_stats, col_stats, self._row_count, col_count, of_rows, of_cols, state)
 
-    def _reduce_piece(self, piece: Block, dots: Tensor) -> None:
+    def _reduce_piece(self, piece: Block, dots: Tensor, planes: Sequence[Tensor]) -> None:
         job, spec = self.job, self.job.spec
-        selection = Selection(job.tensors, piece, self._places)
+        selection = Selection(job.tensors, piece, self._places, planes)
         shared: Tensor | None = None
         for position, (stat, sums) in enumerate(zip(spec.stats, self._sums, strict=True)):
             kept_out = selection.kept_out(stat)
             if position == 0 and spec.ranks:
-                self._count(kept_out, piece, dots)
+                self._count(kept_out, selection, dots)
             if sums.running:
-                x = self._values(position, piece, dots, "x")
+                x = self._values(position, selection, dots, "x")
                 running.add_powers(x, kept_out, self._running_sides(sums, piece), job.sizes.dtype)
                 continue
             if self._share_powers:
                 if shared is None:
-                    shared = self._values(position, piece, dots, "powers").exp2_()
+                    shared = self._values(position, selection, dots, "powers").exp2_()
                 values = self._room.get("x", piece).copy_(shared)
             else:
-                values = self._values(position, piece, dots, "x")
+                values = self._values(position, selection, dots, "x")
                 if stat.phi is None:
                     values.exp2_()
                 else:
@@ -136,15 +137,12 @@ class TorchReducer:
             kept_out = selection.kept_out(spec.stats[-1])
             argument = score_argument(job.scores, job.sizes.dtype)
             plain = spec.stats[-1]._replace(classes=())
-            values = values_of(
-                plain, argument, job.tensors, dots, piece, self._room.get("x", piece)
-            )
+            values = values_of(plain, argument, selection, dots, self._room.get("x", piece))
             self._add(self._scores, values, kept_out, piece)
 
-    def _values(self, position: int, piece: Block, dots: Tensor, room: str) -> Tensor:
-        job = self.job
-        stat, argument = job.spec.stats[position], job.arguments[position]
-        return values_of(stat, argument, job.tensors, dots, piece, self._room.get(room, piece))
+    def _values(self, position: int, selection: Selection, dots: Tensor, room: str) -> Tensor:
+        stat, argument = self.job.spec.stats[position], self.job.arguments[position]
+        return values_of(stat, argument, selection, dots, self._room.get(room, selection.block))
 
     def _columns_too(self, piece: Block) -> bool:
         return piece.mirrored if self.job.spec.triangle else self.job.spec.columns
@@ -165,8 +163,8 @@ class TorchReducer:
             sides.append((sums.col_shift, sums.cols, piece.cols, 0))
         return sides
 
-    def _count(self, kept_out: KeptOut, piece: Block, dots: Tensor) -> None:
-        x = self._values(0, piece, dots, "x")
+    def _count(self, kept_out: KeptOut, selection: Selection, dots: Tensor) -> None:
+        x, piece = self._values(0, selection, dots, "x"), selection.block
         kept_out.fill_(x, -math.inf)
         limits = self._thresholds
         if limits.rows is not None and self._row_count is not None:

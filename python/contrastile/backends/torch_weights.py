@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,8 +54,8 @@ class TorchWeigher:
         kept = job.kept_dots(block)
         dots = job.dot_products(block, out) if kept is None else kept
         share = block.share(job.spec.triangle)
-        for (piece, own), (_, target) in zip(pieces(block, dots), pieces(block, out), strict=True):
-            total = self._weigh_piece(piece, own)
+        for piece, (own, target, *planes) in pieces(block, dots, out, *job.planes_of(block)):
+            total = self._weigh_piece(piece, own, planes)
             if self._products is not None:
                 product = self._row_products(piece, total, own)
                 of(self._products, piece.rows).add_(product, alpha=share)
@@ -73,15 +74,15 @@ class TorchWeigher:
             )
         return out
 
-    def _weigh_piece(self, piece: Block, dots: Tensor) -> Tensor:
-        selection = Selection(self.job.tensors, piece, self._places)
+    def _weigh_piece(self, piece: Block, dots: Tensor, planes: Sequence[Tensor]) -> Tensor:
+        selection = Selection(self.job.tensors, piece, self._places, planes)
         last = len(self._own) - 1
         total: Tensor | None = None
         for position, (stat, own) in enumerate(zip(self.job.spec.stats, self._own, strict=True)):
             lines = position == last
             if own.absent:
                 continue
-            part = self._weigh(position, own, dots, piece, "x" if total is None else "y")
+            part = self._weigh(position, own, dots, selection, "x" if total is None else "y")
             if lines:
                 self._add_lines(part, piece)
             selection.kept_out(stat).fill_(part, 0.0)
@@ -89,15 +90,15 @@ class TorchWeigher:
         return self._room.get("x", piece).zero_() if total is None else total
 
     def _weigh(
-        self, position: int, own: Coefficients, dots: Tensor, piece: Block, room: str
+        self, position: int, own: Coefficients, dots: Tensor, selection: Selection, room: str
     ) -> Tensor:
         """One stat's share of G, had it left out no pair."""
-        job = self.job
+        job, piece = self.job, selection.block
         stat, argument = job.spec.stats[position], job.arguments[position]
         left, self._powers = self._powers, None
         if left is not None:
             return self._times(self._room.get(room, piece).copy_(left), own, piece)
-        x = values_of(stat, argument, job.tensors, dots, piece, self._room.get(room, piece))
+        x = values_of(stat, argument, selection, dots, self._room.get(room, piece))
         if stat.phi is not None:
             slope = phi.slope(Phi(stat.phi), x, job.sizes.dtype)
             return self._times(slope.mul_(stat.factor), own, piece)

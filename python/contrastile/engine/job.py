@@ -86,6 +86,11 @@ class Job(NamedTuple):
             return self.kept.view(rows, cols)
         return self.kept[block.kept_at : block.kept_at + rows * cols].view(rows, cols)
 
+    def planes_of(self, block: Block) -> tuple[Tensor, ...]:
+        """Each plane's numbers of the block, which is the one at hand."""
+        rows, cols = block.shape
+        return tuple([plane[: rows * cols].view(rows, cols) for plane in self.planes])
+
     def reduced_dots(self, block: Block, room: Callable[[Block], Tensor]) -> Tensor:
         """<q_i, k_j> of a block that is reduced: given; or computed, and where none are kept in
         ``room``.

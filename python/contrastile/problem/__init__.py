@@ -6,13 +6,14 @@ Everything here is a frozen description. Nothing here computes a score.
 from .advice import ContrastileWarning
 from .channels import Channel, Phi, Term
 from .checks import InputError
-from .pairs import And, AtMost, Equal, Index, Less, Not, Or, Overlap, Pairs, Within
+from .pairs import Above, And, AtMost, Equal, Index, Less, Not, Or, Overlap, Pairs, Within
 from .planes import Map, Mapped, Plane
 from .problem import Problem
 from .scores import Scores
 from .sweep import Reduction, Sweep
 
 __all__ = [
+    "Above",
     "And",
     "AtMost",
     "Channel",

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import is_number
+from .checks import InputError, is_number
 from .part import Part
 from .plain import may_be_read
 
@@ -27,6 +27,8 @@ class Op(IntEnum):
     LESS = 6
     AT_MOST = 7
     WITHIN = 8
+    ROW_ABOVE = 9
+    COL_ABOVE = 10
 
 
 class Kind(Enum):
@@ -34,18 +36,24 @@ class Kind(Enum):
 
     INTEGERS = "contiguous int64"
     REALS = "real numbers"
+    FLOATS = "floating point"
 
 
 class Extent(NamedTuple):
-    """A vector that a predicate reads: on axis 0 one entry a row, on axis 1 one a column."""
+    """A vector that a predicate reads: on axis 0 one entry a row, on axis 1 one a column.
+
+    ``plane``: the number of the plane that it is compared with, if it is.
+    """
 
     name: str
     tensor: Tensor
     axis: int
     kind: Kind = Kind.INTEGERS
+    plane: int | None = None
 
 
-Instruction = tuple[Op, Tensor | None, Tensor | None]
+# An opcode, and the vectors that it reads, or a vector and the number of a plane.
+Instruction = tuple[Op, Tensor | None, Tensor | int | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +271,55 @@ class Within(_RowsWithColumns):
 
 
 @dataclass(frozen=True, eq=False)
+class Above(Pairs):
+    r"""A plane's number exceeds a limit: :math:`V_{ij} > rows_i`, or :math:`V_{ij} > columns_j`.
+
+    For :func:`~contrastile.ops.sweep` alone, where there are planes. Limits are rounded to the
+    dtype that planes are computed in, and have no gradient; with NaN it is false.
+
+    Args:
+        plane: the number of the plane.
+        rows: limits [N]; or
+        columns: limits [M].
+    """
+
+    plane: int
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.rows is None) == (self.columns is None):
+            raise InputError("Above: limits are one a row or one a column, give one of both")
+        if not isinstance(self.plane, int) or isinstance(self.plane, bool):
+            got = type(self.plane).__name__
+            raise TypeError(f"Above: plane must be the number of a plane, got {got}")
+
+    def program(self) -> Iterator[Instruction]:
+        if self.columns is None:
+            yield Op.ROW_ABOVE, self.rows, self.plane
+        else:
+            yield Op.COL_ABOVE, self.columns, self.plane
+
+    def extents(self) -> Iterator[Extent]:
+        if self.rows is not None:
+            yield Extent("Above.rows", self.rows, 0, Kind.FLOATS, self.plane)
+        if self.columns is not None:
+            yield Extent("Above.columns", self.columns, 1, Kind.FLOATS, self.plane)
+
+    def among(self, part: Part) -> Above:
+        rows, columns = self.rows, self.columns
+        return Above(
+            self.plane,
+            None if rows is None else part.of_rows(rows),
+            None if columns is None else part.of_cols(columns),
+        )
+
+    @property
+    def symmetric(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, eq=False)
 class Not(Pairs):
     """The pairs that are not in ``pairs``."""
 
@@ -341,6 +398,10 @@ def _same(rows: Tensor, columns: Tensor) -> bool:
 
 
 def _doubles(numbers: Tensor) -> Tensor:
-    """As programs read numbers; the same tensor where it is so already."""
+    return as_read(numbers, torch.float64)
+
+
+def as_read(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """As a program reads numbers; the same tensor where it is so already."""
     plain = numbers.detach() if numbers.requires_grad else numbers
-    return plain.to(torch.float64).contiguous()
+    return plain.to(dtype).contiguous()

@@ -19,7 +19,7 @@ from .checks import (
     check_vector,
     shape,
 )
-from .pairs import Diagonal, Index, Kind, Pairs, split_holes
+from .pairs import Diagonal, Index, Instruction, Kind, Pairs, as_read, split_holes
 from .plain import may_be_read
 from .row_loss import RowLoss, check_row_loss
 from .scores import Scores
@@ -98,7 +98,7 @@ class Problem(NamedTuple):
         if not (rows or columns):
             raise InputError(f"{caller}: nothing to reduce, ask for rows or columns")
         for reduction in reductions:
-            _check_reduction(caller, reduction, n, m)
+            _check_reduction(caller, reduction, n, m, planes)
         if positives is not None:
             positives = _check_positives(caller, positives, n, m)
         problem = cls(
@@ -132,9 +132,9 @@ class Problem(NamedTuple):
         """Whether Jensen's gap of the last channel is asked for."""
         return self.row_counts is not None or self.col_counts is not None
 
-    def lower(self) -> tuple[Spec, list[Tensor]]:
-        """The same without tensors, and the tensors."""
-        scores, slots = self.scores, Slots()
+    def lower(self, planes: torch.dtype = torch.float32) -> tuple[Spec, list[Tensor]]:
+        """The same without tensors, and the tensors; ``planes``: their dtype, if there are some."""
+        scores, slots = self.scores, Slots(planes)
         slots.add(scores.query)
         key = slots.add(scores.key)
         scale = scores.scale
@@ -208,9 +208,15 @@ def _lowered(reduction: Channel | Term, slots: Slots) -> Stat:
 def _program(pairs: Pairs | None, slots: Slots) -> Program:
     if pairs is None:
         return ()
-    return tuple(
-        [(int(op), slots.of(left), slots.of(right)) for op, left, right in pairs.program()]
-    )
+    return tuple([_lowered_step(step, slots) for step in pairs.program()])
+
+
+def _lowered_step(step: Instruction, slots: Slots) -> tuple[int, int, int]:
+    op, left, right = step
+    if isinstance(right, int):
+        assert left is not None, "a plane without limits"
+        return int(op), slots.of(as_read(left, slots.planes)), right
+    return int(op), slots.of(left), slots.of(right)
 
 
 def check_workspace(caller: str, workspace: object) -> int | None:
@@ -256,11 +262,11 @@ def _counts(
     return check_integers(caller, name, value, length)
 
 
-def _check_reduction(caller: str, reduction: Channel | Term, n: int, m: int) -> None:
+def _check_reduction(caller: str, reduction: Channel | Term, n: int, m: int, planes: int) -> None:
     if check_number(caller, "factor", reduction.factor, -1e30, 1e30) == 0.0:
         raise InputError(f"{caller}: factor must not be 0")
     if reduction.pairs is not None:
-        _check_pairs(caller, reduction.pairs, n, m)
+        _check_pairs(caller, reduction.pairs, n, m, planes)
     if isinstance(reduction, Term):
         if not isinstance(reduction.phi, Phi):
             raise TypeError(f"{caller}: phi must be a Phi, got {reduction.phi!r}")
@@ -272,7 +278,7 @@ def _check_reduction(caller: str, reduction: Channel | Term, n: int, m: int) -> 
     if reduction.col_log_weight is not None:
         _check_log_weight(caller, "col_log_weight", reduction.col_log_weight, m)
     for pairs, weight in reduction.class_log_weights:
-        _check_pairs(caller, pairs, n, m)
+        _check_pairs(caller, pairs, n, m, planes)
         check_number(caller, "class log-weight", weight, -1e30, 1e30)
 
 
@@ -284,24 +290,35 @@ def _check_log_weight(caller: str, name: str, weight: Tensor, length: int) -> No
         )
 
 
-def _check_pairs(caller: str, pairs: Pairs, n: int, m: int) -> None:
+def _check_pairs(caller: str, pairs: Pairs, n: int, m: int, planes: int = 0) -> None:
     if not isinstance(pairs, Pairs):
         raise TypeError(f"{caller}: pairs must be Pairs, got {type(pairs).__name__}")
-    for name, given, axis, kind in pairs.extents():
+    for name, given, axis, kind, plane in pairs.extents():
         tensor, length = check_tensor(caller, name, given), (n, m)[axis]
         if tensor.shape != (length,):
             raise InputError(
                 f"{caller}: {name} needs one entry a {('row', 'column')[axis]}, ({length},), "
                 f"got {shape(tensor)}"
             )
-        if kind is Kind.REALS:
-            if tensor.is_complex():
+        if plane is not None:
+            _check_plane(caller, plane, planes)
+        if kind is not Kind.INTEGERS:
+            if tensor.is_complex() or (kind is Kind.FLOATS and not tensor.is_floating_point()):
                 raise InputError(f"{caller}: {name} must be {kind.value}, got {tensor.dtype}")
         elif tensor.dtype != torch.int64 or not tensor.is_contiguous():
             raise InputError(
                 f"{caller}: {name} must be {kind.value}, got {tensor.dtype}; "
                 "use .to(torch.int64).contiguous()"
             )
+
+
+def _check_plane(caller: str, plane: int, planes: int) -> None:
+    if not planes:
+        raise InputError(
+            f"{caller}: Above compares the numbers of a plane, and only ops.sweep has planes"
+        )
+    if not 0 <= plane < planes:
+        raise InputError(f"{caller}: there are {planes} planes, Above asks for number {plane}")
 
 
 def _is_triangle(

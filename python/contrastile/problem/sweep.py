@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .channels import Channel, Term
@@ -130,6 +131,13 @@ class Sweep(NamedTuple):
         symmetric = all(isinstance(plane, Plane) and plane.symmetric for plane in self.planes)
         return symmetric and all(problem.triangle for _, problem in self.problems)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What planes are computed in: fp64 if any embedding is."""
+        planes = [plane for plane in self.planes if isinstance(plane, Plane)]
+        dtypes = {own.dtype for plane in planes for own in (plane.query, plane.other)}
+        return torch.float64 if torch.float64 in dtypes else torch.float32
+
     def lower(self) -> tuple[SweepSpec, list[Tensor]]:
         """The same without tensors, and the tensors."""
         slots = Slots()
@@ -142,7 +150,7 @@ class Sweep(NamedTuple):
                 codes.append(_code(plane, codes, slots))
         reductions, tensors = [], slots.tensors
         for number, problem in self.problems:
-            spec, own = problem.lower()
+            spec, own = problem.lower(self.dtype)
             own = own[1 + (spec.key != NONE) :]
             spec = spec._replace(triangle=self.triangle)
             reductions.append(ReductionCode(number, len(tensors), len(own), spec))

@@ -52,7 +52,7 @@ class NativeReducer:
         threads = torch.get_num_threads()
         largest = FROM_BLOCK if job.plan.single else _largest_dot(job, module, threads)
         self._sums = lowered(module, spec, sizes).sums(
-            job.tensors, job.arguments, sizes.n, sizes.m, largest, threads
+            job.tensors, job.arguments, sizes.n, sizes.m, largest, threads, job.planes
         )
         self._scratch = Scratch(job)
         self._positive = positives_beforehand(job)

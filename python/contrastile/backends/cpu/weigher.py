@@ -44,6 +44,7 @@ class NativeWeigher:
             state.shifts,
             *ends(rows, sizes.n),
             torch.get_num_threads(),
+            job.planes,
         )
         self._scratch = Scratch(job)
         self._products: Tensor | None = None
