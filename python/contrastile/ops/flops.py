@@ -17,8 +17,8 @@ from ..backends import named
 from ..engine.forward import plans_of
 from ..engine.plan import Block
 from ..problem.spec import NONE, Sizes, Spec, parse
+from .sweep_flops import GIVEN, flops_of_sweep, flops_of_sweep_gradients
 
-GIVEN = "+"
 COUNTER = "torch.utils.flop_counter"
 
 
@@ -36,6 +36,8 @@ def teach_counters() -> None:
     for registry in (module.flop_registry, *(counter.flop_registry for counter in taught)):
         registry.setdefault(ops.reduce, flops_of_reduce)
         registry.setdefault(ops.weigh, flops_of_weigh)
+        registry.setdefault(ops.sweep, flops_of_sweep)
+        registry.setdefault(ops.sweep_gradients, flops_of_sweep_gradients)
 
 
 def flops_of_reduce(

@@ -23,8 +23,9 @@ from ..engine.node import in_slots, needs_of
 from ..problem.checks import check_index
 from ..problem.spec import NONE, Sizes, Spec, parse
 from . import shapes
-from .flops import GIVEN, teach_counters
+from .flops import teach_counters
 from .refusals import check_no_tangent, no_batch, no_second_derivative, remember_caller
+from .sweep_flops import GIVEN
 from .transforms import is_differentiating
 
 

@@ -21,9 +21,10 @@ from ..problem.checks import check_index
 from ..problem.spec import NONE
 from ..problem.sweep_spec import SweepSpec, parse_sweep, sizes_of
 from . import shapes
-from .flops import GIVEN
+from .flops import teach_counters
 from .library import complete, in_own_memory, letters_of
 from .refusals import check_no_tangent, no_batch, no_second_derivative, remember_caller
+from .sweep_flops import GIVEN
 from .transforms import is_differentiating
 
 # What a reduction leaves for the backward pass: everything but gradients.
@@ -34,6 +35,8 @@ TWO_PASSES = Mode(0, False)
 
 def sweep(spec: SweepSpec, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """The outputs of a sweep, by the op."""
+    if not torch.compiler.is_dynamo_compiling():
+        teach_counters()
     grad = torch.is_grad_enabled()
     possible = set(spec.differentiable())
     wanted = [
@@ -105,6 +108,7 @@ def _gradients(ctx: Any, upstream: Sequence[Tensor | None]) -> list[Tensor | Non
     given = [grad for grad in grads if grad is not None]
     if not given:
         return [None] * count
+    teach_counters()
     call = letters_of([grad is not None for grad in grads]), *ctx.call
     sets = list(saved[:count]), list(saved[count:]), given
     if is_differentiating():

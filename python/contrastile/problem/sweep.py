@@ -170,7 +170,7 @@ def _check_thresholds(caller: str, reduction: Reduction) -> None:
 def _code(plane: Plane, codes: list[PlaneCode | MapCode], slots: Slots) -> PlaneCode:
     query, key = slots.of(plane.query), slots.of(plane.key)
     row, col = slots.of(plane.row_factor), slots.of(plane.col_factor)
-    start, stop = plane.span
+    start, stop = (0, NONE) if plane.features is None else plane.features
     own = PlaneCode(query, key, start, stop, row, col, NONE)
     followed = {code.follows for code in codes if isinstance(code, PlaneCode)}
     for number, code in reversed(list(enumerate(codes))):
@@ -178,7 +178,7 @@ def _code(plane: Plane, codes: list[PlaneCode | MapCode], slots: Slots) -> Plane
             isinstance(code, PlaneCode)
             and code[:3] == own[:3]
             and number not in followed
-            and code.stop <= stop
+            and (stop == NONE or NONE < code.stop <= stop)
         ):
             return own._replace(follows=number)
     return own

@@ -17,6 +17,7 @@ class PlaneCode(NamedTuple):
     """A plane of dot products, lowered; see :class:`~.planes.Plane`.
 
     Attributes:
+        stop: where its features end; NONE is behind the last, whose number a trace need not know.
         follows: the plane whose accumulation this one goes on with; NONE starts one of its own.
     """
 
@@ -32,6 +33,11 @@ class PlaneCode(NamedTuple):
     def other(self) -> int:
         """The slot of the columns' embeddings."""
         return self.query if self.key == NONE else self.key
+
+    @property
+    def features(self) -> slice:
+        """Its features."""
+        return slice(self.start, None if self.stop == NONE else self.stop)
 
     @property
     def vectors(self) -> tuple[int, int]:
@@ -90,6 +96,14 @@ class SweepSpec(NamedTuple):
         """The plane of dot products that a plane is made of, the first if it is of several."""
         code = self.planes[plane]
         return code if isinstance(code, PlaneCode) else self.base_of(code.planes[0])
+
+    def slab(self, code: PlaneCode) -> slice:
+        """The features of a plane that the one before it in its chain does not have."""
+        if code.follows == NONE:
+            return code.features
+        before = self.planes[code.follows]
+        assert isinstance(before, PlaneCode)
+        return slice(0, 0) if before.stop == NONE else slice(before.stop, code.features.stop)
 
     def tensors_of(self, reduction: ReductionCode, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tensors that a reduction's spec names."""
@@ -159,7 +173,7 @@ def sizes_of(spec: SweepSpec, reduction: ReductionCode, tensors: Sequence[Tensor
         for slot in (code.query, code.other)
     )
     dtype = torch.float64 if double else torch.float32
-    depth = base.stop - base.start
+    depth = (query.shape[1] if base.stop == NONE else base.stop) - base.start
     return Sizes(query.shape[0], key.shape[0], depth, dtype, dtype, query.device)
 
 

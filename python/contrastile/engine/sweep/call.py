@@ -64,7 +64,7 @@ class Call(NamedTuple):
         code, dtype = self.spec.planes[reduction.plane], self.sizes.dtype
         assert isinstance(code, PlaneCode), "ranks of a map have thresholds"
         query, key = (
-            Operand(self.tensors[slot].detach()[:, code.start : code.stop], dtype)
+            Operand(self.tensors[slot].detach()[:, code.features], dtype)
             for slot in (code.query, code.other)
         )
         found = dots(query, key, None, columns, dtype)
@@ -110,7 +110,7 @@ def bound_of(spec: SweepSpec, plane: int, tensors: Sequence[Tensor]) -> float | 
 
 
 def _largest(code: PlaneCode, slot: int, factor: int, tensors: Sequence[Tensor]) -> float:
-    embeddings = tensors[slot].detach()[:, code.start : code.stop]
+    embeddings = tensors[slot].detach()[:, code.features]
     norms = torch.linalg.vector_norm(embeddings, dim=1, dtype=_wide(embeddings))
     if factor != NONE:
         norms = norms * tensors[factor].detach()

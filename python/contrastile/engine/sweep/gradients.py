@@ -205,9 +205,7 @@ class Gradients:
     def _add_products(self, code: PlaneCode, block: Block, total: Tensor) -> None:
         """dQ += C K and dK += C^T Q, of the features that no shorter prefix has."""
         values, triangle = self._values, self._call.spec.triangle
-        before = None if code.follows == NONE else self._call.spec.planes[code.follows]
-        start = before.stop if isinstance(before, PlaneCode) else code.start
-        features = slice(start, code.stop)
+        features = self._call.spec.slab(code)
         total = total.to(values.embeddings(code.query, block.rows).dtype)
         if code.query in self._found:
             own = self._found[code.query][block.rows, features]

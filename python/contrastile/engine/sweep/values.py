@@ -71,19 +71,13 @@ class PlaneValues:
 
     def _add_up(self, number: int, code: PlaneCode, block: Block, total: Tensor) -> None:
         """Go on with a sum of products over features, and take the plane from it."""
-        start = code.start
-        if code.follows != NONE:
-            before = self._spec.planes[code.follows]
-            assert isinstance(before, PlaneCode)
-            start = before.stop
-        features = slice(start, code.stop)
+        features = self._spec.slab(code)
         query = self.embeddings(code.query, block.rows)[:, features]
         key = self.embeddings(code.other, block.cols)[:, features]
-        beta = 0.0 if code.follows == NONE else 1.0
-        if beta == 0.0 and start == code.stop:
+        if code.follows == NONE and not query.shape[1]:
             total.zero_()
         else:
-            add_product(total, query, key.t(), beta, 1.0)
+            add_product(total, query, key.t(), 0.0 if code.follows == NONE else 1.0, 1.0)
         own = self.of(number, block)
         row, col = (
             self.vector(slot, span)
