@@ -44,6 +44,15 @@ def choose_for_sweep(spec: SweepSpec, sizes: Sequence[Sizes]) -> Backend:
     return _chosen(spec.reductions[0].spec, reason)
 
 
+def choose_for_selection(spec: Spec, sizes: Sizes) -> Backend:
+    """Likewise for columns that are picked of each row."""
+
+    def reason(backend: Backend) -> str | None:
+        return backend.available() or backend.supports_selections() or backend.supports(spec, sizes)
+
+    return _chosen(spec, reason)
+
+
 def _chosen(spec: Spec, why: Callable[[Backend], str | None]) -> Backend:
     caller, name = spec.caller, spec.backend
     if name == "auto":
@@ -74,4 +83,14 @@ def why_not(backend: Backend, spec: Spec, sizes: Sizes) -> str | None:
     return backend.available() or backend.supports(spec, sizes)
 
 
-__all__ = ["AUTO", "BACKENDS", "NAMES", "Backend", "choose", "choose_for_sweep", "named", "why_not"]
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "NAMES",
+    "Backend",
+    "choose",
+    "choose_for_selection",
+    "choose_for_sweep",
+    "named",
+    "why_not",
+]

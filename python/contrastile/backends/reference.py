@@ -12,6 +12,7 @@ from ..engine.sweep.block_math import BlockMath
 from ..problem.spec import Sizes, Spec
 from .torch_block_math import TorchBlockMath
 from .torch_pass import TorchReducer
+from .torch_select import TorchSelector
 from .torch_weights import TorchWeigher
 
 
@@ -37,6 +38,12 @@ class ReferenceBackend:
 
     def block_math(self, sizes: Sizes) -> BlockMath:
         return TorchBlockMath()
+
+    def supports_selections(self) -> str | None:
+        return None
+
+    def selector(self, job: Job) -> TorchSelector:
+        return TorchSelector(job)
 
     def allows_tf32(self) -> bool:
         return False

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..problem.spec import NONE, QUERY, Sizes, Spec
 from .arguments import Affine, Argument, arguments_of
 from .operands import Operand
+from .picked import Selector
 from .plan import Block, Keeping, Plan, Tile
 from .products import make_symmetric
 from .spans import WHOLE
@@ -215,6 +216,12 @@ class Backend(Protocol):
 
     def block_math(self, sizes: Sizes) -> BlockMath:
         """What a sweep does with a block besides what reducers and weighers do."""
+
+    def supports_selections(self) -> str | None:
+        """None, or why it cannot pick columns."""
+
+    def selector(self, job: Job) -> Selector:
+        """What picks columns of the job's rows."""
 
     def allows_tf32(self) -> bool:
         """Whether fp32 is multiplied in TF32, as torch's switch stands now."""

@@ -1,10 +1,23 @@
 """The differentiable primitives. A loss is an O(N) formula over what they return."""
 
 from .gather import gather_dot
+from .group_max import GroupMax, group_max
 from .lse import log_sum_exp
 from .merge import merge_log_sum_exp
 from .stats import ScoreStats
 from .sums import pair_sum
 from .sweep import sweep
+from .top_k import TopK, top_k
 
-__all__ = ["ScoreStats", "gather_dot", "log_sum_exp", "merge_log_sum_exp", "pair_sum", "sweep"]
+__all__ = [
+    "GroupMax",
+    "ScoreStats",
+    "TopK",
+    "gather_dot",
+    "group_max",
+    "log_sum_exp",
+    "merge_log_sum_exp",
+    "pair_sum",
+    "sweep",
+    "top_k",
+]

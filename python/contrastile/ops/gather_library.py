@@ -44,13 +44,13 @@ def _save_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gather_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradients(ctx.saved_tensors, ctx.needs_input_grad[:2], upstream), None, None
+    return *gradients_of_pairs(ctx.saved_tensors, ctx.needs_input_grad[:2], upstream), None, None
 
 
-def _gradients(
+def gradients_of_pairs(
     saved: tuple[Any, ...], wanted: tuple[bool, ...], upstream: Tensor
 ) -> list[Tensor | None]:
-    """Of query and key."""
+    """Of query and key, where they are wanted, by the op; ``saved``: query, key, rows, columns."""
     names = [name for name, own in zip(("query", "key"), wanted, strict=True) if own]
     if not names:
         return [None, None]

@@ -136,6 +136,29 @@ def check_index(caller: str, name: str, value: object, length: int, bound: int) 
     return index
 
 
+def check_starts(caller: str, name: str, value: object, bound: int) -> Tensor:
+    """``value`` holds where consecutive groups of ``bound`` columns start, and where the last ends.
+
+    As of :func:`check_index`, values are looked at where they are known.
+    """
+    starts = check_tensor(caller, name, value)
+    if starts.dim() != 1 or not len(starts):
+        raise InputError(
+            f"{caller}: {name} must be [groups + 1]: where each group starts, and where the last "
+            f"ends; got {shape(starts)}"
+        )
+    starts = check_integers(caller, name, starts, len(starts))
+    if not may_be_read(starts):
+        return starts
+    low, high = int(starts[0]), int(starts[-1])
+    if low < 0 or high > bound or bool((starts.diff() < 0).any()):
+        raise InputError(
+            f"{caller}: {name} must rise from at least 0 to at most the {bound} columns, "
+            f"got values from {int(starts.min())} to {int(starts.max())}"
+        )
+    return starts
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """A real number, numpy's too, but no truth value."""
     if type(value) is float or type(value) is int:

@@ -14,6 +14,7 @@ from ...problem.advice import advise
 from ...problem.spec import NONE, Sizes, Spec
 from ..torch_block_math import TorchBlockMath
 from ..torch_pass import TorchReducer
+from ..torch_select import TorchSelector
 from ..torch_weights import TorchWeigher
 from .block_loss import CompiledBlockLoss
 from .reducer import NativeReducer
@@ -50,6 +51,12 @@ class CpuBackend:
 
     def block_math(self, sizes: Sizes) -> BlockMath:
         return TorchBlockMath()
+
+    def supports_selections(self) -> str | None:
+        return None
+
+    def selector(self, job: Job) -> TorchSelector:
+        return TorchSelector(job)
 
     def allows_tf32(self) -> bool:
         return False

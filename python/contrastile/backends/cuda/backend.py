@@ -59,6 +59,10 @@ class CudaBackend(GpuBackend):
         """Frozen: nothing new until a GPU has shown that its kernels are worth it."""
         return "it has no planes; take Triton"
 
+    def supports_selections(self) -> str | None:
+        """Frozen, as for planes."""
+        return "it picks no columns; take Triton"
+
     def keeping(self, spec: Spec, sizes: Sizes) -> Keeping:
         """Nothing."""
         return NEVER

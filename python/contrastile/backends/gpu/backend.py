@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...engine.job import Job, ReducingWeigher
+from ...engine.picked import Selector
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
 from ...engine.sweep.block_math import BlockMath
@@ -35,6 +36,14 @@ class GpuBackend:
 
     def block_math(self, sizes: Sizes) -> BlockMath:
         """Of a backend that has planes."""
+        raise NotImplementedError(type(self).__name__)
+
+    def supports_selections(self) -> str | None:
+        """None, or why it cannot pick columns."""
+        return "it picks no columns"
+
+    def selector(self, job: Job) -> Selector:
+        """Of a backend that picks columns."""
         raise NotImplementedError(type(self).__name__)
 
     def allows_tf32(self) -> bool:
