@@ -66,6 +66,7 @@ PYBIND11_MODULE(_C, m) {
   bind_rules(m);
   bind_block(m);
   bind_unit_length(m);
+  bind_select(m);
 #if defined(CONTRASTILE_CUDA)
   py::module_ kernels = m.def_submodule("cuda", "Kernels for NVIDIA GPUs.");
   cuda::bind(kernels);

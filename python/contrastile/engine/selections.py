@@ -28,7 +28,7 @@ class Choice(NamedTuple):
     starts: Tensor | None
 
     @property
-    def count(self) -> int:
+    def width(self) -> int:
         """How many columns of each row are picked."""
         return self.k if self.starts is None else self.starts.shape[0] - 1
 

@@ -44,7 +44,7 @@ def _select_like(tensors: list[Tensor], spec: str, k: int, starts: Tensor | None
     lowered = parse(spec)
     check_no_tangent(lowered.caller, tensors)
     sizes, query = Sizes.of(lowered, tensors), tensors[QUERY]
-    shape = sizes.n, Choice(lowered, k, starts).count
+    shape = sizes.n, Choice(lowered, k, starts).width
     return [query.new_empty(shape, dtype=sizes.dtype), query.new_empty(shape, dtype=torch.int64)]
 
 

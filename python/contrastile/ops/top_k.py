@@ -90,7 +90,7 @@ def top_k(
 
 
 def _count(caller: str, k: object) -> int:
-    if not isinstance(k, Integral) or isinstance(k, bool):
+    if isinstance(k, bool) or not isinstance(k, Integral):
         raise TypeError(f"{caller}: k must be an integer, got {type(k).__name__}")
     if int(k) < 1:
         raise InputError(f"{caller}: k must be at least 1, got {k}")

@@ -6,6 +6,7 @@ import torch
 
 from ... import native
 from ...engine.job import BlockLoss, Job, Reducer, ReducingWeigher, Weigher
+from ...engine.picked import Selector
 from ...engine.plan import CPU_KEEPING, Keeping, Tile
 from ...engine.spans import WHOLE
 from ...engine.state import State, Upstream
@@ -18,6 +19,7 @@ from ..torch_select import TorchSelector
 from ..torch_weights import TorchWeigher
 from .block_loss import CompiledBlockLoss
 from .reducer import NativeReducer
+from .select import NativeSelector
 from .weigher import NativeWeigher
 
 # Scores from which on a step takes so long that the compiled pass is worth a compiler.
@@ -55,8 +57,9 @@ class CpuBackend:
     def supports_selections(self) -> str | None:
         return None
 
-    def selector(self, job: Job) -> TorchSelector:
-        return TorchSelector(job)
+    def selector(self, job: Job) -> Selector:
+        module = native.load()
+        return TorchSelector(job) if module is None else NativeSelector(job, module)
 
     def allows_tf32(self) -> bool:
         return False
