@@ -65,6 +65,7 @@ PYBIND11_MODULE(_C, m) {
   bind_passes(m);
   bind_rules(m);
   bind_block(m);
+  bind_block_math(m);
   bind_unit_length(m);
   bind_select(m);
 #if defined(CONTRASTILE_CUDA)

@@ -18,6 +18,7 @@ void bind_unit_length(pybind11::module_& m);
 
 // Losses of a single block.
 void bind_block(pybind11::module_& m);
+void bind_block_math(pybind11::module_& m);
 
 // Columns picked of each row.
 void bind_select(pybind11::module_& m);

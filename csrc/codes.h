@@ -1,5 +1,5 @@
-// The codes that a lowered problem is written in. Python's are in problem/pairs.py and
-// problem/channels.py; the module exports these tables, and a test holds both together.
+// The codes that a lowered problem is written in. Python's are in problem/pairs.py,
+// problem/channels.py and problem/planes.py; the module exports these tables, and a test holds both together.
 #pragma once
 
 namespace contrastile {
@@ -18,6 +18,7 @@ enum class Op : int {
   col_above
 };
 enum class Phi : int { softplus, relu, identity, square };
+enum class Map : int { volume, soft_target };
 
 enum class Reads { nothing, integers, reals, plane };
 
@@ -37,9 +38,17 @@ constexpr OpKind kOps[] = {
     {"LESS", 2, 0, Reads::reals}, {"AT_MOST", 2, 0, Reads::reals},
     {"WITHIN", 2, 0, Reads::reals},     {"ROW_ABOVE", 1, 0, Reads::plane},
     {"COL_ABOVE", 1, 0, Reads::plane}};
+// How many planes a map reads.
+constexpr int kMaxMapped = 7;
+struct MapKind {
+  const char* name;
+  int least, most;
+};
+constexpr MapKind kMaps[] = {{"VOLUME", 1, kMaxMapped}, {"SOFT_TARGET", 2, 2}};
 constexpr const char* kPhis[] = {"SOFTPLUS", "RELU", "IDENTITY", "SQUARE"};
 
 constexpr int kOpCount = sizeof(kOps) / sizeof(kOps[0]);
+constexpr int kMapCount = sizeof(kMaps) / sizeof(kMaps[0]);
 constexpr int kPhiCount = sizeof(kPhis) / sizeof(kPhis[0]);
 
 }  // namespace contrastile

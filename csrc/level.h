@@ -2,6 +2,7 @@
 // name.
 #pragma once
 
+#include "block_pass.h"
 #include "pair_pass.h"
 #include "softmax_weights.h"
 #include "weights_walk.h"
@@ -15,11 +16,14 @@ template <class T>
 constexpr PassFunctions<T, Term<T>> kPair = {pair_reduce<T>, pair_merge<T>,
                                              weights_walk<TermWeights, T, Term<T>>};
 
+template <class T>
+constexpr BlockFunctions<T> kBlock = {fold<T>, map_block<T>, map_gradients<T>};
+
 #define CONTRASTILE_TEXT(name) #name
 #define CONTRASTILE_NAME(name) CONTRASTILE_TEXT(name)
 
 extern const Level level;
 const Level level = {CONTRASTILE_NAME(CONTRASTILE_LEVEL), kSoftmax<float>, kSoftmax<double>,
-                     kPair<float>, kPair<double>};
+                     kPair<float>, kPair<double>, kBlock<float>, kBlock<double>};
 
 }  // namespace contrastile::CONTRASTILE_LEVEL

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "block_api.h"
 #include "codes.h"
 
 namespace contrastile {
@@ -164,6 +165,8 @@ struct Level {
   PassFunctions<double, Channel<double>> softmax_double;
   PassFunctions<float, Term<float>> pair_float;
   PassFunctions<double, Term<double>> pair_double;
+  BlockFunctions<float> block_float;
+  BlockFunctions<double> block_double;
 };
 
 }  // namespace contrastile

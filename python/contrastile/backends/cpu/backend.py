@@ -18,6 +18,7 @@ from ..torch_pass import TorchReducer
 from ..torch_select import TorchSelector
 from ..torch_weights import TorchWeigher
 from .block_loss import CompiledBlockLoss
+from .block_math import NativeBlockMath
 from .reducer import NativeReducer
 from .select import NativeSelector
 from .weigher import NativeWeigher
@@ -52,7 +53,8 @@ class CpuBackend:
         return None
 
     def block_math(self, sizes: Sizes) -> BlockMath:
-        return TorchBlockMath()
+        module = native.load()
+        return TorchBlockMath() if module is None else NativeBlockMath(module, sizes.dtype)
 
     def supports_selections(self) -> str | None:
         return None
