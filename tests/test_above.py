@@ -173,14 +173,3 @@ def test_some_rows_and_columns() -> None:
     assert rows.rows is not None and rows.rows.tolist() == [1.0, 2.0] and rows.columns is None
     assert columns.columns is not None and columns.columns.tolist() == [2.0]
     assert not Above(0, rows=numbers).symmetric
-
-
-def test_who_cannot_says_so() -> None:
-    x, limits = torch.ones(4, 2), torch.zeros(4)
-    for asked in (
-        Reduction(channels=[Channel(~Above(0, rows=limits))]),
-        Reduction(channels=[Channel(class_log_weights=((Above(0, rows=limits), 1.0),))]),
-    ):
-        with pytest.raises(InputError, match=r"cannot compute this: .*\(Above\)"):
-            sweep([Plane(x)], [asked], backend="triton")
-        sweep([Plane(x)], [asked])
