@@ -10,6 +10,7 @@ With --checkpoint training goes on where it was left.
 """
 
 import argparse
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Before a group is made: imported later, by DDP, it would hold the group; see main().
+import torch.distributed.nn.functional
 from contrastile import LogitScale, MemoryQueue, clip_loss
 from contrastile.training import GradientCache
 from torch import Tensor, nn
@@ -163,12 +167,9 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> list[float]:
+def run(options: argparse.Namespace, group: dist.ProcessGroup | None) -> list[float]:
     """Returns the loss of each step."""
-    options, group, rank, ranks = read(argv), None, 0, 1
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo")
-        group, rank, ranks = dist.group.WORLD, dist.get_rank(), dist.get_world_size()
+    rank, ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     world, training = World(), Training(options, group)
     if options.checkpoint is not None and options.checkpoint.exists():
         training.load(options.checkpoint)
@@ -183,8 +184,20 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
         if options.checkpoint is not None:
             training.save(options.checkpoint)
         print(f"{training.recall(world.unseen()):.0%} of {UNSEEN} unseen images find their caption")
-    if group is not None:
-        dist.destroy_process_group()
+    return losses
+
+
+def main(argv: Sequence[str] | None = None) -> list[float]:
+    """On as many ranks as torchrun started, or alone."""
+    options = read(argv)
+    if "WORLD_SIZE" not in os.environ:
+        return run(options, None)
+    dist.init_process_group("gloo")
+    losses = run(options, dist.group.WORLD)
+    dist.destroy_process_group()
+    # DDP holds the group in a circle of references. Let it go, and its threads end with it: one
+    # that still had a tensor to free while Python shuts down would abort the process.
+    gc.collect()
     return losses
 
 

@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import spawn
 from .losses.inputs import Inputs
 from .losses.registry import LOSSES, LossEntry
 from .parallel import EXCHANGES
-from .parallel.collectives import Collectives
+from .parallel.collectives import Collectives, before_a_group
 from .parallel.shares import Share
 from .problem import InputError
 from .problem.advice import unadvised
@@ -165,6 +165,7 @@ def _one_rank(rank: int, world: int, kind: str, meeting: str, verdict: str) -> N
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
+    before_a_group()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
         init_method=f"file://{meeting}",

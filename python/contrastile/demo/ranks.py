@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing
+
+from ..parallel.collectives import before_a_group
 
 # What one waits for another: the first also trains the dense side.
 PATIENCE = timedelta(minutes=10)
@@ -78,6 +81,7 @@ def first_rank(count: int, follow: Callable[[Rank], None]) -> Iterator[Rank]:
 
 def _meet(rank: Rank, meeting: str, threads: int) -> Rank:
     torch.set_num_threads(threads)
+    before_a_group()
     dist.init_process_group(
         "gloo",
         init_method=meeting,
@@ -93,3 +97,5 @@ def _join(rank: Rank, meeting: str, threads: int, follow: Callable[[Rank], None]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     follow(_meet(rank, meeting, threads))
     dist.destroy_process_group()
+    # Nothing may hold the group when Python shuts down; see before_a_group.
+    gc.collect()

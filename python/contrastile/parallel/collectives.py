@@ -13,6 +13,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def before_a_group() -> None:
+    """What a process that ends by itself calls before it makes a group.
+
+    The functions of torch.distributed.nn take the group of all processes for a default. Imported
+    after the group was made, as torch._dynamo does, they hold it to the end of the process: gloo's
+    threads then live on, and one that still frees a tensor while Python shuts down aborts it.
+    """
+    import torch.distributed.nn.functional  # noqa: F401
+
+
 class Collectives:
     """One process group as its members use it; ranks are counted within the group."""
 
