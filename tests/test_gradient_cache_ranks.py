@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from contrastile import clip_loss
 from contrastile.training import gradient_cache
+from processes import Processes
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.device_mesh import init_device_mesh
@@ -163,9 +162,8 @@ def check_fsdp(rank: int, towers: Callable[..., list[Any]], reductions: int) -> 
         assert_same([each.full_tensor() for each in gradients], one_process(False, scale=False))
 
 
-def compare(rank: int, meeting: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD)
+def compare() -> None:
+    rank = dist.get_rank()
     for towers in (towers_apart, towers_at_once):
         check_ddp(rank, towers)
     for option in ("find_unused_parameters", "static_graph", "gradient_as_bucket_view"):
@@ -175,8 +173,11 @@ def compare(rank: int, meeting: str) -> None:
         check_group(rank, last)
     check_fsdp(rank, towers_apart, reductions=2)
     check_fsdp(rank, towers_at_once, reductions=2)
-    dist.destroy_process_group()
 
 
-def test_gradients_of_two_ranks_are_those_of_one_process(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(compare, (str(tmp_path / "meeting"),), nprocs=WORLD)
+def test_gradients_of_two_ranks_are_those_of_one_process() -> None:
+    processes = Processes(WORLD)
+    try:
+        processes.run(compare)
+    finally:
+        processes.stop()
