@@ -22,7 +22,6 @@ from contrastile.problem import (
 )
 from contrastile.problem.part import Part
 from dense import DenseChannel, DenseTerm, compare, inputs, named, reduced
-from engines import ENGINES
 from helpers import Arguments, generator
 from torch import Tensor
 
@@ -39,8 +38,6 @@ BEYOND = OF_ROWS.clone()
 BEYOND[::3], BEYOND[1::3], BEYOND[2] = torch.inf, -torch.inf, torch.nan
 IDS = torch.arange(ROWS) % 4, torch.arange(COLS) % 5
 HOLE = torch.arange(ROWS)
-ON_CPU = [name for name in ENGINES if not name.startswith("triton")]
-engines = pytest.mark.parametrize("engine", ON_CPU, indirect=True)
 # fp64 and numbers of fp64, one of them of the plane itself, to the last bit.
 KINDS: dict[str, Callable[[], tuple[Pairs, Tensor]]] = {
     "rows": lambda: (Above(1, rows=OF_ROWS), OF_ROWS[:, None] < V),
@@ -61,7 +58,6 @@ def planes(given: Arguments) -> list[Plane]:
     return [Plane(given["query"], given["key"]), Plane(GUIDE, GUIDE_KEY)]
 
 
-@engines
 @pytest.mark.parametrize("name", KINDS)
 def test_log_sum_exp(name: str, engine: dict[str, Any]) -> None:
     pairs, kept = KINDS[name]()
@@ -81,7 +77,6 @@ def test_log_sum_exp(name: str, engine: dict[str, Any]) -> None:
     compare(ours, lambda g: reduced(g, dense, columns=True), inputs(ROWS, COLS, scale="0-d"))
 
 
-@engines
 @pytest.mark.parametrize("name", KINDS)
 def test_pair_sum(name: str, engine: dict[str, Any]) -> None:
     pairs, kept = KINDS[name]()
@@ -95,7 +90,6 @@ def test_pair_sum(name: str, engine: dict[str, Any]) -> None:
     compare(ours, lambda g: reduced(g, dense, columns=True), inputs(ROWS, COLS, scale="0-d"))
 
 
-@engines
 def test_a_plane_against_itself(engine: dict[str, Any]) -> None:
     """Hard pairs: those above the row's own positive, to the last bit of what both passes see."""
     given = inputs(ROWS, COLS)
@@ -112,7 +106,6 @@ def test_a_plane_against_itself(engine: dict[str, Any]) -> None:
     assert limits.grad is None
 
 
-@engines
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_limits_are_rounded_to_the_planes_dtype(dtype: torch.dtype, engine: dict[str, Any]) -> None:
     """Whatever they come in: 1 / 3 in fp64 is 1 / 3 in fp32 there."""
@@ -125,7 +118,6 @@ def test_limits_are_rounded_to_the_planes_dtype(dtype: torch.dtype, engine: dict
     assert stats.columns[0].tolist() == [1.0, 1.0, 1.0]
 
 
-@engines
 def test_wider_limits_for_wider_planes(engine: dict[str, Any]) -> None:
     """Any embedding in fp64 puts all planes in fp64."""
     ones = torch.ones(3, 1)

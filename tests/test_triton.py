@@ -18,7 +18,7 @@ import torch
 from cases import LOSSES, Choice, arguments_for, covering_choices, default_choice
 from contrastile.backends.triton import launch
 from contrastile.backends.triton.bound import Bound
-from contrastile.backends.triton.encode import encode, form, kept_by, placed, predicate
+from contrastile.backends.triton.encode import Source, encode, form, kept_by, placed, predicate
 from contrastile.backends.triton.launch import INTERPRETED, Launch
 from contrastile.backends.triton.program import Tiles
 from contrastile.ops import log_sum_exp, pair_sum
@@ -217,7 +217,7 @@ def described(predicate: Predicate) -> tuple[object, ...]:
 
 def test_predicates_are_records_of_device_functions() -> None:
     ids, masks, index = torch.arange(4), torch.arange(4), torch.arange(4)
-    slots: list[int] = []
+    slots: list[Source] = []
     stat = lowered((~Equal(ids, ids) & Overlap(masks, ids)) | Index(index))
     left = predicates.negation, (predicates.equal, 0, 0)
     both = predicates.conjunction, left, (predicates.overlap, 1, 0)

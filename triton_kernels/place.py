@@ -17,14 +17,23 @@ class Block(NamedTuple):
     col_end: Any
 
 
+class PlaneBlock(NamedTuple):
+    """A plane's numbers of a block in memory, and the stride of its rows."""
+
+    numbers: Any
+    stride: Any
+
+
 class Place(NamedTuple):
-    """Rows and columns of a tile, counted in S, where those of the block end, the pairs that there
-    are, and the vectors that predicates read.
+    """Rows and columns of a tile, counted in S, where the block begins, where its rows and columns
+    end, the pairs that there are, and what predicates read: vectors, and :class:`PlaneBlock`.
     """
 
     rows: Any
     cols: Any
+    first_row: Any
     row_end: Any
+    first_col: Any
     col_end: Any
     inside: Any
     data: Any
@@ -41,7 +50,9 @@ def place_of(row, col, block, data, EVEN: tl.constexpr, ROWS: tl.constexpr, COLS
         inside = tl.full([ROWS, COLS], 1, tl.int1)
     else:
         inside = (rows < block.row_end)[:, None] & (cols < block.col_end)[None, :]
-    return Place(rows, cols, block.row_end, block.col_end, inside, data)
+    return Place(
+        rows, cols, block.first_row, block.row_end, block.first_col, block.col_end, inside, data
+    )
 
 
 @triton.jit
@@ -54,3 +65,12 @@ def of_rows(vector, place):
 def of_cols(vector, place):
     """A vector's entries of the tile's columns, as a row; 0 beyond the end."""
     return tl.load(vector + place.cols, mask=place.cols < place.col_end, other=0)[None, :]
+
+
+@triton.jit
+def of_plane(plane, place):
+    """A plane's numbers of the tile; 0 outside."""
+    rows = (place.rows - place.first_row).to(tl.int64)
+    cols = (place.cols - place.first_col).to(tl.int64)
+    places = plane.numbers + rows[:, None] * plane.stride + cols[None, :]
+    return tl.load(places, mask=place.inside, other=0.0)

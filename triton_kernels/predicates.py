@@ -1,8 +1,8 @@
 """Predicates on pairs: device functions that are composed when Triton compiles.
 
 A :class:`Predicate` is known at compile time: a function below and what it is applied to, numbers
-of vectors in a place's ``data`` or other predicates. A new kind is one function here and one entry
-in the encoder's table.
+of what stands in a place's ``data`` or other predicates. A new kind is one function here and one
+entry in the encoder's table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .place import of_cols, of_rows
+from .place import of_cols, of_plane, of_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,20 @@ def within(OWN: tl.constexpr, place):
     centre = tl.load(rows + 2 * place.rows, mask=there, other=0)[:, None]
     width = tl.load(rows + 2 * place.rows + 1, mask=there, other=0)[:, None]
     return tl.abs(centre - of_cols(cols, place)) < width
+
+
+@triton.jit
+def row_above(OWN: tl.constexpr, place):
+    """V_plane[i, j] > data[slot][i], of the numbers that both passes find in memory"""
+    limits, plane = place.data[OWN.operands[0]], place.data[OWN.operands[1]]
+    return of_plane(plane, place) > of_rows(limits, place)
+
+
+@triton.jit
+def col_above(OWN: tl.constexpr, place):
+    """V_plane[i, j] > data[slot][j]"""
+    limits, plane = place.data[OWN.operands[0]], place.data[OWN.operands[1]]
+    return of_plane(plane, place) > of_cols(limits, place)
 
 
 @triton.jit

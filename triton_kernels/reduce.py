@@ -12,6 +12,7 @@ from .tiles import (
     device_descriptor,
     dot_products,
     keep_dots,
+    kept_dots,
     side_of_diagonal,
     tile_at,
 )
@@ -42,6 +43,7 @@ def reduce(
     D: tl.constexpr,
     CHANNELS: tl.constexpr,
     KEEP: tl.constexpr,
+    GIVEN: tl.constexpr,
     DIAGONAL: tl.constexpr,
     EVEN: tl.constexpr,
     GENERAL: tl.constexpr,
@@ -63,8 +65,8 @@ def reduce(
     FLAGGED: both forms are launched, the flag says which one works. Beside the sums, as wanted:
     ``counts``, of the first reduction; ``scores``, sums of the dot products that the last one
     keeps, times ``score_factors`` of the rows if there are any. KEEP: dot products stay in
-    ``kept``. Of a DIAGONAL block the tiles below the diagonal write nothing, those on it no
-    columns.
+    ``kept``; GIVEN: they are there already. Of a DIAGONAL block the tiles below the diagonal write
+    nothing, those on it no columns.
     """
     height = row_end - first_row
     width = col_end - first_col
@@ -90,13 +92,16 @@ def reduce(
         col = first_col + tile_col * COLS
         side = side_of_diagonal(tile_row * ROWS, tile_col * COLS, ROWS, COLS) if DIAGONAL else 1
         if side >= 0:
-            dots = dot_products(
-                query, key, query_stride, query_step, key_stride, key_step,
-                row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
-            )  # fmt: skip
+            if not GIVEN:
+                dots = dot_products(
+                    query, key, query_stride, query_step, key_stride, key_step,
+                    row, col, row_end, col_end, D, DESCRIPTORS, PRECISION, ACC, ROWS, COLS, DEPTH,
+                )  # fmt: skip
             place = place_of(row, col, block, data, EVEN, ROWS, COLS)
             own_rows = tile_row * ROWS + tl.arange(0, ROWS)
             own_cols = tile_col * COLS + tl.arange(0, COLS)
+            if GIVEN:
+                dots = kept_dots(kept, kept_stride, own_rows, own_cols, place.inside)
             # On the diagonal the columns' sums are the rows' sums of the mirrored tiles.
             mirrored = (place.cols < col_end) & (side > 0)
             if KEEP:

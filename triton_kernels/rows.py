@@ -1,4 +1,4 @@
-"""The O(N D) pass over the embeddings: the largest norms, and the dot products of indexed pairs."""
+"""The largest norms of embeddings; of indexed pairs the dot products, or the numbers given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from .reductions import split_scale
-from .tiles import slab
+from .tiles import BOUNDS, slab
 
 # Of the normal fp32 numbers.
 SMALLEST = tl.constexpr(2.0**-126)
@@ -70,3 +70,37 @@ def _largest_norm(
     total = tl.where(rows < count, total + D * SMALLEST, total)
     # A maximum drops NaN, a sum keeps it.
     return tl.max(total, 0) + tl.sum(total, 0) * 0.0
+
+
+@triton.jit(do_not_specialize=[*BOUNDS, "m", "count"])
+def take_positives(
+    given,
+    given_stride,
+    first_row,
+    row_end,
+    first_col,
+    col_end,
+    columns,
+    dots,
+    m,
+    count,
+    TRIANGLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """dots[i] = V at (i, columns[i]) where it lies in the block whose numbers are ``given``; in a
+    TRIANGLE, of whose two halves one is given, also as (columns[i], i). As :func:`prepare` has it,
+    NaN for a column that there is not.
+    """
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.load(columns + i, mask=i < count, other=-1)
+    _take(given, given_stride, first_row, row_end, first_col, col_end, i, column, dots + i)
+    if TRIANGLE:
+        _take(given, given_stride, first_row, row_end, first_col, col_end, column, i, dots + i)
+    tl.store(dots + i, tl.full([BLOCK], float("nan"), dots.dtype.element_ty), mask=column >= m)
+
+
+@triton.jit
+def _take(given, stride, first_row, row_end, first_col, col_end, row, col, out):
+    found = (row >= first_row) & (row < row_end) & (col >= first_col) & (col < col_end)
+    at = given + (row - first_row).to(tl.int64) * stride + (col - first_col)
+    tl.store(out, tl.load(at, mask=found, other=0.0), mask=found)

@@ -112,13 +112,6 @@ class Spec(NamedTuple):
         return self.row_counts != NONE or self.col_counts != NONE
 
     @property
-    def reads_planes(self) -> bool:
-        """Whether a predicate compares the numbers of a plane."""
-        programs = [stat.program for stat in self.stats]
-        programs += [program for stat in self.stats for program, _ in stat.classes]
-        return any(op in (Op.ROW_ABOVE, Op.COL_ABOVE) for own in programs for op, _, _ in own)
-
-    @property
     def both_sides(self) -> bool:
         """Whether columns are reduced too, be it as the rows of a triangle."""
         return self.columns or self.triangle

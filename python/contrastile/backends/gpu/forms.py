@@ -22,9 +22,12 @@ class Form(Enum):
     SUM = "term"
 
 
-def forms_of(spec: Spec, sizes: Sizes, plan: Plan) -> tuple[Form, ...]:
-    """Which forms are launched: fixed shifts, then the general form in case they fail."""
+def forms_of(spec: Spec, sizes: Sizes, plan: Plan, given: bool) -> tuple[Form, ...]:
+    """Which forms are launched: fixed shifts, then the general form in case they fail; that alone
+    where numbers are ``given``, as those of blocks before are gone then, and cost a load from
+    memory, beside which a second power costs nothing.
+    """
     if not spec.log_sums:
         return (Form.SUM,)
     small = sizes.n * sizes.m <= SMALL and plan.single
-    return (Form.GENERAL,) if small else (Form.FIXED, Form.GENERAL)
+    return (Form.GENERAL,) if small or given else (Form.FIXED, Form.GENERAL)

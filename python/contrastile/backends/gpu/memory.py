@@ -78,12 +78,14 @@ class Memory:
         if Form.FIXED in scene.forms:
             spans = torch.empty(count, dtype=torch.float64, device=device)
         positive = _positive(scene)
+        # Of the general form alone nobody asks whether another holds.
+        flag = torch.ones if scene.forms == (Form.GENERAL,) and not settled_at_once else torch.empty
         return Memory(
             rows,
             rows if spec.triangle else cols,
             torch.empty(count, dtype=sizes.dtype, device=device),
             spans,
-            torch.empty(1, dtype=torch.int32, device=device),
+            flag(1, dtype=torch.int32, device=device),
             positive,
             thresholds_of(job, positive),
         )
@@ -120,11 +122,12 @@ class Memory:
 
 
 def _positive(scene: Scene) -> Tensor | None:
-    """Room that the kernel which prepares a pass fills; with ranks, which compare scores with the
-    positives' own, their dot products as torch's operations gather them.
+    """Room that the kernel which prepares a pass fills, or zeros where blocks are given and fill
+    it; with ranks, which compare scores with the positives' own, their dot products as torch's
+    operations gather them.
     """
     spec, sizes = scene.spec, scene.sizes
-    if spec.positives == NONE or spec.ranks:
+    if spec.positives == NONE or spec.ranks or scene.job.given:
         return positives_beforehand(scene.job)
     return torch.empty(sizes.n, dtype=sizes.dtype, device=sizes.device)
 
@@ -160,7 +163,13 @@ def _side(scene: Scene, length: int, totals: Vectors, settled_at_once: bool) -> 
     if not spec.log_sums:
         return Side(length, totals, (), (), (), (), counts, scores)
     general = () if settled_at_once else new(torch.float64)
-    return Side(length, totals, general, new(dtype), new(torch.float64), new(dtype), counts, scores)
+    tops = new(dtype)
+    if scene.forms == (Form.GENERAL,) and not settled_at_once:
+        # Else the certificate does, where it calls for this form.
+        for total, top in zip(general, tops, strict=True):
+            total.zero_()
+            top.fill_(-torch.inf)
+    return Side(length, totals, general, tops, new(torch.float64), new(dtype), counts, scores)
 
 
 def _stats(scene: Scene, side: Side | None) -> Vectors:

@@ -22,7 +22,7 @@ class GpuReducer:
 
     def __init__(self, scene: Scene, kernels: Kernels) -> None:
         self.scene, self.kernels = scene, kernels
-        self._settled = kernels.settles_only_block and scene.forms == (Form.GENERAL,)
+        self._settled = kernels.settles_only_block and scene.general_block
         self.memory = Memory.of(scene, self._settled)
         with scene.on_device():
             kernels.prepare(self.memory)

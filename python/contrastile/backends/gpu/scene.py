@@ -30,10 +30,15 @@ class Scene:
 
     @staticmethod
     def of(job: Job) -> Scene:
-        """Embeddings as they are, or padded copies of them: N D work, and no slow path."""
+        """Embeddings as they are, or padded copies of them: N D work, and no slow path. Where their
+        dot products are given nobody reads them.
+        """
+        forms = forms_of(job.spec, job.sizes, job.plan, job.given)
+        if job.given:
+            return Scene(job, forms, job.query.tensor, job.key.tensor)
         query = aligned_rows(_whole(job.query))
         key = query if job.spec.key == NONE else aligned_rows(_whole(job.key))
-        return Scene(job, forms_of(job.spec, job.sizes, job.plan), query, key)
+        return Scene(job, forms, query, key)
 
     @property
     def spec(self) -> Spec:
@@ -44,6 +49,11 @@ class Scene:
     def sizes(self) -> Sizes:
         """How many rows, columns and features it has, and in which dtypes."""
         return self.job.sizes
+
+    @property
+    def general_block(self) -> bool:
+        """Whether the general form of one block is all there is: nothing is merged with it."""
+        return self.forms == (Form.GENERAL,) and self.job.plan.single
 
     def is_diagonal(self, block: Block) -> bool:
         """Whether only one triangle of the block is computed."""

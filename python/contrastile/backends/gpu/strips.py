@@ -35,15 +35,22 @@ def padded(width: int) -> int:
 
 
 class StripMemory:
-    """Memory that one strip after the other is written to."""
+    """Memory that one strip after the other is written to: the job's, whose blocks are contiguous,
+    or of its own, with rows that are padded.
+    """
 
     def __init__(self, job: Job) -> None:
+        self.padded = job.scratch is None
+        if job.scratch is not None:
+            self.memory = job.scratch
+            return
         largest = max(rows * padded(cols) for rows, cols in job.plan.shapes())
         self.memory = torch.empty(largest, dtype=job.operand_dtype, device=job.sizes.device)
 
     def strip(self, height: int, width: int) -> Tensor:
         """Of a block's shape; valid until the next."""
-        return self.memory.as_strided((height, width), (padded(width), 1))
+        stride = padded(width) if self.padded else width
+        return self.memory.as_strided((height, width), (stride, 1))
 
 
 def wave(processors: int, size: int) -> int:

@@ -11,9 +11,10 @@ import triton
 from torch import Tensor
 
 from ...engine.plan import Block
+from ...triton_kernels.place import PlaneBlock
 from ...triton_kernels.reductions import Split, Vectors
 from ..gpu.scene import Scene
-from .encode import split_of, vectors_of
+from .encode import OfPlane, split_of, vectors_of, vectors_read
 from .operands import matrix
 from .program import Program, Tiles, program_of
 
@@ -25,6 +26,7 @@ class Bound:
     scene: Scene
     program: Program
     vectors: tuple[Vectors, ...]
+    # Of what predicates read the vectors; of planes nothing.
     data: tuple[Tensor, ...]
     # What the first launch of a pass fills in of the vectors.
     split: Split
@@ -33,9 +35,24 @@ class Bound:
     def of(scene: Scene) -> Bound:
         """Ready to be launched."""
         job, program = scene.job, program_of(scene)
-        data = tuple([job.tensors[slot] for slot in program.encoded.slots])
+        data = vectors_read(job, program.encoded.sources)
         vectors = vectors_of(job)
         return Bound(scene, program, vectors, data, split_of(job, vectors))
+
+    def data_of(self, block: Block) -> tuple[Tensor | PlaneBlock, ...]:
+        """What predicates read, in the order in which they number it."""
+        sources = self.program.encoded.sources
+        if len(sources) == len(self.data):
+            return self.data
+        planes, vectors = self.scene.job.planes_of(block), iter(self.data)
+        return tuple(
+            [
+                PlaneBlock(planes[source.number], planes[source.number].stride(0))
+                if isinstance(source, OfPlane)
+                else next(vectors)
+                for source in sources
+            ]
+        )
 
     def start(self, tiles: Tiles, block: Block, *arguments: Any) -> None:
         """Launch a kernel over the tiles of a block."""

@@ -29,10 +29,14 @@ PREDICATES = {
     Op.LESS: predicates.less,
     Op.AT_MOST: predicates.at_most,
     Op.WITHIN: predicates.within,
+    Op.ROW_ABOVE: predicates.row_above,
+    Op.COL_ABOVE: predicates.col_above,
     Op.NOT: predicates.negation,
     Op.AND: predicates.conjunction,
     Op.OR: predicates.disjunction,
 }
+# Those that read a vector, and a plane by its number.
+OF_PLANES = (Op.ROW_ABOVE, Op.COL_ABOVE)
 OPERANDS = {Op.NOT: 1, Op.AND: 2, Op.OR: 2}
 # What is summed, its slope, and both at once where that takes less.
 FUNCTIONS = {
@@ -46,26 +50,36 @@ NOTHING_TO_SPLIT = Split((), (), ())
 LASTING_POWER = (maps.lasting_power, maps.power, None)
 
 
+class OfPlane(NamedTuple):
+    """The numbers of a plane."""
+
+    number: int
+
+
+# A tensor by its slot, or a plane.
+Source = int | OfPlane
+
+
 class Encoded(NamedTuple):
-    """What kernels are compiled for, and the slots of the tensors that predicates name by their
-    place here: what two predicates load, they load together.
+    """What kernels are compiled for, and the sources of what predicates name by its place here:
+    what two predicates load, they load together.
     """
 
     forms: tuple[Form, ...]
-    slots: tuple[int, ...]
+    sources: tuple[Source, ...]
 
 
 @lru_cache(maxsize=512)
 def encode(stats: tuple[Stat, ...]) -> Encoded:
     """Of a problem's stats."""
-    slots: list[int] = []
-    forms = tuple([_form_of(stat, slots) for stat in stats])
-    return Encoded(forms, tuple(slots))
+    sources: list[Source] = []
+    forms = tuple([_form_of(stat, sources) for stat in stats])
+    return Encoded(forms, tuple(sources))
 
 
-def _form_of(stat: Stat, slots: list[int]) -> Form:
-    pairs = placed(kept_by(stat), slots)
-    classes = tuple([placed(program, slots) for program, _ in stat.classes])
+def _form_of(stat: Stat, sources: list[Source]) -> Form:
+    pairs = placed(kept_by(stat), sources)
+    classes = tuple([placed(program, sources) for program, _ in stat.classes])
     return form(stat.phi, stat.phi is None and stat.may_keep_none, pairs, classes)
 
 
@@ -89,18 +103,30 @@ def kept_by(stat: Stat) -> Program:
     return whole
 
 
-def placed(program: Program, slots: list[int]) -> Placed:
-    """With places for slots; ``slots`` are those met so far."""
+def placed(program: Program, sources: list[Source]) -> Placed:
+    """With places for slots and planes; ``sources`` are those met so far."""
     return tuple(
-        [(op, *[_place(slot, slots) for slot in own if slot != NONE]) for op, *own in program]
+        [(op, *[_place(own, sources) for own in _sources(op, *slots)]) for op, *slots in program]
     )
 
 
-def _place(slot: int, slots: list[int]) -> int:
-    """Where the kernels find the tensor of a slot."""
-    if slot not in slots:
-        slots.append(slot)
-    return slots.index(slot)
+def _sources(op: int, first: int, second: int) -> list[Source]:
+    """What an instruction reads."""
+    if op in OF_PLANES:
+        return [first, OfPlane(second)]
+    return [slot for slot in (first, second) if slot != NONE]
+
+
+def _place(source: Source, sources: list[Source]) -> int:
+    """Where the kernels find it."""
+    if source not in sources:
+        sources.append(source)
+    return sources.index(source)
+
+
+def vectors_read(job: Job, sources: Sequence[Source]) -> tuple[Tensor, ...]:
+    """The tensors among what predicates read."""
+    return tuple([job.tensors[own] for own in sources if not isinstance(own, OfPlane)])
 
 
 def predicate(program: Placed) -> Predicate:

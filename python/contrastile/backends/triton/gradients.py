@@ -144,7 +144,7 @@ def _weigh(
         bound.vectors,
         tuple([_factors(pair) for pair in entries.stats]),
         _factors(entries.lines),
-        bound.data,
+        bound.data_of(block),
         flag,
         state.shifts,
         *strip_arguments(out, tiles, scene.is_diagonal(block), flag),

@@ -38,7 +38,7 @@ class TritonKernels:
         """The O(N D) work: positives' dot products, and norms that bound the exponents."""
         scene, program = self.bound.scene, self.bound.program
         sizes, spec, query, key = scene.sizes, scene.spec, scene.query, scene.key
-        dots = spec.positives != NONE and not spec.ranks
+        dots = spec.positives != NONE and not spec.ranks and not scene.job.given
         bounded = Form.FIXED in scene.forms
         if not (dots or bounded or self.bound.split.parts):
             return

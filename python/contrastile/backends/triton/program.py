@@ -41,9 +41,10 @@ class Program:
         forms: tuple[Form, ...],
         device: Device,
         operand_dtype: torch.dtype,
+        given: bool,
     ) -> None:
         self.spec, self.sizes, self.forms, self.device = spec, sizes, forms, device
-        self.operand_dtype = operand_dtype
+        self.operand_dtype, self.given = operand_dtype, given
         self.encoded = encode(spec.stats)
         # Launches over blocks that were asked for before, by what they depend on.
         self.tiles: dict[tuple[Any, ...], Tiles] = {}
@@ -63,7 +64,8 @@ class Program:
             kernel,
             launch.options(),
             FORMS=self.encoded.forms,
-            D=self.sizes.d,
+            # Of given numbers nobody asks how many features they are of.
+            D=0 if self.given else self.sizes.d,
             PRECISION=precision(self.operand_dtype, self.device.arch, self.spec.tf32),
             ACC=as_triton(self.sizes.dtype),
             FLAGGED=len(self.forms) == 2,
@@ -94,6 +96,7 @@ def program_of(scene: Scene) -> Program:
         device,
         launches(device.arch),
         job.operand_dtype,
+        job.given,
         job.scores.row_scale is not None,
         scene.query.stride(),
         scene.key.stride(),
@@ -108,10 +111,11 @@ def _program(
     device: Device,
     of_launches: Launches,
     operand_dtype: torch.dtype,
+    given: bool,
     per_row: bool,
     *strides: tuple[int, ...],
 ) -> Program:
-    return Program(spec, sizes, forms, device, operand_dtype)
+    return Program(spec, sizes, forms, device, operand_dtype, given)
 
 
 def programs(count: int, each: int = LINE) -> int:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ...engine.arguments import score_argument
 from ...engine.plan import Block
+from ...problem.spec import NONE
 from ...triton_kernels import merge
+from ...triton_kernels import rows as row_kernels
 from ...triton_kernels.reduce import reduce
 from ...triton_kernels.sums import Outputs
 from ..gpu.forms import Form
@@ -53,6 +55,8 @@ def reduce_block(bound: Bound, block: Block, form: Form, memory: Memory) -> None
     if memory.cols is not None:
         cols = _room(bound, block, block.cols, -(-height // launch.rows), form, memory.cols)
     _launch(bound, block, tiles, (rows, cols), memory)
+    if bound.scene.job.given and bound.scene.spec.positives != NONE and not bound.scene.spec.ranks:
+        _take_positives(bound, block, memory)
     merge_block(bound, (rows, cols), form, memory)
 
 
@@ -61,7 +65,7 @@ def merge_block(bound: Bound, parts: Parts, form: Form, memory: Memory) -> None:
     sides = memory.rows, memory.cols
     if form is not Form.GENERAL:
         _add(bound, "sums", parts, memory, [None if s is None else s.totals for s in sides])
-    elif len(bound.scene.forms) == 1:
+    elif bound.scene.general_block:
         _merge_only_block(bound, parts, memory)
     else:
         _merge(bound, parts, memory)
@@ -101,7 +105,9 @@ def take_logs(bound: Bound, memory: Memory) -> None:
     """The log-sum-exps, of the form that holds."""
     program, spec, sizes = bound.program, bound.scene.spec, bound.scene.sizes
     own_cols = None if spec.triangle else memory.cols
-    names = ("totals", "general", "tops", "bits", "stats")
+    # Without a fixed form the kernel finds the general one's sums twice.
+    totals = "totals" if Form.FIXED in bound.scene.forms else "general"
+    names = (totals, "general", "tops", "bits", "stats")
     start = program.vectors(
         merge.take_logs, ROWS=memory.rows is not None, COLS=own_cols is not None, BLOCK=LINE
     )
@@ -118,24 +124,27 @@ def take_logs(bound: Bound, memory: Memory) -> None:
 
 def _tiles(bound: Bound, block: Block, form: Form) -> Tiles:
     program, scene = bound.program, bound.scene
-    diagonal, kept = scene.is_diagonal(block), block.kept_at is not None
+    diagonal, kept, given = scene.is_diagonal(block), block.kept_at is not None, scene.job.given
     key = "reduce", form, diagonal, kept, block.shape
     found = program.tiles.get(key)
     if found is None:
         spec, is_first = scene.spec, scene.forms[0] is form
         found = program.tiles[key] = program.over_tiles(
             reduce,
-            program.launch(_purpose(form, kept, spec.both_sides)),
+            program.launch(_purpose(form, kept, given, spec.both_sides)),
             block.shape,
             CHANNELS=form is not Form.SUM,
-            KEEP=kept and is_first,
+            KEEP=kept and is_first and not given,
+            GIVEN=given,
             DIAGONAL=diagonal,
             GENERAL=form is Form.GENERAL,
         )
     return found
 
 
-def _purpose(form: Form, kept: bool, cols: bool) -> Purpose:
+def _purpose(form: Form, kept: bool, given: bool, cols: bool) -> Purpose:
+    if given:
+        return Purpose.REDUCE_GIVEN
     if form is Form.GENERAL:
         return Purpose.REDUCE_GENERAL
     if kept:
@@ -174,13 +183,34 @@ def _launch(bound: Bound, block: Block, tiles: Tiles, parts: Parts, memory: Memo
         tiles,
         block,
         bound.vectors,
-        bound.data,
+        bound.data_of(block),
         memory.flag,
         memory.shifts,
         *kept_dots(bound, block, memory.flag),
         _outputs(rows, memory.thresholds.rows),
         _outputs(cols, memory.thresholds.cols),
         _score_factors(bound),
+    )
+
+
+def _take_positives(bound: Bound, block: Block, memory: Memory) -> None:
+    """Those that lie in the block."""
+    scene, sizes = bound.scene, bound.scene.sizes
+    given, stride = kept_dots(bound, block, memory.flag)
+    triangle = scene.spec.triangle
+    start = bound.program.vectors(row_kernels.take_positives, stride, TRIANGLE=triangle, BLOCK=LINE)
+    start(
+        programs(sizes.n),
+        given,
+        stride,
+        block.rows.start,
+        block.rows.stop,
+        block.cols.start,
+        block.cols.stop,
+        scene.job.positives,
+        memory.positive,
+        sizes.m,
+        sizes.n,
     )
 
 
