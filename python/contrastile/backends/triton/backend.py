@@ -81,8 +81,6 @@ class TritonBackend(GpuBackend):
     def supports(self, spec: Spec, sizes: Sizes) -> str | None:
         """None, or why it cannot compute this problem."""
         device = sizes.device
-        if spec.reads_planes:
-            return "its predicates do not read planes (Above)"
         if device.type == "cuda":
             return None
         if device.type != "cpu" or not interpreting():

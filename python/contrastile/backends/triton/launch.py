@@ -34,6 +34,7 @@ class Purpose(Enum):
     REDUCE_GENERAL = "reduce, general form"
     REDUCE_TERMS = "reduce pair sums"
     REDUCE_AND_KEEP = "reduce, keep dot products"
+    REDUCE_GIVEN = "reduce given numbers"
     WEIGH = "weigh"
     WEIGH_TERMS = "weigh pair sums"
     WEIGH_AND_SUM = "weigh and sum"
@@ -182,7 +183,12 @@ def shipped(arch: str) -> Table:
     """The table of an architecture, every kind and purpose in it."""
     _, table = read(FOLDER / "default.json")
     if arch == "interpreter":
-        return {k: v if k[1] is Purpose.WEIGH_KEPT else INTERPRETED for k, v in table.items()}
+        # No descriptor describes blocks of any width.
+        given = {Purpose.REDUCE_GIVEN: replace(INTERPRETED, descriptors=False, specialize=False)}
+        return {
+            key: launch if key[1] is Purpose.WEIGH_KEPT else given.get(key[1], INTERPRETED)
+            for key, launch in table.items()
+        }
     file = FOLDER / f"{RELATIVES.get(arch, arch)}.json"
     return {**table, **read(file)[1]} if file.exists() else table
 
