@@ -76,9 +76,10 @@ def test_train_clip_on_two_ranks_is_train_clip_on_one(tmp_path: Path, curve: lis
 
 
 def on_two_ranks(name: str, *options: str) -> str:
-    """What an example prints under torchrun."""
+    """What an example prints under torchrun; nothing of its process group may be left."""
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    command = [*launcher, str(EXAMPLES / f"{name}.py"), *options]
+    program = (str(Path(__file__).with_name("threads_left.py")), str(EXAMPLES / f"{name}.py"))
+    command = [*launcher, *program, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
