@@ -12,7 +12,8 @@ CONTRASTILE_HD T product_if(T g, T s, const Lane<T>* keep, int j) {
   else return g * s;
 }
 
-// A stack of lanes of row i and columns j0 .. j0 + n.
+// A stack of lanes of row i and columns j0 .. j0 + n. Loops count to a number of their own: lanes
+// are written, and a compiler that does not see that `n` is none of them reads it at each.
 template <class T>
 struct LaneStack {
   using L = Lane<T>;
@@ -23,8 +24,9 @@ struct LaneStack {
   int top = -1;
 
   void push_index(const int64_t* columns) {
+    const int count = n;
     L* out = lanes[++top];
-    for (int j = 0; j < n; ++j) out[j] = 0;
+    for (int j = 0; j < count; ++j) out[j] = 0;
     const int64_t own = columns[i] - j0;
     if (own >= 0 && own < n) out[own] = -1;
   }
@@ -33,8 +35,9 @@ struct LaneStack {
     L* __restrict__ out = lanes[++top];
     const Row own = a[i];
     const Col* __restrict__ other = b + j0;
+    const int count = n;
 #pragma omp simd
-    for (int j = 0; j < n; ++j) out[j] = Leaf::holds(own, other[j]) ? L(-1) : L(0);
+    for (int j = 0; j < count; ++j) out[j] = Leaf::holds(own, other[j]) ? L(-1) : L(0);
   }
   // Where the plane's number of row i and column j0 + j exceeds limit(j).
   template <class Limit>
@@ -42,8 +45,9 @@ struct LaneStack {
     L* __restrict__ out = lanes[++top];
     const T* __restrict__ value =
         static_cast<const T*>(plane) + (i - corner.row) * corner.cols + (j0 - corner.col);
+    const int count = n;
 #pragma omp simd
-    for (int j = 0; j < n; ++j) out[j] = value[j] > limit(j) ? L(-1) : L(0);
+    for (int j = 0; j < count; ++j) out[j] = value[j] > limit(j) ? L(-1) : L(0);
   }
   void push_above_row(const void* limits, const void* plane) {
     const T own = static_cast<const T*>(limits)[i];
@@ -54,15 +58,21 @@ struct LaneStack {
     push_above(plane, [own](int j) { return own[j]; });
   }
   void negate() {
-    for (int j = 0; j < n; ++j) lanes[top][j] = ~lanes[top][j];
+    L* own = lanes[top];
+    const int count = n;
+    for (int j = 0; j < count; ++j) own[j] = ~own[j];
   }
   void pop_and() {
-    --top;
-    for (int j = 0; j < n; ++j) lanes[top][j] &= lanes[top + 1][j];
+    const L* __restrict__ other = lanes[top--];
+    L* __restrict__ own = lanes[top];
+    const int count = n;
+    for (int j = 0; j < count; ++j) own[j] &= other[j];
   }
   void pop_or() {
-    --top;
-    for (int j = 0; j < n; ++j) lanes[top][j] |= lanes[top + 1][j];
+    const L* __restrict__ other = lanes[top--];
+    L* __restrict__ own = lanes[top];
+    const int count = n;
+    for (int j = 0; j < count; ++j) own[j] |= other[j];
   }
 };
 
