@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import torch
-from contrastile.losses.options import OWN_CHOICES, OWN_NUMBERS
+from contrastile.losses.options import OWN_CHOICES, OWN_NUMBERS, OWN_SWITCHES
 from contrastile.losses.registry import LOSSES as REGISTRY
 from contrastile.losses.registry import LossEntry
 from helpers import Arguments, crowded_pairs, generator, overlapping_pairs, unit_rows
@@ -38,12 +38,18 @@ OWN: dict[str, list[Any]] = {
     "tau_plus": [0.0, 0.1],
     "positives": [False, True],
     "negatives": [0, 5],
+    "hard_negatives": [0, 3],
     "direction": ["both", "rows", "columns"],
+    "margin_mode": ["absolute", "relative"],
+    **{name: [True, False] for name in OWN_SWITCHES},
 }
-# What is no option of its own: a bias for each key.
+# What is no option of its own: a bias for each key, negatives of each row's own.
 FURTHER: dict[str, dict[str, list[Any]]] = {
-    "info_nce": {"bias": [*COMMON["bias"], "per key"]},
+    "info_nce": {"bias": [*COMMON["bias"], "per key"], "negatives": [0, 5, "own"]},
+    "qwen3_loss": {"margin": [0.1, 0.0]},
 }
+# Embeddings of a guide need not be as large as those of its student.
+GUIDE_SIZE = 7
 
 
 def options_of(entry: LossEntry) -> dict[str, list[Any]]:
@@ -62,20 +68,23 @@ def ids_taken(entry: LossEntry) -> list[str]:
     return [n for n in (*entry.labels, *entry.options) if n.endswith(("ids", "labels"))]
 
 
-LOSSES = {name: options_of(entry) for name, entry in REGISTRY.items()}
+EVERY = {name: options_of(entry) for name, entry in REGISTRY.items()}
+# Those of one matrix of scores, and those that sweep over several.
+LOSSES = {name: options for name, options in EVERY.items() if REGISTRY[name].passes}
+SWEPT = {name: options for name, options in EVERY.items() if name not in LOSSES}
 TWO_VIEWS = tuple(name for name, entry in REGISTRY.items() if entry.views == 2)
 # What is passed as it was chosen.
-PLAIN = {*OWN_NUMBERS, *OWN_CHOICES, "normalize", "reduction", "empty"}
+PLAIN = {*OWN_NUMBERS, *OWN_CHOICES, *OWN_SWITCHES, "normalize", "reduction", "empty"}
 
 
 def default_choice(loss: str, **changes: Any) -> Choice:
     """The first value of every option, and the changes."""
-    return {**{name: values[0] for name, values in LOSSES[loss].items()}, **changes}
+    return {**{name: values[0] for name, values in EVERY[loss].items()}, **changes}
 
 
 def covering_choices(loss: str, strength: int, draws: int) -> list[Choice]:
     """Random choices of all options, less those that show no new combination of `strength`."""
-    options = LOSSES[loss]
+    options = EVERY[loss]
     rng = random.Random(loss)
     seen: set[tuple[Any, ...]] = set()
     chosen = []
@@ -92,6 +101,9 @@ def allowed(choice: Choice) -> bool:
     if choice.get("tau_plus") and choice["shape"][1] == 1:
         # Scores of unit vectors of size 1 meet the loss's bound, where its gradient jumps.
         return False
+    if "query_query" in choice and choice["margin"] == 0.0 and choice["shape"][1] == 1:
+        # Numbers of length 1 are at the limit, all of them.
+        return False
     return not (choice["bias"] == "per key" and choice.get("negatives"))
 
 
@@ -102,6 +114,7 @@ def arguments_for(loss: str, choice: Choice, seed: int = 0) -> Arguments:
     columns = columns_for(loss, rows)
     arguments: Arguments = {name: choice[name] for name in choice if name in PLAIN}
     arguments |= embeddings(loss, rows, columns, size, choice, rng)
+    arguments |= guides(loss, rows, choice.get("negatives", 0), rng)
     arguments |= scale_argument(choice["scale"], choice.get("value", 14.3), rows, rng)
     arguments |= bias_argument(loss, choice["bias"], columns, rng)
     arguments |= id_arguments(loss, choice.get("ids"), rows, columns, rng)
@@ -116,7 +129,7 @@ def arguments_for(loss: str, choice: Choice, seed: int = 0) -> Arguments:
 
 def columns_for(loss: str, rows: int) -> int:
     """Keys beside ``rows`` queries: more where positives are told by index, fewer where by id."""
-    if "positives" in LOSSES[loss]:
+    if "positives" in EVERY[loss]:
         return rows + 3
     return rows // 2 + 1 if "key_ids" in REGISTRY[loss].labels else rows
 
@@ -127,11 +140,34 @@ def embeddings(
     make = crowded_pairs if choice.get("crowded") else overlapping_pairs
     pair = make(rows, columns, size, rng)
     made: dict[str, Tensor] = dict(zip(REGISTRY[loss].embeddings, pair, strict=False))
-    if choice.get("negatives"):
+    if choice.get("negatives") == "own":
+        made["negatives"] = own_negatives(rows, 4, size, rng)
+    elif choice.get("negatives"):
         made["negatives"] = unit_rows(choice["negatives"], size, rng)
+    if choice.get("hard_negatives"):
+        made["hard_negatives"] = own_negatives(rows, choice["hard_negatives"], size, rng)
     if choice["normalize"]:
-        made = {name: tensor * lengths(len(tensor), rng) for name, tensor in made.items()}
+        made = {
+            name: tensor * lengths(len(tensor), rng).view(-1, *[1] * (tensor.dim() - 1))
+            for name, tensor in made.items()
+        }
     return {name: tensor.requires_grad_() for name, tensor in made.items()}
+
+
+def own_negatives(rows: int, count: int, size: int, rng: torch.Generator) -> Tensor:
+    return unit_rows(rows * count, size, rng).view(rows, count, size)
+
+
+def guides(loss: str, rows: int, negatives: int, rng: torch.Generator) -> Arguments:
+    """Embeddings of a guide, of any length: they ask for no gradient."""
+    if not REGISTRY[loss].guides:
+        return {}
+    made = dict(
+        zip(REGISTRY[loss].guides, overlapping_pairs(rows, rows, GUIDE_SIZE, rng), strict=True)
+    )
+    if negatives:
+        made["guide_negatives"] = unit_rows(negatives, GUIDE_SIZE, rng)
+    return {name: tensor * lengths(len(tensor), rng) for name, tensor in made.items()}
 
 
 def lengths(rows: int, rng: torch.Generator) -> Tensor:

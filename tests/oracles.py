@@ -34,7 +34,12 @@ def info_nce(
     empty: str = "zero",
 ) -> Tensor:
     """-log softmax of the positive among the kept keys; extra negatives are always kept."""
-    query, key, negatives = (unit(t, normalize) for t in (query, key, negatives))
+    query, key = (unit(t, normalize) for t in (query, key))
+    own = None
+    if negatives is not None:
+        negatives = unit(negatives.flatten(0, -2), normalize).view(negatives.shape)
+        if negatives.ndim == 3:
+            own, negatives = negatives, None
     rows, paired = len(query), len(key)
     target = torch.arange(rows) if positives is None else positives.long()
     kept = torch.ones(rows, paired, dtype=torch.bool)
@@ -46,6 +51,11 @@ def info_nce(
     kept = kept & (torch.arange(len(key)) != target[:, None])
     scale = scale_of(temperature, logit_scale)
     scores = score_matrix(query, key, scale, logit_bias)
+    if own is not None:
+        more = own_scores(query, own, scale)
+        shared = 0.0 if logit_bias is None else logit_bias
+        scores = torch.cat([scores, more + shared], dim=1)
+        kept = torch.cat([kept, torch.ones_like(more, dtype=torch.bool)], dim=1)
     losses, valid = softmax_rows(scores, target, kept, scale, margin, label_smoothing)
     return reduce_rows(losses, valid, weights, reduction, empty)
 
@@ -259,6 +269,92 @@ def hard_negative_nce(
     return reduce_rows(losses, valid, weights, reduction, empty)
 
 
+def gist_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    guide_anchor: Tensor,
+    guide_positive: Tensor,
+    negatives: Tensor | None = None,
+    guide_negatives: Tensor | None = None,
+    *,
+    margin: float = 0.0,
+    margin_mode: str = "absolute",
+    contrast_anchors: bool = True,
+    contrast_positives: bool = True,
+    temperature: float | Tensor | None = None,
+    logit_scale: float | Tensor | None = None,
+    logit_bias: float | Tensor | None = None,
+    weights: Tensor | None = None,
+    normalize: bool = False,
+    reduction: str = "mean",
+    empty: str = "zero",
+) -> Tensor:
+    """Four blocks in one softmax, without pairs that the guide finds closer than the row's own."""
+    anchor, positive, negatives = (unit(t, normalize) for t in (anchor, positive, negatives))
+    guide_anchor, guide_positive, guide_negatives = (
+        unit(t, True) for t in (guide_anchor, guide_positive, guide_negatives)
+    )
+    scale, off = scale_of(temperature, logit_scale), ~torch.eye(len(anchor), dtype=torch.bool)
+    limit = (guide_anchor * guide_positive).sum(dim=1, keepdim=True)
+    limit = limit - (margin * limit.abs() if margin_mode == "relative" else margin)
+    blocks = [(anchor, positive, guide_anchor, guide_positive)]
+    if contrast_anchors:
+        blocks.append((anchor, anchor, guide_anchor, guide_anchor))
+    if contrast_positives:
+        blocks.append((positive, positive, guide_positive, guide_positive))
+    scores, kept = [], []
+    for x, y, u, v in blocks:
+        scores.append(score_matrix(x, y, scale, logit_bias))
+        kept.append(off & ~(u @ v.T > limit))
+    if negatives is not None:
+        scores.append(score_matrix(anchor, negatives, scale, logit_bias))
+        kept.append(~(guide_anchor @ guide_negatives.T > limit))
+    target = torch.arange(len(anchor))
+    losses, valid = softmax_rows(
+        torch.cat(scores, dim=1), target, torch.cat(kept, dim=1), scale, 0.0, 0.0
+    )
+    return reduce_rows(losses, valid, weights, reduction, empty)
+
+
+def qwen3_loss(
+    query: Tensor,
+    document: Tensor,
+    hard_negatives: Tensor | None = None,
+    *,
+    margin: float = 0.1,
+    query_query: bool = True,
+    document_document: bool = True,
+    ids: Tensor | None = None,
+    temperature: float | Tensor | None = None,
+    logit_scale: float | Tensor | None = None,
+    logit_bias: float | Tensor | None = None,
+    weights: Tensor | None = None,
+    normalize: bool = False,
+    reduction: str = "mean",
+    empty: str = "zero",
+) -> Tensor:
+    """One softmax over pairs of three kinds and hard negatives, but for those beyond the margin."""
+    query, document = unit(query, normalize), unit(document, normalize)
+    scale, off = scale_of(temperature, logit_scale), others(ids, len(query))
+    limit = (query * document).sum(dim=1, keepdim=True).detach() + margin
+    blocks = [(query, document)]
+    if query_query:
+        blocks.append((query, query))
+    if document_document:
+        blocks.append((document, document))
+    scores = [score_matrix(x, y, scale, logit_bias) for x, y in blocks]
+    kept = [off & (x @ y.T <= limit) for x, y in blocks]
+    if hard_negatives is not None:
+        hard = unit(hard_negatives.flatten(0, 1), normalize).view(hard_negatives.shape)
+        scores.append(own_scores(query, hard, scale) + (0.0 if logit_bias is None else logit_bias))
+        kept.append((query[:, None, :] * hard).sum(dim=2) <= limit)
+    target = torch.arange(len(query))
+    losses, valid = softmax_rows(
+        torch.cat(scores, dim=1), target, torch.cat(kept, dim=1), scale, 0.0, 0.0
+    )
+    return reduce_rows(losses, valid, weights, reduction, empty)
+
+
 def unit(x: Tensor | None, normalize: bool) -> Tensor | None:
     """Rows of length one where asked for; a zero row stays zero and gets no gradient."""
     if x is None or not normalize:
@@ -279,6 +375,12 @@ def score_matrix(query: Tensor, key: Tensor, scale: Tensor, bias: float | Tensor
     dots = query @ key.T
     scores = (dots * (scale if scale.ndim == 0 else scale[:, None])).to(dots.dtype)
     return scores if bias is None else (scores + bias).to(dots.dtype)
+
+
+def own_scores(query: Tensor, own: Tensor, scale: Tensor) -> Tensor:
+    """scale_i <q_i, n_ik> of vectors [N, K, D], at the dtype of the embeddings."""
+    dots = (query[:, None, :] * own).sum(dim=2)
+    return (dots * (scale if scale.ndim == 0 else scale[:, None])).to(dots.dtype)
 
 
 def others(ids: Tensor | None, count: int) -> Tensor:

@@ -25,7 +25,8 @@ def embeddings_of(loss: str) -> list[str]:
 
 def minimal(loss: str) -> Arguments:
     """The fewest arguments that work."""
-    arguments: Arguments = {name: torch.ones(ROWS, SIZE) for name in embeddings_of(loss)}
+    vectors = [*embeddings_of(loss), *REGISTRY[loss].guides]
+    arguments: Arguments = {name: torch.ones(ROWS, SIZE) for name in vectors}
     arguments |= {name: torch.arange(ROWS) for name in REGISTRY[loss].labels}
     return {**arguments, "temperature": 0.5}
 

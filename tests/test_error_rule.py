@@ -14,7 +14,8 @@ import contrastile.functional as losses
 import oracles
 import pytest
 import torch
-from cases import LOSSES, TWO_VIEWS, arguments_for, default_choice
+from cases import EVERY as LOSSES
+from cases import TWO_VIEWS, arguments_for, default_choice, guides
 from contrastile.losses.registry import LOSSES as REGISTRY
 from helpers import (
     ONE_SUM_FOR_TWO,
@@ -86,7 +87,10 @@ def converged(loss: str, seed: int) -> Arguments:
         own = several[: rows // 2]
         ids = {"query_ids": several, "key_ids": own}
         return {"query": near(items[several]), "key": near(items[own]), **ids}
-    return {name: near(items) for name in REGISTRY[loss].embeddings}
+    return {
+        **{name: near(items) for name in REGISTRY[loss].embeddings},
+        **guides(loss, rows, 0, rng),
+    }
 
 
 def rows_of(function: Callable[..., torch.Tensor], arguments: Arguments) -> Results:
@@ -109,7 +113,7 @@ def in_another_order(loss: str, arguments: Arguments, seed: int) -> Results:
 
     The order of a sum is luck too, so each draw takes its own.
     """
-    embeddings = {name: t for name, t in floats(arguments).items() if t.ndim == 2}
+    embeddings = {n: t for n, t in floats(arguments).items() if t.ndim == 2 and t.requires_grad}
     size = next(iter(embeddings.values())).shape[1]
     order = torch.randperm(size, generator=generator(seed))
     permuted = {n: t.detach()[:, order].requires_grad_() for n, t in embeddings.items()}

@@ -59,15 +59,22 @@ def test_several_vectors_an_item_are_another_loss(loss: str) -> None:
         rejected(loss, rule + remedy, **{name: torch.ones(ROWS, 3, SIZE)})
 
 
-def test_what_to_call_for_negatives_of_each_query() -> None:
-    """The remedy of the message is the loss that was meant."""
+@pytest.mark.parametrize(
+    ("loss", "name"), [("info_nce", "negatives"), ("qwen3_loss", "hard_negatives")]
+)
+def test_negatives_of_each_query(loss: str, name: str) -> None:
+    """As many sets of them as queries, of their size, and numbers."""
+    for wrong in (torch.ones(ROWS + 1, 3, SIZE), torch.ones(ROWS, 3, SIZE + 1)):
+        rejected(
+            loss,
+            f"{name} of each row's own must be floating point [6, K, 4], got "
+            f"{tuple(wrong.shape)} of torch.float32",
+            **{name: wrong},
+        )
     rejected(
-        "info_nce",
-        "negatives must be [rows, embedding size], got (6, 3, 4); negatives of each query's own "
-        "are not supported, and flattened each would be a negative of every query; score them by "
-        "torch.einsum('nd,nkd->nk', query, negatives), put the positives' scores in front and "
-        "take torch.nn.functional.cross_entropy with target 0",
-        negatives=torch.ones(ROWS, 3, SIZE),
+        loss,
+        f"{name} of each row's own must be floating point [6, K, 4], got (6, 3, 4) of torch.int64",
+        **{name: torch.ones(ROWS, 3, SIZE, dtype=torch.int64)},
     )
 
 

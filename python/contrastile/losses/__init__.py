@@ -2,6 +2,7 @@
 
 from .clip import ClipLoss, clip_loss
 from .dcl import DCL, DCLW, dcl_loss, dclw_loss
+from .gist import GISTEmbedLoss, gist_loss
 from .hard_negative import HardNegativeNCE, hard_negative_nce
 from .infonce import InfoNCE, info_nce
 from .logit_scale import LogitScale
@@ -9,6 +10,7 @@ from .matryoshka import Matryoshka, matryoshka
 from .multi_positive import MultiPositiveNCE, multi_positive_nce
 from .ntxent import NTXent, nt_xent
 from .options import Options
+from .qwen3 import Qwen3Loss, qwen3_loss
 from .rows import Stats
 from .siglip import SigLip, siglip_loss
 from .supcon import SupCon, supcon_loss
@@ -17,6 +19,7 @@ __all__ = [
     "DCL",
     "DCLW",
     "ClipLoss",
+    "GISTEmbedLoss",
     "HardNegativeNCE",
     "InfoNCE",
     "LogitScale",
@@ -24,17 +27,20 @@ __all__ = [
     "MultiPositiveNCE",
     "NTXent",
     "Options",
+    "Qwen3Loss",
     "SigLip",
     "Stats",
     "SupCon",
     "clip_loss",
     "dcl_loss",
     "dclw_loss",
+    "gist_loss",
     "hard_negative_nce",
     "info_nce",
     "matryoshka",
     "multi_positive_nce",
     "nt_xent",
+    "qwen3_loss",
     "siglip_loss",
     "supcon_loss",
 ]

@@ -24,6 +24,7 @@ from .ids import Groups, all_dot_sums, class_dot_sums
 from .memory import Memory, Past, merged, past_of
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, widen
+from .own_negatives import OwnNegatives, check_own_negatives
 from .rows import (
     Stats,
     finish,
@@ -38,11 +39,6 @@ from .rows import (
 NAME = "info_nce"
 PATCHES = (
     f"{SEVERAL}; query_ids= and key_ids= leave those out, multi_positive_nce makes them positives"
-)
-OWN_NEGATIVES = (
-    "negatives of each query's own are not supported, and flattened each would be a negative of "
-    "every query; score them by torch.einsum('nd,nkd->nk', query, negatives), put the positives' "
-    "scores in front and take torch.nn.functional.cross_entropy with target 0"
 )
 
 
@@ -72,13 +68,15 @@ def info_nce(
         query: [N, D], fp32, fp64, bf16 or fp16.
         key: [M, D].
         positives: t [N] int64, the key of each query, -1 for none; default: row i with key i.
-        negatives: [K, D] further keys that are negatives of every query (a queue, hard negatives).
+        negatives: [K, D] further keys that are negatives of every query (a queue), or [N, K, D]:
+            K of each query's own (hard negatives), whose N K scores are stored.
         query_ids: [N] integers, -1 for none; with ``key_ids`` [M]: a key with the query's id
             that is not its positive is no negative (duplicates, other captions).
         key_ids: see ``query_ids``.
         memory: keys [K, D] of past batches, or (keys, ids [K]) where there are ``query_ids``:
             negatives too, but for those of the query's id, and without a gradient. With a group
-            all ranks have the same, which count once (``negatives`` are those of all ranks).
+            all ranks have the same, which count once (``negatives`` [K, D] are those of all
+            ranks).
         label_smoothing: e in [0, 1], spread over the included keys.
         margin: subtracted from the positive's dot product.
         options: see :class:`~contrastile.losses.options.Options`. ``temperature``/``logit_scale``
@@ -104,9 +102,7 @@ def info_nce(
     check_embedding(NAME, "query", query, PATCHES)
     check_embedding(NAME, "key", key, PATCHES)
     check_same_size(NAME, query=query, key=key)
-    if negatives is not None:
-        check_embedding(NAME, "negatives", negatives, OWN_NEGATIVES)
-        check_same_size(NAME, query=query, negatives=negatives)
+    shared_negatives, own_negatives = _negatives(negatives, query)
     n, m = query.shape[0], key.shape[0]
     here = _positives(positives, n, m, query, key)
     ids = _ids(query_ids, key_ids, query, key)
@@ -142,12 +138,12 @@ def info_nce(
         row_loss=row_loss,
         **opts.engine,
     )
-    if negatives is not None:
-        columns_of_negatives = opts.peers.columns("negatives", negatives)
-        negatives = opts.embeddings(negatives)
+    if shared_negatives is not None:
+        columns_of_negatives = opts.peers.columns("negatives", shared_negatives)
+        shared_negatives = opts.embeddings(shared_negatives)
         more = columns_of_negatives.log_sum_exp(
             query,
-            negatives,
+            shared_negatives,
             scale=scale,
             channels=[Channel()],
             ranks=opts.return_stats,
@@ -155,6 +151,9 @@ def info_nce(
             **opts.engine,
         )
         stats = merged(stats, more)
+    hard = None if own_negatives is None else OwnNegatives.of(opts, query, own_negatives)
+    if hard is not None:
+        stats = merged(stats, hard.log_sum_exp(opts, scale, stats.scores_of_positives))
     for side in past:
         raw = stats.scores_of_positives
         stats = merged(stats, side.log_sum_exp(opts, query, scale, [side.others], raw))
@@ -178,7 +177,16 @@ def info_nce(
     losses = softmax_loss(stats.rows[0], positive)
     if label_smoothing:
         total, included = _included(
-            opts.peers, columns, query, key, negatives, here.columns, groups, scale, bias, past
+            opts.peers,
+            columns,
+            query,
+            key,
+            shared_negatives,
+            here.columns,
+            groups,
+            scale,
+            bias,
+            past if hard is None else (*past, hard),
         )
         losses = losses + smoothing_term(positive, total - score, included, label_smoothing)
     tell = positives is not None or label_smoothing or wants_valid(opts)
@@ -210,6 +218,17 @@ def _positives(positives: Tensor | None, n: int, m: int, query: Tensor, key: Ten
             f"keys as queries, got query {shape(query)} and key {shape(key)}; pass positives="
         )
     return Index.diagonal(n, device=query.device)
+
+
+def _negatives(negatives: Tensor | None, query: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Checked negatives: those of every query, and those of each query's own."""
+    if negatives is None:
+        return None, None
+    if isinstance(negatives, Tensor) and negatives.dim() == 3:
+        return None, check_own_negatives(NAME, "negatives", negatives, query)
+    check_embedding(NAME, "negatives", negatives)
+    check_same_size(NAME, query=query, negatives=negatives)
+    return negatives, None
 
 
 def _ids(
@@ -267,7 +286,7 @@ def _included(
     groups: Groups | None,
     scale: float | Tensor,
     bias: Tensor | None,
-    past: Sequence[Past],
+    past: Sequence[Past | OwnNegatives],
 ) -> tuple[Tensor, Tensor]:
     """Sum of a row's included scores, its positive among them, and their number."""
     dots = all_dot_sums(peers, query, key)

@@ -24,6 +24,7 @@ class Inputs:
     Args:
         embeddings: (x, y), (z0, z1) or (z,); leaves where gradients are wanted.
         labels: () or (labels,) or (query_ids, key_ids), int64.
+        guides: embeddings of the same items by a model that is not trained; no leaves.
         scale: what the dots are multiplied by; a leaf where it is learned.
         bias: added to the scores (siglip_loss).
     """
@@ -32,11 +33,12 @@ class Inputs:
     labels: tuple[Tensor, ...]
     scale: Tensor | float
     bias: Tensor | float | None = None
+    guides: tuple[Tensor, ...] = ()
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """What the loss takes by position."""
-        return (*self.embeddings, *self.labels)
+        return (*self.embeddings, *self.guides, *self.labels)
 
     @property
     def parameters(self) -> dict[str, Tensor | float]:
@@ -62,6 +64,7 @@ class Inputs:
         return replace(
             self,
             embeddings=tuple(map(leaf, self.embeddings)),
+            guides=tuple(map(leaf, self.guides)),
             scale=leaf(self.scale),
             bias=leaf(self.bias),
         )
@@ -76,6 +79,11 @@ def taken_by_position(function: Callable[..., Any]) -> tuple[str, ...]:
 def names_ids(name: str) -> bool:
     """Whether an argument of this name has an integer for each item; others have a vector."""
     return name.endswith(("ids", "labels"))
+
+
+def names_guide(name: str) -> bool:
+    """Whether an argument of this name is of a model that is not trained."""
+    return name.startswith("guide")
 
 
 def noisy_copies(

@@ -52,7 +52,12 @@ OWN_NUMBERS = {
     "beta": (0.0, 100.0),
     "tau_plus": (0.0, 0.999),
 }
-OWN_CHOICES = {"variant": ("out", "in"), "direction": ("both", "rows", "columns")}
+OWN_CHOICES = {
+    "variant": ("out", "in"),
+    "direction": ("both", "rows", "columns"),
+    "margin_mode": ("absolute", "relative"),
+}
+OWN_SWITCHES = ("contrast_anchors", "contrast_positives", "query_query", "document_document")
 # What empty= may be.
 EMPTY = ("zero", "skip", "error")
 
@@ -306,6 +311,9 @@ def check_own_options(caller: str, options: Mapping[str, Any]) -> None:
     for name, choices in OWN_CHOICES.items():
         if name in options:
             check_choice(caller, name, options[name], choices)
+    for name in OWN_SWITCHES:
+        if name in options:
+            check_switch(caller, name, options[name])
 
 
 def check_names(caller: str, given: Iterable[str], names: Collection[str]) -> None:

@@ -12,17 +12,26 @@ from torch.nn.functional import normalize
 
 from .clip import ClipLoss, clip_loss, clip_loss_reference
 from .dcl import DCL, DCLW, dcl_loss, dcl_loss_reference, dclw_loss, dclw_loss_reference
+from .gist import GISTEmbedLoss, gist_loss, gist_loss_reference
 from .hard_negative import (
     HardNegativeNCE,
     hard_negative_nce,
     hard_negative_nce_reference,
 )
 from .infonce import InfoNCE, info_nce, info_nce_reference
-from .inputs import ROWS_PER_LABEL, Inputs, names_ids, noisy_copies, taken_by_position
+from .inputs import (
+    ROWS_PER_LABEL,
+    Inputs,
+    names_guide,
+    names_ids,
+    noisy_copies,
+    taken_by_position,
+)
 from .module import Loss
 from .multi_positive import MultiPositiveNCE, multi_positive_nce, multi_positive_nce_reference
 from .ntxent import NTXent, nt_xent, nt_xent_reference
 from .options import LossOutput
+from .qwen3 import Qwen3Loss, qwen3_loss, qwen3_loss_reference
 from .siglip import SigLip, siglip_loss, siglip_loss_reference
 from .supcon import SupCon, supcon_loss, supcon_loss_reference
 
@@ -36,7 +45,8 @@ class LossEntry:
 
     Args:
         function: the loss. Its tensors by position tell what it takes: integers where a name ends
-            in ``ids`` or ``labels``, vectors where not.
+            in ``ids`` or ``labels``, vectors where not, those of another model where it begins with
+            ``guide``.
         module: its nn.Module twin.
         reference: its formula with all of S in memory, mean over rows, by the same tensors and
             the options in ``parameters``; of embeddings that are already normalised.
@@ -44,6 +54,8 @@ class LossEntry:
         paper: who and when, for README.
         directions: 1 where the stats of rows alone make the loss, 2 where those of columns do too.
         views: how many sets are stacked to the rows of S.
+        own_blocks: how many further matrices of scores there are, each of one set with itself.
+        passes: whether keys may pass by shard by shard, in a ring of ranks or from the host.
         normalize: whether it is used on embeddings that it has to normalise itself.
         parameters: what the options ``logit_scale`` and ``logit_bias`` start at.
         learned: whether these are usually parameters of the model.
@@ -56,6 +68,8 @@ class LossEntry:
     paper: str
     directions: int = 1
     views: int = 1
+    own_blocks: int = 0
+    passes: bool = True
     normalize: bool = False
     parameters: Mapping[str, float] = field(default_factory=lambda: {"logit_scale": SOFTMAX_SCALE})
     learned: bool = False
@@ -71,7 +85,12 @@ class LossEntry:
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        return tuple(name for name in self.tensors if not names_ids(name))
+        return tuple(name for name in self.tensors if not (names_ids(name) or names_guide(name)))
+
+    @property
+    def guides(self) -> tuple[str, ...]:
+        """Embeddings of another model, without a gradient."""
+        return tuple(name for name in self.tensors if names_guide(name))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -93,19 +112,22 @@ class LossEntry:
     @property
     def square(self) -> bool:
         """Whether no further keys can be added to the columns of S."""
-        return "negatives" not in self.options
+        return "positives" not in self.options
 
     # Both directions need S, S again, G K and G^T Q: 4. One direction, or a sum over single pairs,
-    # can turn a strip of S into G at once: 3. Of a symmetric S one triangle is enough: 2.
+    # can turn a strip of S into G at once: 3. Of a symmetric S one triangle is enough: 2. A guide's
+    # matrices are computed once, as the scores are.
     @property
     def forward(self) -> float:
         """Least work of the loss alone, in units of 2 N M D flop."""
-        return 0.5 if self.one_set else 1
+        own = (0.5 if self.one_set else 1) + 0.5 * self.own_blocks
+        return 2 * own if self.guides else own
 
     @property
     def training(self) -> float:
         """Least work of the loss and its gradients, in the same units."""
-        return 2 if self.one_set else 2 + self.directions
+        own = (2 if self.one_set else 2 + self.directions) + 2 * self.own_blocks
+        return own + self.forward / 2 if self.guides else own
 
     def compute(self, inputs: Inputs, **options: object) -> Tensor:
         """The loss of ``inputs``; further options as the function has them."""
@@ -120,7 +142,7 @@ class LossEntry:
         vectors = inputs.embeddings
         if self.normalize:
             vectors = tuple(normalize(vector, dim=1) for vector in vectors)
-        return self.reference(*vectors, *inputs.labels, **inputs.parameters)
+        return self.reference(*vectors, *inputs.guides, *inputs.labels, **inputs.parameters)
 
     def make_inputs(
         self,
@@ -150,6 +172,7 @@ class LossEntry:
         counts = [n // self.views] * len(self.embeddings)
         counts[-1] += negatives
         vectors = noisy_copies(counts, d, group, self.normalize, generator)
+        guides = noisy_copies([n] * len(self.guides), d, group, True, generator)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
 
         def leaf(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -165,6 +188,7 @@ class LossEntry:
             tuple(group[:n].to(device) for _ in self.labels),
             made["logit_scale"],
             made.get("logit_bias"),
+            tuple(guide.to(device, dtype) for guide in guides),
         )
 
 
@@ -244,6 +268,26 @@ ENTRIES = (
         reference=hard_negative_nce_reference,
         summary="one direction; hard negatives count more, and are debiased",
         paper="Robinson et al. 2021",
+        normalize=True,
+    ),
+    LossEntry(
+        function=gist_loss,
+        module=GISTEmbedLoss,
+        reference=gist_loss_reference,
+        summary="a guide model says which pairs are no negatives; all pairs of a batch",
+        paper="Solatorio et al. 2024",
+        own_blocks=2,
+        passes=False,
+        normalize=True,
+    ),
+    LossEntry(
+        function=qwen3_loss,
+        module=Qwen3Loss,
+        reference=qwen3_loss_reference,
+        summary="all pairs of a batch and hard negatives, but for near copies of the positive",
+        paper="Zhang et al. 2025",
+        own_blocks=2,
+        passes=False,
         normalize=True,
     ),
 )

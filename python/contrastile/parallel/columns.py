@@ -35,6 +35,10 @@ class OwnColumns:
         """The same."""
         return vector
 
+    def matrix_everywhere(self, rows: Tensor) -> Tensor:
+        """The same."""
+        return rows
+
     def place(self, index: Index) -> Index:
         """The same."""
         return index
@@ -60,6 +64,12 @@ class PassingColumns:
             return collectives.gather(vector, share.sizes)
         found: Tensor = Everywhere.apply(self._caller, collectives, share, vector)
         return found
+
+    def matrix_everywhere(self, rows: Tensor) -> Tensor:
+        """The embeddings of all columns at once, for losses of several matrices of scores; their
+        gradients are summed over ranks.
+        """
+        return self.everywhere(rows)
 
     def place(self, index: Index) -> Index:
         """Counted from the first column of all."""
