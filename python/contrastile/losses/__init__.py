@@ -7,6 +7,7 @@ from .hard_negative import HardNegativeNCE, hard_negative_nce
 from .infonce import InfoNCE, info_nce
 from .logit_scale import LogitScale
 from .matryoshka import Matryoshka, matryoshka
+from .max_sim import MaxSimInfoNCE, max_sim_info_nce
 from .multi_positive import MultiPositiveNCE, multi_positive_nce
 from .ntxent import NTXent, nt_xent
 from .options import Options
@@ -24,6 +25,7 @@ __all__ = [
     "InfoNCE",
     "LogitScale",
     "Matryoshka",
+    "MaxSimInfoNCE",
     "MultiPositiveNCE",
     "NTXent",
     "Options",
@@ -38,6 +40,7 @@ __all__ = [
     "hard_negative_nce",
     "info_nce",
     "matryoshka",
+    "max_sim_info_nce",
     "multi_positive_nce",
     "nt_xent",
     "qwen3_loss",

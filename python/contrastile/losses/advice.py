@@ -115,5 +115,5 @@ def _advise_on_lengths(caller: str, query: Tensor, key: Tensor, scale: float) ->
 
 def _shortest(embeddings: Tensor) -> float:
     """The least length among the first rows: one long row is no mistake, long rows are."""
-    first = embeddings.detach()[:ROWS].float()
+    first = embeddings.detach().flatten(0, -2)[:ROWS].float()
     return float(torch.linalg.vector_norm(first, dim=1).min())
