@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from ...engine.job import Job
+from ...engine.picked import Selector
 from ...engine.plan import Keeping, Tile
 from ...engine.sweep.block_math import BlockMath
 from ...problem.spec import Sizes, Spec
@@ -107,6 +108,16 @@ class TritonBackend(GpuBackend):
     def block_math(self, sizes: Sizes) -> BlockMath:
         """Elementwise torch."""
         return TorchBlockMath()
+
+    def supports_selections(self) -> str | None:
+        """None: it picks columns."""
+        return None
+
+    def selector(self, job: Job) -> Selector:
+        """What picks columns of the job's rows."""
+        from .select import TritonSelector
+
+        return TritonSelector(job)
 
     def kernels(self, scene: Scene) -> SummingKernels:
         """Bound to a job."""

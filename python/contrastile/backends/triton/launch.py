@@ -42,6 +42,8 @@ class Purpose(Enum):
     WEIGH_DIAGONAL = "weigh diagonal"
     WEIGH_DIAGONAL_GENERAL = "weigh diagonal, general form"
     WEIGH_KEPT = "weigh kept dot products"
+    TOP_K = "top k"
+    GROUP_MAX = "group max"
 
 
 @dataclass(frozen=True)
