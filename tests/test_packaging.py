@@ -41,6 +41,7 @@ SHIPPED = {
     "contrastile/benches/providers",
     "contrastile/demo",
     "contrastile/engine",
+    "contrastile/engine/sweep",
     "contrastile/integrations",
     "contrastile/losses",
     "contrastile/ops",
@@ -51,7 +52,7 @@ SHIPPED = {
     "contrastile/triton_kernels",
 }
 # Bytes of a wheel without the extension: 371 276 were measured; the unshipped tools have 90 000.
-LARGEST_WHEEL = 400_000
+LARGEST_WHEEL = 520_000
 # What a checkout has beside the package, for the tests and for who reads.
 IN_SDIST = ("csrc", "docs", "examples", "tests", *FOLDERS)
 SOURCE_SUFFIXES = {".py", ".cpp", ".cu", ".h", ".json", ".md", ".png"}
