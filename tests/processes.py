@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -35,8 +39,7 @@ class Processes:
 
     def start(self) -> None:
         context = mp.get_context("forkserver")
-        # One process imports torch and the tests' functions, all others are copies of it.
-        context.set_forkserver_preload(["rank_cases"])
+        preload(context)
         self.folder = tempfile.TemporaryDirectory()
         meeting = str(Path(self.folder.name) / "store")
         pairs = [context.Pipe() for _ in range(self.world)]
@@ -90,6 +93,15 @@ class Processes:
             worker.kill()
             worker.join()
         self.folder.cleanup()
+
+
+def preload(context: ForkServerContext) -> None:
+    """One process imports torch and the tests' functions, all others are copies of it."""
+    context.set_forkserver_preload(["rank_cases"])
+    # Before Python 3.12.8 it is not told where modules are, and passes over what it does not find.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
 
 
 def answer(pipe: Connection) -> tuple[bool, Any]:
