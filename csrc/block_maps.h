@@ -132,11 +132,37 @@ struct SoftTarget {
   }
 };
 
+// V_0 - row - col, rounded once.
+struct Centred {
+  static constexpr int kAbsent = 0;
+
+  template <class T>
+  static void value(const MapLine<T>& in, T* out) {
+    const T *plane = in.planes[0], *col = in.col;
+    const double row = static_cast<double>(in.row);
+    const int n = in.n;
+#pragma omp simd
+    for (int j = 0; j < n; ++j)
+      out[j] = static_cast<T>(static_cast<double>(plane[j]) - row - static_cast<double>(col[j]));
+  }
+
+  template <class T>
+  static void partials(const MapLine<T>& in, Partials<T>& out) {
+    const int n = in.n;
+#pragma omp simd
+    for (int j = 0; j < n; ++j) {
+      out.planes[0][j] = T(1);
+      out.row[j] = out.col[j] = T(-1);
+    }
+  }
+};
+
 template <class F>
 void with_map(Map map, F&& f) {
   switch (map) {
     case Map::volume: return f(Volume{});
     case Map::soft_target: return f(SoftTarget{});
+    case Map::centred: return f(Centred{});
   }
 }
 

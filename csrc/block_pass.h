@@ -94,6 +94,13 @@ void map_block(const Mapped<T>& of, T* out, int64_t begin, int64_t end) {
                                     int64_t) { functor.value(line, out + at); });
 }
 
+// 0 where no gradient comes, though the map may be infinite there.
+template <class T>
+CONTRASTILE_HD T through(T grad, T partial) {
+  const T product = grad * partial;
+  return grad == T(0) ? T(0) : product;
+}
+
 template <class T>
 void give(const T* grad, const T* partial, MapTarget<T> target, int64_t at, int n) {
   if (!target.out) return;
@@ -101,8 +108,9 @@ void give(const T* grad, const T* partial, MapTarget<T> target, int64_t at, int 
   with_flag(target.add, [&](auto add) {
 #pragma omp simd
     for (int j = 0; j < n; ++j) {
-      if constexpr (decltype(add)::value) out[j] += grad[j] * partial[j];
-      else out[j] = grad[j] * partial[j];
+      const T own = through(grad[j], partial[j]);
+      if constexpr (decltype(add)::value) out[j] += own;
+      else out[j] = own;
     }
   });
 }
@@ -111,7 +119,8 @@ template <class T>
 double dot(const T* grad, const T* partial, int n) {
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int j = 0; j < n; ++j) sum += static_cast<double>(grad[j]) * static_cast<double>(partial[j]);
+  for (int j = 0; j < n; ++j)
+    sum += through(static_cast<double>(grad[j]), static_cast<double>(partial[j]));
   return sum;
 }
 
@@ -119,7 +128,7 @@ template <class T>
 void add_products(const T* grad, const T* partial, double* sums, int n) {
 #pragma omp simd
   for (int j = 0; j < n; ++j)
-    sums[j] += static_cast<double>(grad[j]) * static_cast<double>(partial[j]);
+    sums[j] += through(static_cast<double>(grad[j]), static_cast<double>(partial[j]));
 }
 
 template <class T>

@@ -18,7 +18,7 @@ enum class Op : int {
   col_above
 };
 enum class Phi : int { softplus, relu, identity, square };
-enum class Map : int { volume, soft_target };
+enum class Map : int { volume, soft_target, centred };
 
 enum class Reads { nothing, integers, reals, plane };
 
@@ -44,7 +44,8 @@ struct MapKind {
   const char* name;
   int least, most;
 };
-constexpr MapKind kMaps[] = {{"VOLUME", 1, kMaxMapped}, {"SOFT_TARGET", 2, 2}};
+constexpr MapKind kMaps[] = {
+    {"VOLUME", 1, kMaxMapped}, {"SOFT_TARGET", 2, 2}, {"CENTRED", 1, 1}};
 constexpr const char* kPhis[] = {"SOFTPLUS", "RELU", "IDENTITY", "SQUARE"};
 
 constexpr int kOpCount = sizeof(kOps) / sizeof(kOps[0]);

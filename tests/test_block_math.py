@@ -24,7 +24,7 @@ SHAPES = [(3, 5), (67, 1037)]
 RTOL = {torch.float64: 1e-10, torch.float32: 6e-7}
 # Powers below the normal numbers of fp32 are 0.
 TINY = {torch.float64: 0.0, torch.float32: 2.0**-124}
-KINDS = [(Map.VOLUME, 1), (Map.VOLUME, 2), (Map.VOLUME, 7), (Map.SOFT_TARGET, 2)]
+KINDS = [(Map.VOLUME, p) for p in (1, 2, 7)] + [(Map.SOFT_TARGET, 2), (Map.CENTRED, 1)]
 
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 dtypes = pytest.mark.parametrize("dtype", RTOL, ids=str)
@@ -99,7 +99,7 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 
 def assert_sums_close(actual: Tensor, exact: Tensor, addends: Tensor, dtype: torch.dtype) -> None:
     """To roundings of each addend."""
-    assert bool(((actual - exact).abs() <= RTOL[dtype] * addends + 1e-300).all())
+    assert bool(((actual - exact).abs() <= RTOL[dtype] * addends.abs() + 1e-300).all())
 
 
 def sums_of(shape: tuple[int, int], start: float = 0.5) -> Sums:
@@ -247,6 +247,18 @@ def test_the_ends(level: str, dtype: torch.dtype) -> None:
     assert out[0, 0].isnan() and out[0, 1:5].tolist() == [0.0, 0.0, 1.0, 0.0]
 
 
+def test_what_is_left_out_gives_nothing(level: str) -> None:
+    """0 times an infinite power is 0, in gradients and in their sums."""
+    planes = [torch.full((3, 300), 2e4), torch.ones(3, 300)]
+    grad = torch.zeros(3, 300)
+    for math in (module(torch.float32), TorchBlockMath()):
+        found = [Target(torch.full_like(grad, torch.nan), add=False) for _ in planes]
+        sums = Sums(torch.zeros(3, dtype=torch.float64), torch.zeros(300, dtype=torch.float64))
+        math.map_gradients(Map.SOFT_TARGET, planes, None, None, grad, found, sums)
+        for zero in (*(target.out for target in found), *sums):
+            assert zero is not None and bool((zero == 0).all())
+
+
 def test_a_target_may_lie_where_the_gradient_does(level: str) -> None:
     own = given((67, 1037), torch.float32, "both", 2, Map.SOFT_TARGET)
     apart = [Target(torch.empty_like(own.grad), add=False) for _ in range(2)]
@@ -266,7 +278,7 @@ def test_what_it_does_not_know_is_refused() -> None:
     math = _C.BlockMath(False, "baseline")
     x = torch.zeros(2, 2)
     for kind, planes, message in (
-        (2, [x], "unknown function 2"),
+        (3, [x], "unknown function 3"),
         (-1, [x], "unknown function -1"),
         (0, [], "does not read 0 planes"),
         (0, [x] * 8, "does not read 8 planes"),

@@ -61,9 +61,19 @@ def _soft_target_partials(planes: Sequence[Tensor], row: Tensor, col: Tensor) ->
     return Partials([value, weight], value, value)
 
 
+def _centred(planes: Sequence[Tensor], row: Tensor, col: Tensor) -> Tensor:
+    return planes[0] - row - col
+
+
+def _centred_partials(planes: Sequence[Tensor], row: Tensor, col: Tensor) -> Partials:
+    one = torch.ones((), dtype=torch.float64, device=row.device)
+    return Partials([one], -one, -one)
+
+
 MAPS = {
     Map.VOLUME: TorchMap(1.0, _volume, _volume_partials),
     Map.SOFT_TARGET: TorchMap(0.0, _soft_target, _soft_target_partials),
+    Map.CENTRED: TorchMap(0.0, _centred, _centred_partials),
 }
 
 
@@ -103,11 +113,11 @@ class TorchBlockMath:
         wide = grad.double()
         for target, partial in zip(targets, found.planes, strict=True):
             if target is not None:
-                _give(target, wide * partial)
+                _give(target, _through(wide, partial))
         if sums.rows is not None:
-            sums.rows.add_((wide * found.row).sum(1))
+            sums.rows.add_(_through(wide, found.row).sum(1))
         if sums.cols is not None:
-            sums.cols.add_((wide * found.col).sum(0))
+            sums.cols.add_(_through(wide, found.col).sum(0))
 
     def fold(
         self,
@@ -137,6 +147,11 @@ def _numbers(
     absent = torch.full((), own.absent, dtype=torch.float64, device=like.device)
     of_rows = absent if row is None else row.double()[:, None]
     return of_rows, absent if col is None else col.double()
+
+
+def _through(grad: Tensor, partial: Tensor) -> Tensor:
+    """Their product; 0 where no gradient comes, though the map may be infinite there."""
+    return torch.where(grad == 0, 0.0, grad * partial)
 
 
 def _give(target: Target, value: Tensor) -> None:

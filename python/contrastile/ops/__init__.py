@@ -1,5 +1,6 @@
 """The differentiable primitives. A loss is an O(N) formula over what they return."""
 
+from .expectation import Expectation, expectation
 from .gather import gather_dot
 from .group_max import GroupMax, group_max
 from .lse import log_sum_exp
@@ -10,9 +11,11 @@ from .sweep import sweep
 from .top_k import TopK, top_k
 
 __all__ = [
+    "Expectation",
     "GroupMax",
     "ScoreStats",
     "TopK",
+    "expectation",
     "gather_dot",
     "group_max",
     "log_sum_exp",

@@ -16,10 +16,11 @@ class Map(IntEnum):
 
     VOLUME = 0
     SOFT_TARGET = 1
+    CENTRED = 2
 
 
 # How many planes each reads, at least and at most; and what row and column are where not given.
-READS = {Map.VOLUME: (1, 7), Map.SOFT_TARGET: (2, 2)}
+READS = {Map.VOLUME: (1, 7), Map.SOFT_TARGET: (2, 2), Map.CENTRED: (1, 1)}
 
 
 class Plane(NamedTuple):
@@ -67,11 +68,12 @@ class Mapped(NamedTuple):
     * ``Map.SOFT_TARGET``: :math:`e^{V^0_{ij} + r_i + c_j}\, V^1_{ij}`: with
       :math:`r_i = -\log\sum_j e^{V^0_{ij}}` what a pair adds to the mean of the second plane under
       the softmax of the first.
+    * ``Map.CENTRED``: :math:`V^0_{ij} - r_i - c_j`.
 
     Args:
         map: which.
         planes: the numbers of the planes that it reads.
-        row: r [N]; None is 1 for a volume, 0 for a soft target.
+        row: r [N]; None is 1 for a volume, 0 for the others.
         col: c [M]; likewise.
     """
 

@@ -56,7 +56,8 @@ class BlockMath(Protocol):
         sums: Sums,
     ) -> None:
         """``grad`` times the partial derivatives: by each plane to its target, by row and column
-        numbers to ``sums``.
+        numbers to ``sums``. 0 where ``grad`` is, as at pairs that a predicate leaves out, even
+        where the map is not finite: a power of theirs may be beyond all numbers.
         """
 
     def fold(
