@@ -24,6 +24,7 @@ PAGES = (
     "docs/distributed.md",
     "docs/training.md",
     "docs/integrations.md",
+    "docs/sweeps.md",
 )
 
 
@@ -109,11 +110,10 @@ def without_gradient(own: Tensor, put_back: bool = True) -> Tensor:
     return torch.cat(parts)
 
 
-def compare(rank: int, world: int, meeting: str) -> None:
+def compare() -> None:
     """One rank: what each line of the page's table trains, against the gradient of one process."""
-    torch.set_num_threads(1)
+    rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     page = run("docs/faq.md")
     torch.manual_seed(0)
     weight = torch.randn(SIZE, 8, requires_grad=True)
@@ -139,8 +139,11 @@ def compare(rank: int, world: int, meeting: str) -> None:
     ]
     assert 0.2 < off((rows[0] + rows[1]) / 2) < 0.26
     assert off(loss(x, y, temperature=TEMPERATURE)) > 0.3
-    dist.destroy_process_group()
 
 
-def test_several_processes_train_what_the_page_says(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(compare, (2, str(tmp_path / "meeting")), nprocs=2)
+def test_several_processes_train_what_the_page_says() -> None:
+    processes = Processes(2)
+    try:
+        processes.run(compare)
+    finally:
+        processes.stop()
