@@ -67,6 +67,9 @@ class TritonSelector:
         """The first ``count`` columns behind the last of ``before``."""
         sizes, held = self.job.sizes, max(_power_of_two(count), 2)
         launch = self.program.launch(Purpose.TOP_K)
+        if before is not None:
+            # What comes behind others takes registers too: 64 rows spill 48 bytes on sm_80.
+            launch = replace(launch, rows=max(launch.rows // 2, 16))
         tiles = self._tiles(select.top_k, launch, K=held, first=before is None)
         row_tiles = programs(sizes.n, launch.rows)
         wanted = programs(PER_PROCESSOR * self.program.device.processors, row_tiles)
