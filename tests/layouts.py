@@ -59,4 +59,9 @@ def laid_out(
 
 
 def embedding_names(arguments: Mapping[str, Any]) -> list[str]:
-    return [n for n, v in arguments.items() if isinstance(v, Tensor) and v.ndim == 2]
+    """Those that are trained: a guide's have no gradient."""
+    return [
+        n
+        for n, v in arguments.items()
+        if isinstance(v, Tensor) and v.ndim == 2 and not n.startswith("guide")
+    ]

@@ -114,6 +114,15 @@ def test_a_guide_has_no_gradient() -> None:
     assert leaf.grad is not None and all(guide.grad is None for guide in guides)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_guide_that_is_no_number_makes_the_loss_nan(bad: float) -> None:
+    (x, y, n), guides = drawn(ROWS, ROWS, 6)
+    for place in range(3):
+        wrong = [guide.clone() for guide in guides]
+        wrong[place][2, 1] = bad
+        assert gist_loss(x, y, *wrong[:2], n, wrong[2], temperature=0.1).isnan()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_loss_has_the_students_dtype(dtype: torch.dtype) -> None:
     """Whatever the guide's; its cosines are rounded to none below fp32."""

@@ -10,7 +10,8 @@ import contrastile
 import contrastile.functional as losses
 import pytest
 import torch
-from cases import LOSSES, arguments_for, covering_choices, default_choice
+from cases import EVERY as LOSSES
+from cases import arguments_for, covering_choices, default_choice
 from contrastile.losses.registry import LOSSES as REGISTRY
 from helpers import Arguments, floats
 from torch import Tensor

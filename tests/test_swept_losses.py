@@ -38,6 +38,8 @@ RICH = {
 
 def rich(loss: str, **changes: Any) -> Choice:
     own = {name: v for name, v in {**RICH, **changes}.items() if name in SWEPT[loss]}
+    if own["scale"] not in SWEPT[loss]["scale"]:
+        own["scale"] = "logit_scale tensor"
     return default_choice(loss, **{"shape": (23, 6), **own})
 
 

@@ -12,7 +12,7 @@ from ..ops import ScoreStats, sweep
 from ..parallel import Columns
 from ..problem import Above, Channel, InputError, Not, Pairs, Plane, Reduction
 from .options import LossOutput, Options
-from .rows import Stats, make_stats, reduce_rows, shift_of, wants_valid
+from .rows import Stats, make_stats, poison, reduce_rows, shift_of, wants_valid
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +81,15 @@ def _plane(query: Tensor, key: Tensor) -> Plane:
 
 
 def softmax_of(
-    opts: Options, stats: ScoreStats, weights: Tensor | None, bias: Tensor | None
+    opts: Options,
+    stats: ScoreStats,
+    limits: Tensor,
+    weights: Tensor | None,
+    bias: Tensor | None,
 ) -> LossOutput:
-    """The loss of rows whose negatives are those of all blocks together."""
+    """The loss of rows whose negatives are those of all blocks together; NaN where the limit is
+    no number and nothing is known of them.
+    """
     lse, positive = stats.rows[0], stats.scores_of_positives
 
     def valid() -> Tensor:
@@ -94,5 +100,5 @@ def softmax_of(
         whole = torch.logaddexp(lse, positive) + shift
         return make_stats(opts, whole, positive + shift, stats.row_rank, valid())
 
-    losses = softmax_loss(lse, positive)
+    losses = poison(softmax_loss(lse, positive), limits)
     return reduce_rows(opts, losses, valid if wants_valid(opts) else None, weights, seen, bias)

@@ -13,6 +13,7 @@ from .blocks import Side, block_stats, check_keys_stay, softmax_of
 from .memory import merged
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, wide_dtype
+from .rows import poison
 
 NAME = "gist_loss"
 
@@ -106,12 +107,14 @@ def gist_loss(
     others = [(anchors, anchors, Not(own))] if contrast_anchors else []
     others += [(positives, positives, Not(own))] if contrast_positives else []
     if negatives is not None and guide_negatives is not None:
-        others.append((anchors, side("negatives", negatives, guide_negatives), None))
+        further = side("negatives", negatives, guide_negatives)
+        others.append((anchors, further, None))
+        limits = poison(limits, _sum_of_guide(further))
     raw = stats.scores_of_positives.detach()
     for rows, columns, kept in others:
         more = block_stats(opts, rows, columns, scale, limits, kept, thresholds=raw)
         stats = merged(stats, more)
-    return softmax_of(opts, stats, weights, bias)
+    return softmax_of(opts, stats, limits, weights, bias)
 
 
 def gist_loss_reference(
@@ -147,6 +150,12 @@ def _limits(anchors: Side, positives: Side, margin: float, margin_mode: str) -> 
     assert anchors.guide_rows is not None and positives.guide_rows is not None
     own = (anchors.guide_rows * positives.guide_rows).sum(1)
     return own - (own.abs() * margin if margin_mode == "relative" else margin)
+
+
+def _sum_of_guide(side: Side) -> Tensor:
+    """A number where all of the guide's embeddings are numbers."""
+    assert side.guide_rows is not None
+    return side.guide_rows.sum()
 
 
 def _check_guided(**pair: Tensor) -> None:

@@ -96,7 +96,7 @@ def qwen3_loss(
     if hard_negatives is not None:
         hard = OwnNegatives.of(opts, queries.rows, hard_negatives)
         stats = merged(stats, hard.log_sum_exp(opts, scale, raw, limits))
-    return softmax_of(opts, stats, weights, bias)
+    return softmax_of(opts, stats, limits, weights, bias)
 
 
 def qwen3_loss_reference(
