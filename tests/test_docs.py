@@ -25,6 +25,7 @@ PAGES = (
     "docs/training.md",
     "docs/integrations.md",
     "docs/sweeps.md",
+    "docs/sweeps.md",
 )
 
 
@@ -69,7 +70,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 # A log of measurements may name what is gone; a walk through the code may not.
 WALKS = ["CONTRIBUTING.md", *(p for p in ALL_PAGES if "docs/" in p and "performance" not in p)]
-FOLDERS = ("python", "csrc", "triton_kernels", "benches", "tests", "docs", ".ci")
+FOLDERS = ("python", "csrc", "triton_kernels", "benches", "examples", "tests", "docs", ".ci")
 FILES = [str(path) for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")]
 
 
