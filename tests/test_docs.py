@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from contrastile.losses.advice import CALLS
 from contrastile.problem.advice import GIVEN
+from processes import Processes
 from torch import Tensor
 from torch.nn.functional import normalize
 
