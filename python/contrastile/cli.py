@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -107,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> int:
     from .demo.run import run
 
-    return run(DemoOptions.of(options))
+    code = run(DemoOptions.of(options))
+    # Trainers held the group of its ranks; see parallel.collectives.before_a_group.
+    gc.collect()
+    return code
 
 
 def _doctor(options: argparse.Namespace) -> int:
