@@ -40,6 +40,20 @@ void group_max(bool is_double, Data dots, int64_t rows, int64_t cols, int64_t fi
   is_double ? merge(0.0) : merge(0.0f);
 }
 
+void spread_at(bool is_double, Data query, Data key, Data weights, Data columns, int64_t rows,
+               int64_t count, int64_t features, Data dquery, Data dkey, int threads) {
+  const py::gil_scoped_release release;
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const Weighted<T> picked = {pointer<const T>(query),   pointer<const T>(key),
+                                pointer<const T>(weights), pointer<const int64_t>(columns),
+                                rows,                      count,
+                                features};
+    spread(picked, pointer<T>(dquery), pointer<T>(dkey), threads);
+  };
+  is_double ? run(0.0) : run(0.0f);
+}
+
 }  // namespace
 
 void bind_select(py::module_& m) {
@@ -47,6 +61,9 @@ void bind_select(py::module_& m) {
         "By position: double, dots, rows, cols, first_col, values, columns, count, threads.");
   m.def("merge_group_max", &group_max,
         "By position: double, dots, rows, cols, first_col, values, columns, count, starts, "
+        "threads.");
+  m.def("spread", &spread_at,
+        "By position: double, query, key, weights, columns, rows, count, features, dquery, dkey, "
         "threads.");
 }
 

@@ -9,6 +9,8 @@ namespace {
 
 // Columns that are compared before anyone asks whether one of them is picked.
 constexpr int kLanes = 16;
+// Products that one thread adds as fast as several.
+constexpr int64_t kSpreadAlone = 65536;
 
 // f(i) for each row of a block, by as many threads as there is work for.
 template <class T, class F>
@@ -116,6 +118,38 @@ void merge_group_max(const Dots<T>& dots, const int64_t* starts, const Picks<T>&
   });
 }
 
+template <class T>
+void spread(const Weighted<T>& picked, T* dquery, T* dkey, int threads) {
+  const int64_t rows = picked.rows, count = picked.count, features = picked.features;
+  const auto add = [&](T* out, const T* from, T weight) {
+    for (int64_t f = 0; f < features; ++f) out[f] += weight * from[f];
+  };
+  const auto entry = [&](int64_t i, int64_t g, auto&& use) {
+    const int64_t column = picked.columns[i * count + g];
+    if (column >= 0) use(column, picked.weights[i * count + g]);
+  };
+  const int parts = rows * count * features < kSpreadAlone ? 1 : std::max(threads, 1);
+  if (dquery) {
+#pragma omp parallel for num_threads(parts) schedule(static) if (parts > 1)
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t g = 0; g < count; ++g)
+        entry(i, g, [&](int64_t column, T weight) {
+          add(dquery + i * features, picked.key + column * features, weight);
+        });
+  }
+  if (dkey) {
+    // No two threads have the same columns.
+#pragma omp parallel for num_threads(parts) schedule(static) if (parts > 1)
+    for (int64_t g = 0; g < count; ++g)
+      for (int64_t i = 0; i < rows; ++i)
+        entry(i, g, [&](int64_t column, T weight) {
+          add(dkey + column * features, picked.query + i * features, weight);
+        });
+  }
+}
+
+template void spread(const Weighted<float>&, float*, float*, int);
+template void spread(const Weighted<double>&, double*, double*, int);
 template void merge_top_k(const Dots<float>&, const Picks<float>&, int);
 template void merge_top_k(const Dots<double>&, const Picks<double>&, int);
 template void merge_group_max(const Dots<float>&, const int64_t*, const Picks<float>&, int);

@@ -30,4 +30,18 @@ template <class T>
 void merge_group_max(const Dots<T>& dots, const int64_t* starts, const Picks<T>& picks,
                      int threads);
 
+// Gradients of what was picked: `count` weights and columns a row, which may be -1.
+template <class T>
+struct Weighted {
+  const T *query, *key;
+  const T* weights;
+  const int64_t* columns;
+  int64_t rows, count, features;
+};
+
+// dq_i += w_ig k_c and dk_c += w_ig q_i with c = columns[i, g]; either may be null. Columns of
+// different g differ.
+template <class T>
+void spread(const Weighted<T>& picked, T* dquery, T* dkey, int threads);
+
 }  // namespace contrastile

@@ -134,6 +134,20 @@ def test_normalised() -> None:
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_memory_that_is_not_contiguous(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled pass, and with products of matrices in its place."""
+    if not native:
+        monkeypatch.setattr("contrastile.native.load", lambda: None)
+    query = torch.randn(SIZE, A, N, dtype=torch.float64).permute(2, 1, 0).requires_grad_()
+    document = torch.randn(B, M, 2 * SIZE, dtype=torch.float64)[..., ::2].transpose(0, 1)
+    given = {"query_tokens": query, "document_tokens": document.requires_grad_()}
+    got, expected = (of(**given, logit_scale=0.5) for of in (max_sim_info_nce, dense))
+    torch.testing.assert_close(got, expected)
+    found, wanted = (torch.autograd.grad(x, list(given.values())) for x in (got, expected))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_one_token_each_is_info_nce() -> None:
     x, y = torch.randn(8, 1, 5), torch.randn(12, 1, 5)
     got = max_sim_info_nce(x, y, temperature=0.5)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import native
 from ..problem.spec import Sizes, Spec
 from .first_order import BackwardOnly, first_order
 from .job import Backend
@@ -51,15 +52,15 @@ class Interaction(NamedTuple):
         """The queries, as many at a time as the workspace has room for."""
         n, tokens, size = self.query.shape
         spec = self.spec._replace(workspace=max(self.spec.workspace // PARTS, 1))
-        sizes = Sizes.of(spec, [self.query.view(n * tokens, size), self.key])
+        sizes = Sizes.of(spec, [self.query.flatten(0, 1), self.key])
         dtype = backend.operand_dtype(spec, sizes)
-        key = self.key.to(dtype)
+        key = self.key.to(dtype).contiguous()
         # A token's maximum and its place, and of S what it is made of and makes.
         documents = max(self.starts.shape[0] - 1, 1)
         each = documents * (tokens * (2 * sizes.dtype.itemsize + 16) + 48)
         height = max(spec.workspace // each, 1)
         for rows in spans(0, n, height):
-            query = self.query[rows].to(dtype).reshape(-1, size)
+            query = self.query[rows].to(dtype).reshape(-1, size).contiguous()
             tensors = [query, key]
             own = sizes._replace(n=query.shape[0])
             selector = backend.selector(selection_job(backend, spec, own, tensors))
@@ -184,18 +185,29 @@ def _spread(strip: Strip, weights: Tensor, dquery: Tensor | None, dkey: Tensor |
     wide = weights[:, None, :].expand(strip.shape).to(strip.best.values.dtype)
     if strip.of.counts is not None:
         wide = wide * strip.of.counts[strip.rows, :, None]
-    wide = wide.reshape(height * tokens, documents)
-    columns = strip.best.columns
+    wide = wide.reshape(height * tokens, documents).contiguous()
     own = None if dquery is None else dquery[strip.rows].flatten(0, 1)
+    module = native.load_for(wide)
+    if module is None:
+        _multiply(strip, wide, own, dkey)
+        return
+    operands = strip.query, strip.key, wide, strip.best.columns
+    sizes = *wide.shape, strip.key.shape[1]
+    module.spread(native.is_double(wide), *operands, *sizes, own, dkey, torch.get_num_threads())
+
+
+def _multiply(strip: Strip, weights: Tensor, dquery: Tensor | None, dkey: Tensor | None) -> None:
+    """By products of matrices that are 0 but for what was best: what a GPU is fast at."""
+    columns = strip.best.columns
     each = PARTS * max(len(strip.query), 1) * strip.query.itemsize
     width = max(strip.of.spec.workspace // each, 1)
     for cols in spans(0, len(strip.key), width):
         dense = strip.query.new_zeros((len(strip.query), cols.stop - cols.start))
         there = (columns >= cols.start) & (columns < cols.stop)
         places = torch.where(there, columns - cols.start, 0)
-        dense.scatter_add_(1, places, torch.where(there, wide, 0.0).to(dense.dtype))
-        if own is not None:
-            add_product(own, dense, strip.key[cols], 1.0, 1.0)
+        dense.scatter_add_(1, places, torch.where(there, weights, 0.0).to(dense.dtype))
+        if dquery is not None:
+            add_product(dquery, dense, strip.key[cols], 1.0, 1.0)
         if dkey is not None:
             add_product(dkey[cols], dense.t(), strip.query, 1.0, 1.0)
 
