@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx90a", "gfx942")
+ARCHS = ("sm_80", "sm_90", "sm_100", "gfx90a", "gfx942")
 
 
 def check(*arguments: str) -> list[str]:

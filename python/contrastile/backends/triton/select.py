@@ -67,8 +67,9 @@ class TritonSelector:
         """The first ``count`` columns behind the last of ``before``."""
         sizes, held = self.job.sizes, max(_power_of_two(count), 2)
         launch = self.program.launch(Purpose.TOP_K)
-        if before is not None:
-            # What comes behind others takes registers too: 64 rows spill 48 bytes on sm_80.
+        if before is not None and self.program.device.arch.startswith("sm_"):
+            # What comes behind others takes registers too: 64 rows spill 48 bytes on sm_80. On
+            # GPUs of AMD it is 32 rows that spill, 107 bytes.
             launch = replace(launch, rows=max(launch.rows // 2, 16))
         tiles = self._tiles(select.top_k, launch, K=held, first=before is None)
         row_tiles = programs(sizes.n, launch.rows)
@@ -127,11 +128,13 @@ def _in_order(found: Picked, count: int) -> Picked:
 
 
 def _options(launch: Launch, device: Device, dtype: torch.dtype) -> dict[str, int]:
-    """The compiler's options. Of fp32 and fp64 ptxas keeps a few bytes in memory so that more
-    programs run at once, unless it is told that it may take all registers.
+    """The compiler's options. Unless it is told that it may take all registers, ptxas keeps a few
+    bytes in memory so that more programs run at once: of fp32 and fp64, and on sm_100 of tiles that
+    its tensor cores take. (Of half precision on sm_80 it spills because it is told.)
     """
-    wide = dtype.itemsize > 2 and device.arch.startswith("sm_")
-    return launch.options() | ({"maxnreg": 255} if wide else {})
+    told = dtype.itemsize > 2 or (device.arch == "sm_100" and launch.rows == 64)
+    every = {"maxnreg": 255} if told and device.arch.startswith("sm_") else {}
+    return launch.options() | every
 
 
 def _power_of_two(count: int) -> int:
