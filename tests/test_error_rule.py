@@ -113,13 +113,13 @@ def in_another_order(loss: str, arguments: Arguments, seed: int) -> Results:
 
     The order of a sum is luck too, so each draw takes its own.
     """
-    embeddings = {n: t for n, t in floats(arguments).items() if t.ndim == 2 and t.requires_grad}
-    size = next(iter(embeddings.values())).shape[1]
+    embeddings = {n: t for n, t in floats(arguments).items() if t.ndim > 1 and t.requires_grad}
+    size = next(iter(embeddings.values())).shape[-1]
     order = torch.randperm(size, generator=generator(seed))
-    permuted = {n: t.detach()[:, order].requires_grad_() for n, t in embeddings.items()}
+    permuted = {n: t.detach()[..., order].requires_grad_() for n, t in embeddings.items()}
     results = outputs(getattr(oracles, loss), {**arguments, **permuted})
     back = order.argsort()
-    return {n: t[:, back] if n in embeddings else t for n, t in results.items()}
+    return {n: t[..., back] if n in embeddings else t for n, t in results.items()}
 
 
 def references(loss: str, make: Draw, count: int = DRAWS) -> References:

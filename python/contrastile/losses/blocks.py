@@ -10,8 +10,8 @@ from torch import Tensor
 from ..engine.rules import softmax_loss
 from ..ops import ScoreStats, sweep
 from ..parallel import Columns
-from ..problem import Above, Channel, InputError, Not, Pairs, Plane, Reduction
-from .options import LossOutput, Options
+from ..problem import Above, Channel, Index, InputError, Not, Pairs, Plane, Reduction
+from .options import LossOutput, Options, widen
 from .rows import Stats, make_stats, poison, reduce_rows, shift_of, wants_valid
 
 
@@ -47,19 +47,37 @@ def check_keys_stay(opts: Options) -> None:
         )
 
 
+@torch.no_grad()
+def paired_dots(query: Tensor, key: Tensor) -> Tensor:
+    """<q_i, k_i>, a constant."""
+    return (widen(query) * widen(key)).sum(1)
+
+
+@torch.no_grad()
+def shift_of_rows(dots: Tensor, scale: float | Tensor) -> Tensor:
+    """About the score of each row's positive, of its dot product: what is taken from all scores of
+    the row.
+
+    It cancels in the loss. The log-sum-exp of a block is rounded before it meets the others, and
+    beside the positive's score it is small.
+    """
+    return (dots * scale).to(dots.dtype)
+
+
 def block_stats(
     opts: Options,
     query: Side,
     key: Side,
     scale: float | Tensor,
+    shift: Tensor,
     limits: Tensor,
     kept: Pairs | None = None,
     *,
-    positives: Tensor | None = None,
+    positives: Index | None = None,
     thresholds: Tensor | None = None,
 ) -> ScoreStats:
     """Of the pairs that are ``kept`` and whose number does not exceed the row's limit: the guide's
-    number, or without a guide the dot product itself.
+    number, or without a guide the dot product itself. Scores are less the ``shift``.
     """
     planes = [_plane(query.rows, key.columns)]
     if query.guide_rows is not None and key.guide_columns is not None:
@@ -68,6 +86,7 @@ def block_stats(
     reduction = Reduction(
         channels=[Channel(within if kept is None else kept & within)],
         scale=scale,
+        row_bias=-shift,
         positives=positives,
         ranks=opts.return_stats,
         row_thresholds=thresholds,
@@ -83,6 +102,7 @@ def _plane(query: Tensor, key: Tensor) -> Plane:
 def softmax_of(
     opts: Options,
     stats: ScoreStats,
+    shift: Tensor,
     limits: Tensor,
     weights: Tensor | None,
     bias: Tensor | None,
@@ -96,9 +116,9 @@ def softmax_of(
         return ~torch.isneginf(lse)
 
     def seen() -> Stats:
-        shift = shift_of(bias, positive)
-        whole = torch.logaddexp(lse, positive) + shift
-        return make_stats(opts, whole, positive + shift, stats.row_rank, valid())
+        more = shift + shift_of(bias, positive)
+        whole = torch.logaddexp(lse, positive) + more
+        return make_stats(opts, whole, positive + more, stats.row_rank, valid())
 
     losses = poison(softmax_loss(lse, positive), limits)
     return reduce_rows(opts, losses, valid if wants_valid(opts) else None, weights, seen, bias)

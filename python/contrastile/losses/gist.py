@@ -7,9 +7,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..ops.unit_length import unit_length
-from ..problem import Index, InputError, Not
+from ..problem import Index, InputError, Not, Pairs
 from ..problem.checks import check_embedding, check_paired, check_same_size, shape
-from .blocks import Side, block_stats, check_keys_stay, softmax_of
+from .blocks import Side, block_stats, check_keys_stay, paired_dots, shift_of_rows, softmax_of
 from .memory import merged
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, wide_dtype
@@ -103,18 +103,22 @@ def gist_loss(
     positives = side("positive", positive, guide_positive)
     limits = _limits(anchors, positives, margin, margin_mode)
     own = opts.peers.columns("positive", positive).place(Index.diagonal(n, device=anchor.device))
-    stats = block_stats(opts, anchors, positives, scale, limits, Not(own), positives=own)
-    others = [(anchors, anchors, Not(own))] if contrast_anchors else []
-    others += [(positives, positives, Not(own))] if contrast_positives else []
+    shift = shift_of_rows(paired_dots(anchors.rows, positives.rows), scale)
+    stats = block_stats(opts, anchors, positives, scale, shift, limits, Not(own), positives=own)
+    others: list[tuple[Side, Side, Pairs | None]] = []
+    if contrast_anchors:
+        others.append((anchors, anchors, Not(own)))
+    if contrast_positives:
+        others.append((positives, positives, Not(own)))
     if negatives is not None and guide_negatives is not None:
         further = side("negatives", negatives, guide_negatives)
         others.append((anchors, further, None))
         limits = poison(limits, _sum_of_guide(further))
     raw = stats.scores_of_positives.detach()
     for rows, columns, kept in others:
-        more = block_stats(opts, rows, columns, scale, limits, kept, thresholds=raw)
+        more = block_stats(opts, rows, columns, scale, shift, limits, kept, thresholds=raw)
         stats = merged(stats, more)
-    return softmax_of(opts, stats, limits, weights, bias)
+    return softmax_of(opts, stats, shift, limits, weights, bias)
 
 
 def gist_loss_reference(

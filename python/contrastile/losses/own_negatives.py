@@ -34,13 +34,17 @@ class OwnNegatives:
         options: Options,
         scale: float | Tensor,
         positive: Tensor,
+        shift: Tensor | None = None,
         limits: Tensor | None = None,
     ) -> ScoreStats:
         """Of those whose dot product does not exceed the row's limit; ranks, if stats are wanted,
-        beside the score of the row's positive.
+        beside the score of the row's positive. Scores are less the ``shift`` of their row.
         """
         of_rows = scale[:, None] if isinstance(scale, Tensor) and scale.dim() else scale
-        scores = (self.dots * of_rows).to(positive.dtype)
+        scores = self.dots * of_rows
+        if shift is not None:
+            scores = scores - shift[:, None]
+        scores = scores.to(positive.dtype)
         kept = torch.ones_like(self.dots, dtype=torch.bool)
         if limits is not None:
             kept = ~(self.dots.detach() > limits[:, None])

@@ -8,11 +8,11 @@ from typing_extensions import Unpack
 
 from ..problem import Equal, Index, Not, Pairs
 from ..problem.checks import check_integers, check_paired
-from .blocks import Side, block_stats, check_keys_stay, softmax_of
+from .blocks import Side, block_stats, check_keys_stay, paired_dots, shift_of_rows, softmax_of
 from .ids import SEVERAL_VECTORS, Groups
 from .memory import merged
 from .module import Loss
-from .options import LossOptions, LossOutput, Options, loss_function, widen
+from .options import LossOptions, LossOutput, Options, loss_function
 from .own_negatives import OwnNegatives, check_own_negatives
 
 NAME = "qwen3_loss"
@@ -86,17 +86,17 @@ def qwen3_loss(
 
     queries = Side.of(columns, opts.embeddings(query))
     documents = Side.of(columns, opts.embeddings(document))
-    with torch.no_grad():
-        limits = (widen(queries.rows) * widen(documents.rows)).sum(1) + margin
-    stats = block_stats(opts, queries, documents, scale, limits, kept, positives=own)
+    dots = paired_dots(queries.rows, documents.rows)
+    limits, shift = dots + margin, shift_of_rows(dots, scale)
+    stats = block_stats(opts, queries, documents, scale, shift, limits, kept, positives=own)
     raw = stats.scores_of_positives.detach()
     for side in [queries] * query_query + [documents] * document_document:
-        more = block_stats(opts, side, side, scale, limits, kept, thresholds=raw)
+        more = block_stats(opts, side, side, scale, shift, limits, kept, thresholds=raw)
         stats = merged(stats, more)
     if hard_negatives is not None:
         hard = OwnNegatives.of(opts, queries.rows, hard_negatives)
-        stats = merged(stats, hard.log_sum_exp(opts, scale, raw, limits))
-    return softmax_of(opts, stats, limits, weights, bias)
+        stats = merged(stats, hard.log_sum_exp(opts, scale, raw, shift, limits))
+    return softmax_of(opts, stats, shift, limits, weights, bias)
 
 
 def qwen3_loss_reference(
