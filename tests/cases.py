@@ -55,7 +55,7 @@ GUIDE_SIZE = 7
 def options_of(entry: LossEntry) -> dict[str, list[Any]]:
     """The values of every option that a loss has, the default first."""
     options = dict(COMMON)
-    if not entry.one_set:
+    if entry.row_scale and not entry.one_set:
         options["scale"] = PER_ROW_SCALE
     own = {**OWN, "ids": SOME_IDS} if entry.labels else OWN
     taken = {*entry.options, *(["ids"] if ids_taken(entry) else [])}

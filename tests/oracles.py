@@ -347,11 +347,39 @@ def qwen3_loss(
     if hard_negatives is not None:
         hard = unit(hard_negatives.flatten(0, 1), normalize).view(hard_negatives.shape)
         scores.append(own_scores(query, hard, scale) + (0.0 if logit_bias is None else logit_bias))
-        kept.append((query[:, None, :] * hard).sum(dim=2) <= limit)
+        kept.append(torch.einsum("nd,nkd->nk", query, hard) <= limit)
     target = torch.arange(len(query))
     losses, valid = softmax_rows(
         torch.cat(scores, dim=1), target, torch.cat(kept, dim=1), scale, 0.0, 0.0
     )
+    return reduce_rows(losses, valid, weights, reduction, empty)
+
+
+def distill_clip_loss(
+    x: Tensor,
+    y: Tensor,
+    teacher_x: Tensor,
+    teacher_y: Tensor,
+    *,
+    teacher_scale: float | Tensor | None = None,
+    temperature: float | Tensor | None = None,
+    logit_scale: float | Tensor | None = None,
+    logit_bias: float | Tensor | None = None,
+    weights: Tensor | None = None,
+    normalize: bool = False,
+    reduction: str = "mean",
+    empty: str = "zero",
+) -> Tensor:
+    """Minus the mean of the student's log softmax under the teacher's softmax, rows and columns."""
+    x, y, u, v = (unit(t, normalize) for t in (x, y, teacher_x, teacher_y))
+    scale = scale_of(temperature, logit_scale)
+    own = scale.detach() if teacher_scale is None else teacher_scale
+    student = score_matrix(x, y, scale, logit_bias)
+    teacher = score_matrix(u, v, torch.as_tensor(own), None)
+    losses = torch.zeros((), dtype=student.dtype)
+    for s, t in ((student, teacher), (student.T, teacher.T)):
+        losses = losses - (t.softmax(dim=1) * s.log_softmax(dim=1)).sum(dim=1) / 2
+    valid = torch.full((len(x),), len(x) > 1)
     return reduce_rows(losses, valid, weights, reduction, empty)
 
 
@@ -379,7 +407,7 @@ def score_matrix(query: Tensor, key: Tensor, scale: Tensor, bias: float | Tensor
 
 def own_scores(query: Tensor, own: Tensor, scale: Tensor) -> Tensor:
     """scale_i <q_i, n_ik> of vectors [N, K, D], at the dtype of the embeddings."""
-    dots = (query[:, None, :] * own).sum(dim=2)
+    dots = torch.einsum("nd,nkd->nk", query, own)
     return (dots * (scale if scale.ndim == 0 else scale[:, None])).to(dots.dtype)
 
 

@@ -2,7 +2,9 @@
 
 from .clip import ClipLoss, clip_loss
 from .dcl import DCL, DCLW, dcl_loss, dclw_loss
+from .distill import DistillClipLoss, distill_clip_loss
 from .gist import GISTEmbedLoss, gist_loss
+from .gram import GramLoss, gram_loss
 from .hard_negative import HardNegativeNCE, hard_negative_nce
 from .infonce import InfoNCE, info_nce
 from .logit_scale import LogitScale
@@ -20,7 +22,9 @@ __all__ = [
     "DCL",
     "DCLW",
     "ClipLoss",
+    "DistillClipLoss",
     "GISTEmbedLoss",
+    "GramLoss",
     "HardNegativeNCE",
     "InfoNCE",
     "LogitScale",
@@ -36,7 +40,9 @@ __all__ = [
     "clip_loss",
     "dcl_loss",
     "dclw_loss",
+    "distill_clip_loss",
     "gist_loss",
+    "gram_loss",
     "hard_negative_nce",
     "info_nce",
     "matryoshka",

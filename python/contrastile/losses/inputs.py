@@ -83,7 +83,7 @@ def names_ids(name: str) -> bool:
 
 def names_guide(name: str) -> bool:
     """Whether an argument of this name is of a model that is not trained."""
-    return name.startswith("guide")
+    return name.startswith(("guide", "teacher"))
 
 
 def noisy_copies(

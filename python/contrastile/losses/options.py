@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, signature
@@ -338,23 +338,29 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
         if f.name != "caller"
     ]
     explicit = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-    names = {p.name for p in (*explicit, *shared)}
+    # A loss of any number of sets has them in one parameter.
+    several = [p.name for p in explicit if p.kind is Parameter.VAR_POSITIONAL]
+    names = {p.name for p in (*explicit, *shared)} - {*several}
     tensors = [p.name for p in explicit if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
     query, key = tensors[0], tensors[min(1, len(tensors) - 1)]
-    keywords = [p.name for p in explicit if p.name not in tensors]
+    keywords = [p.name for p in explicit if p.name not in (*tensors, *several)]
+
+    def by_name(args: Sequence[Any]) -> dict[str, Any]:
+        further = {f"{n}[{i}]": x for n in several for i, x in enumerate(args[len(tensors) :])}
+        return dict(zip(tensors, args, strict=False)) | further
 
     def run(*args: Any, **kwargs: Any) -> LossOutput:
-        if len(args) > len(tensors):
+        if len(args) > len(tensors) and not several:
             raise TypeError(
                 f"{caller}: {', '.join(tensors)} are its positional arguments, got {len(args)}; "
                 f"give the others by name: {'=, '.join(('logit_scale', 'temperature', *keywords))}="
             )
-        given: dict[str, Any] = dict(zip(tensors, args, strict=False)) | kwargs
+        given = by_name(args) | kwargs
         check_storage(caller, given)
         check_names(caller, kwargs, names)
         check_own_options(caller, kwargs)
         loss = function(*args, **kwargs)
-        advise_on(caller, given[query], given[key], kwargs)
+        advise_on(caller, given[query], args[1] if several else given[key], kwargs)
         return loss
 
     @wraps(function)
@@ -362,7 +368,7 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
         group = kwargs.get("group")
         if group is None or isinstance(group, Alone):
             return run(*args, **kwargs)
-        given = dict(zip(tensors, args, strict=False)) | {**kwargs, "group": "a group"}
+        given = by_name(args) | {**kwargs, "group": "a group"}
         return together(
             caller, group, given, lambda peers: run(*args, **{**kwargs, "group": peers})
         )

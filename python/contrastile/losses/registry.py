@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from .clip import ClipLoss, clip_loss, clip_loss_reference
 from .dcl import DCL, DCLW, dcl_loss, dcl_loss_reference, dclw_loss, dclw_loss_reference
+from .distill import DistillClipLoss, distill_clip_loss, distill_clip_loss_reference
 from .gist import GISTEmbedLoss, gist_loss, gist_loss_reference
 from .hard_negative import (
     HardNegativeNCE,
@@ -46,7 +47,7 @@ class LossEntry:
     Args:
         function: the loss. Its tensors by position tell what it takes: integers where a name ends
             in ``ids`` or ``labels``, vectors where not, those of another model where it begins with
-            ``guide``.
+            ``guide`` or ``teacher``.
         module: its nn.Module twin.
         reference: its formula with all of S in memory, mean over rows, by the same tensors and
             the options in ``parameters``; of embeddings that are already normalised.
@@ -54,6 +55,7 @@ class LossEntry:
         paper: who and when, for README.
         directions: 1 where the stats of rows alone make the loss, 2 where those of columns do too.
         views: how many sets are stacked to the rows of S.
+        row_scale: whether each row may have a scale of its own.
         own_blocks: how many further matrices of scores there are, each of one set with itself.
         passes: whether keys may pass by shard by shard, in a ring of ranks or from the host.
         normalize: whether it is used on embeddings that it has to normalise itself.
@@ -68,6 +70,7 @@ class LossEntry:
     paper: str
     directions: int = 1
     views: int = 1
+    row_scale: bool = True
     own_blocks: int = 0
     passes: bool = True
     normalize: bool = False
@@ -289,6 +292,17 @@ ENTRIES = (
         own_blocks=2,
         passes=False,
         normalize=True,
+    ),
+    LossEntry(
+        function=distill_clip_loss,
+        module=DistillClipLoss,
+        reference=distill_clip_loss_reference,
+        summary="a teacher's softmaxes as soft targets, both directions",
+        paper="Yang et al. 2024",
+        directions=2,
+        row_scale=False,
+        passes=False,
+        learned=True,
     ),
 )
 LOSSES: dict[str, LossEntry] = {entry.name: entry for entry in ENTRIES}

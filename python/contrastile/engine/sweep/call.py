@@ -18,6 +18,11 @@ from ..positives import dots
 from .values import PlaneValues, last_of_chains
 
 
+# Blocks of several planes share the caches: on a CPU five prefixes, N = 8192, took 0.91 times as
+# long in 512 x 2048 as in 1024 x 2048, which is best for one matrix of scores.
+LOWER = 2
+
+
 class Call(NamedTuple):
     """What both passes read, and nobody writes to."""
 
@@ -33,7 +38,8 @@ class Call(NamedTuple):
         first = spec.reductions[0]
         sizes = sizes_of(spec, first, tensors)
         tile = backend.tile(first.spec, sizes)
-        shared = Tile(tile.rows, tile.cols, float(buffers * sizes.dtype.itemsize))
+        rows = max(1, tile.rows // LOWER)
+        shared = Tile(rows, tile.cols, float(buffers * sizes.dtype.itemsize))
         plan = plan_of(first.spec, sizes, shared)
         strips = tuple(
             tuple(Block(block.rows, block.cols, block.mirrored, 0) for block in strip)
@@ -99,12 +105,11 @@ def bound_of(spec: SweepSpec, plane: int, tensors: Sequence[Tensor]) -> float | 
     if isinstance(code, MapCode):
         if code.map != Map.VOLUME:
             return None
-        root, own = 1.0, 1.0
-        if code.row != NONE:
-            root = float(tensors[code.row].detach().double().clamp(min=0).max()) ** 0.5
-        if code.col != NONE:
-            own = float(tensors[code.col].detach().abs().max())
-        return _rounded_up(root * own)
+        root, own = (
+            1.0 if slot == NONE else _greatest(tensors[slot].detach().double())
+            for slot in code.vectors
+        )
+        return _rounded_up(root**0.5 * own)
     sides = (code.query, code.row_factor), (code.other, code.col_factor)
     return _rounded_up(_largest(code, *sides[0], tensors) * _largest(code, *sides[1], tensors))
 
@@ -114,7 +119,11 @@ def _largest(code: PlaneCode, slot: int, factor: int, tensors: Sequence[Tensor])
     norms = torch.linalg.vector_norm(embeddings, dim=1, dtype=_wide(embeddings))
     if factor != NONE:
         norms = norms * tensors[factor].detach()
-    return float(norms.abs().max()) if len(norms) else 0.0
+    return _greatest(norms)
+
+
+def _greatest(numbers: Tensor) -> float:
+    return float(numbers.abs().max()) if len(numbers) else 0.0
 
 
 def _wide(x: Tensor) -> torch.dtype:
