@@ -9,10 +9,42 @@ the package.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from oracle_parts import (
+    EMPTY_SCORES,
+    decoupled_rows,
+    log_sum_exp,
+    others,
+    own_scores,
+    reduce_rows,
+    scale_of,
+    score_matrix,
+    several_positive_rows,
+    softmax_rows,
+    softplus,
+    twice,
+    two_views,
+    unit,
+)
+from swept_oracles import distill_clip_loss, gist_loss, qwen3_loss
 from torch import Tensor
 
-EMPTY_SCORES = float("-inf")
+__all__ = [
+    "clip_loss",
+    "dcl_loss",
+    "dclw_loss",
+    "distill_clip_loss",
+    "gist_loss",
+    "hard_negative_nce",
+    "info_nce",
+    "log_sum_exp",
+    "multi_positive_nce",
+    "nt_xent",
+    "others",
+    "qwen3_loss",
+    "siglip_loss",
+    "supcon_loss",
+    "unit",
+]
 
 
 def info_nce(
@@ -267,249 +299,3 @@ def hard_negative_nce(
         negatives = torch.maximum(torch.where(left > 0, true, EMPTY_SCORES), least)
     losses = torch.where(valid, softplus(negatives - positive), 0.0)
     return reduce_rows(losses, valid, weights, reduction, empty)
-
-
-def gist_loss(
-    anchor: Tensor,
-    positive: Tensor,
-    guide_anchor: Tensor,
-    guide_positive: Tensor,
-    negatives: Tensor | None = None,
-    guide_negatives: Tensor | None = None,
-    *,
-    margin: float = 0.0,
-    margin_mode: str = "absolute",
-    contrast_anchors: bool = True,
-    contrast_positives: bool = True,
-    temperature: float | Tensor | None = None,
-    logit_scale: float | Tensor | None = None,
-    logit_bias: float | Tensor | None = None,
-    weights: Tensor | None = None,
-    normalize: bool = False,
-    reduction: str = "mean",
-    empty: str = "zero",
-) -> Tensor:
-    """Four blocks in one softmax, without pairs that the guide finds closer than the row's own."""
-    anchor, positive, negatives = (unit(t, normalize) for t in (anchor, positive, negatives))
-    guide_anchor, guide_positive, guide_negatives = (
-        unit(t, True) for t in (guide_anchor, guide_positive, guide_negatives)
-    )
-    scale, off = scale_of(temperature, logit_scale), ~torch.eye(len(anchor), dtype=torch.bool)
-    limit = (guide_anchor * guide_positive).sum(dim=1, keepdim=True)
-    limit = limit - (margin * limit.abs() if margin_mode == "relative" else margin)
-    blocks = [(anchor, positive, guide_anchor, guide_positive)]
-    if contrast_anchors:
-        blocks.append((anchor, anchor, guide_anchor, guide_anchor))
-    if contrast_positives:
-        blocks.append((positive, positive, guide_positive, guide_positive))
-    scores, kept = [], []
-    for x, y, u, v in blocks:
-        scores.append(score_matrix(x, y, scale, logit_bias))
-        kept.append(off & ~(u @ v.T > limit))
-    if negatives is not None:
-        scores.append(score_matrix(anchor, negatives, scale, logit_bias))
-        kept.append(~(guide_anchor @ guide_negatives.T > limit))
-    target = torch.arange(len(anchor))
-    losses, valid = softmax_rows(
-        torch.cat(scores, dim=1), target, torch.cat(kept, dim=1), scale, 0.0, 0.0
-    )
-    return reduce_rows(losses, valid, weights, reduction, empty)
-
-
-def qwen3_loss(
-    query: Tensor,
-    document: Tensor,
-    hard_negatives: Tensor | None = None,
-    *,
-    margin: float = 0.1,
-    query_query: bool = True,
-    document_document: bool = True,
-    ids: Tensor | None = None,
-    temperature: float | Tensor | None = None,
-    logit_scale: float | Tensor | None = None,
-    logit_bias: float | Tensor | None = None,
-    weights: Tensor | None = None,
-    normalize: bool = False,
-    reduction: str = "mean",
-    empty: str = "zero",
-) -> Tensor:
-    """One softmax over pairs of three kinds and hard negatives, but for those beyond the margin."""
-    query, document = unit(query, normalize), unit(document, normalize)
-    scale, off = scale_of(temperature, logit_scale), others(ids, len(query))
-    limit = (query * document).sum(dim=1, keepdim=True).detach() + margin
-    blocks = [(query, document)]
-    if query_query:
-        blocks.append((query, query))
-    if document_document:
-        blocks.append((document, document))
-    scores = [score_matrix(x, y, scale, logit_bias) for x, y in blocks]
-    kept = [off & (x @ y.T <= limit) for x, y in blocks]
-    if hard_negatives is not None:
-        hard = unit(hard_negatives.flatten(0, 1), normalize).view(hard_negatives.shape)
-        scores.append(own_scores(query, hard, scale) + (0.0 if logit_bias is None else logit_bias))
-        kept.append(torch.einsum("nd,nkd->nk", query, hard) <= limit)
-    target = torch.arange(len(query))
-    losses, valid = softmax_rows(
-        torch.cat(scores, dim=1), target, torch.cat(kept, dim=1), scale, 0.0, 0.0
-    )
-    return reduce_rows(losses, valid, weights, reduction, empty)
-
-
-def distill_clip_loss(
-    x: Tensor,
-    y: Tensor,
-    teacher_x: Tensor,
-    teacher_y: Tensor,
-    *,
-    teacher_scale: float | Tensor | None = None,
-    temperature: float | Tensor | None = None,
-    logit_scale: float | Tensor | None = None,
-    logit_bias: float | Tensor | None = None,
-    weights: Tensor | None = None,
-    normalize: bool = False,
-    reduction: str = "mean",
-    empty: str = "zero",
-) -> Tensor:
-    """Minus the mean of the student's log softmax under the teacher's softmax, rows and columns."""
-    x, y, u, v = (unit(t, normalize) for t in (x, y, teacher_x, teacher_y))
-    scale = scale_of(temperature, logit_scale)
-    own = scale.detach() if teacher_scale is None else teacher_scale
-    student = score_matrix(x, y, scale, logit_bias)
-    teacher = score_matrix(u, v, torch.as_tensor(own), None)
-    losses = torch.zeros((), dtype=student.dtype)
-    for s, t in ((student, teacher), (student.T, teacher.T)):
-        losses = losses - (t.softmax(dim=1) * s.log_softmax(dim=1)).sum(dim=1) / 2
-    valid = torch.full((len(x),), len(x) > 1)
-    return reduce_rows(losses, valid, weights, reduction, empty)
-
-
-def unit(x: Tensor | None, normalize: bool) -> Tensor | None:
-    """Rows of length one where asked for; a zero row stays zero and gets no gradient."""
-    if x is None or not normalize:
-        return x
-    alive = (x != 0).any(dim=1, keepdim=True)
-    length = torch.where(alive, x, 1.0).norm(dim=1, keepdim=True)
-    return torch.where(alive, x / length, 0.0)
-
-
-def scale_of(temperature: float | Tensor | None, logit_scale: float | Tensor | None) -> Tensor:
-    """One number for all, or one per row; a plain number loses no digit, whatever the dtype."""
-    scale = 1.0 / temperature if logit_scale is None else logit_scale
-    return scale if isinstance(scale, Tensor) else torch.tensor(scale, dtype=torch.float64)
-
-
-def score_matrix(query: Tensor, key: Tensor, scale: Tensor, bias: float | Tensor | None) -> Tensor:
-    """scale_i <q_i, k_j> + bias_j, at the dtype of the embeddings."""
-    dots = query @ key.T
-    scores = (dots * (scale if scale.ndim == 0 else scale[:, None])).to(dots.dtype)
-    return scores if bias is None else (scores + bias).to(dots.dtype)
-
-
-def own_scores(query: Tensor, own: Tensor, scale: Tensor) -> Tensor:
-    """scale_i <q_i, n_ik> of vectors [N, K, D], at the dtype of the embeddings."""
-    dots = torch.einsum("nd,nkd->nk", query, own)
-    return (dots * (scale if scale.ndim == 0 else scale[:, None])).to(dots.dtype)
-
-
-def others(ids: Tensor | None, count: int) -> Tensor:
-    """Off-diagonal pairs of different id."""
-    off_diagonal = ~torch.eye(count, dtype=torch.bool)
-    return off_diagonal if ids is None else off_diagonal & (ids[:, None] != ids[None, :])
-
-
-def twice(rows: Tensor | None) -> Tensor | None:
-    return None if rows is None else torch.cat([rows, rows])
-
-
-def two_views(
-    z0: Tensor,
-    z1: Tensor,
-    ids: Tensor | None,
-    scale: Tensor,
-    bias: float | Tensor | None,
-    normalize: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of all 2N views, the index of the other view, and the pairs of other instances."""
-    z = unit(torch.cat([z0, z1]), normalize)
-    index = torch.arange(len(z))
-    target = (index + len(z0)) % max(len(z), 1)
-    kept = others(ids, len(z0)).repeat(2, 2)
-    return score_matrix(z, z, scale, bias), target, kept
-
-
-def log_sum_exp(scores: Tensor, kept: Tensor) -> Tensor:
-    """Over the kept entries of each row; a row without any gives -inf and no gradient."""
-    some = kept.any(dim=1)
-    filled = scores.masked_fill(~kept, EMPTY_SCORES)
-    filled = torch.where(some[:, None], filled, 0.0)
-    return torch.where(some, torch.logsumexp(filled, dim=1), EMPTY_SCORES)
-
-
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x) at full accuracy; torch's own drops the last term beyond 20."""
-    return -F.logsigmoid(-x)
-
-
-def positive_score(scores: Tensor, target: Tensor, scale: Tensor, margin: float) -> Tensor:
-    """The target's score less the margin; a row without target gets some finite number."""
-    picked = scores.gather(1, target.clamp(min=0)[:, None])[:, 0]
-    return (picked - margin * scale).to(scores.dtype)
-
-
-def softmax_rows(
-    scores: Tensor,
-    target: Tensor,
-    kept: Tensor,
-    scale: Tensor,
-    margin: float,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor]:
-    """ell - (1-e) pos - e mean(included scores), with ell over the positive and the kept ones."""
-    valid = (target >= 0) & kept.any(dim=1)
-    positive = positive_score(scores, target, scale, margin)
-    gap = torch.where(valid, log_sum_exp(scores, kept) - positive, 0.0)
-    losses = softplus(gap)
-    if label_smoothing:
-        included = 1 + kept.sum(dim=1)
-        average = (positive + torch.where(kept, scores, 0.0).sum(dim=1)) / included
-        losses = losses + label_smoothing * (positive - average)
-    return torch.where(valid, losses, 0.0), valid
-
-
-def decoupled_rows(
-    scores: Tensor, target: Tensor, kept: Tensor, scale: Tensor, margin: float, omega: Tensor
-) -> tuple[Tensor, Tensor]:
-    """ell over the kept ones alone, less omega times the positive."""
-    valid = kept.any(dim=1)
-    positive = positive_score(scores, target, scale, margin)
-    losses = log_sum_exp(scores, kept) - omega.to(scores.dtype) * positive
-    return torch.where(valid, losses, 0.0), valid
-
-
-def several_positive_rows(
-    scores: Tensor, candidates: Tensor, positive: Tensor, variant: str
-) -> tuple[Tensor, Tensor]:
-    """ell over the candidates, less the mean positive ("out") or the mean likelihood ("in")."""
-    valid = positive.any(dim=1)
-    count = positive.sum(dim=1).clamp(min=1).to(scores.dtype)
-    if variant == "out":
-        attraction = torch.where(positive, scores, 0.0).sum(dim=1) / count
-    else:
-        attraction = log_sum_exp(scores, positive) - count.log()
-    losses = log_sum_exp(scores, candidates) - attraction
-    return torch.where(valid, losses, 0.0), valid
-
-
-def reduce_rows(
-    losses: Tensor, valid: Tensor, weights: Tensor | None, reduction: str, empty: str
-) -> Tensor:
-    """Weighted rows, their sum, or their mean over all rows ("skip": over the valid ones)."""
-    if empty == "error" and not valid.all():
-        raise ValueError("there is an empty row")
-    weighted = losses if weights is None else losses * weights.to(losses.dtype)
-    if reduction == "none":
-        return weighted
-    if reduction == "sum":
-        return weighted.sum()
-    count = int(valid.sum()) if empty == "skip" else len(losses)
-    return weighted.sum() / max(count, 1)
