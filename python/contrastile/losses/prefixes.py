@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..ops import ScoreStats, log_sum_exp, pair_sum, sweep
+from ..ops.unit_length import unit_length
 from ..parallel import Alone, OwnColumns
 from ..problem import Plane, Reduction
 
@@ -91,12 +92,16 @@ def shared_sweep(caller: str, whole: Call, calls: Sequence[Call], dims: Sequence
     """
     full = _request(whole)
     asked = [_request(call) for call in calls]
-    keys = full.query if full.key is None else full.key
+    # The longest prefix has no factors then: a pass over its numbers less, and less rounding.
+    query = unit_length(full.query[:, : dims[-1]], caller)
+    key = None if full.key is None else unit_length(full.key[:, : dims[-1]], caller)
     planes, reductions = [], []
     for number, (own, size) in enumerate(zip(asked, dims, strict=True)):
-        of_rows = _reciprocal_lengths(full.query, size)
-        of_cols = of_rows if keys is full.query else _reciprocal_lengths(keys, size)
-        planes.append(Plane(full.query, full.key, of_rows, of_cols, (0, size)))
+        of_rows = of_cols = None
+        if size < dims[-1]:
+            of_rows = _reciprocal_lengths(query, size)
+            of_cols = of_rows if key is None else _reciprocal_lengths(key, size)
+        planes.append(Plane(query, key, of_rows, of_cols, (0, size)))
         options = dict(own.options)
         engine = {name: options.pop(name) for name in ("backend", "workspace", "caller")}
         reductions.append(Reduction(number, **options))

@@ -17,7 +17,6 @@ from ..plan import Block, Plan, Tile, plan_of
 from ..positives import dots
 from .values import PlaneValues, last_of_chains
 
-
 # Blocks of several planes share the caches: on a CPU five prefixes, N = 8192, took 0.91 times as
 # long in 512 x 2048 as in 1024 x 2048, which is best for one matrix of scores.
 LOWER = 2
