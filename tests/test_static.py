@@ -19,10 +19,11 @@ ROOT = Path(__file__).parents[1]
 SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh", ".sh", ".yaml", ".yml", ".toml"}
 LONGEST = 400
 PUBLIC = """
-    DCL DCLW ClipLoss ContrastileWarning HardNegativeNCE InfoNCE InputError LogitScale
-    MemoryQueue MultiPositiveNCE NTXent SigLip Stats SupCon __version__ clip_loss dcl_loss
-    dclw_loss functional hard_negative_nce info_nce multi_positive_nce nt_xent ops siglip_loss
-    supcon_loss warm_up
+    DCL DCLW ClipLoss ContrastileWarning DistillClipLoss GISTEmbedLoss GramLoss HardNegativeNCE
+    InfoNCE InputError LogitScale Matryoshka MaxSimInfoNCE MemoryQueue MultiPositiveNCE NTXent
+    Qwen3Loss SigLip Stats SupCon __version__ clip_loss dcl_loss dclw_loss distill_clip_loss
+    functional gist_loss gram_loss hard_negative_nce info_nce matryoshka max_sim_info_nce
+    multi_positive_nce nt_xent ops qwen3_loss siglip_loss supcon_loss warm_up
 """
 DOCUMENTED = [
     "contrastile.functional",
