@@ -77,7 +77,7 @@ def gram_loss(
     >>> from contrastile import gram_loss
     >>> x = torch.eye(4)
     >>> gram_loss(x, x, x.roll(1, 1), temperature=0.5)
-    tensor(0.6119)
+    tensor(0.8201)
     """
     opts = Options(NAME, **options)
     check_keys_stay(opts)
