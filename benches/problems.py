@@ -7,6 +7,18 @@ from typing import Any
 
 import contrastile.functional as losses
 import torch
+from contrastile.ops import sweep
+from contrastile.problem import (
+    Above,
+    Channel,
+    Index,
+    Map,
+    Mapped,
+    Phi,
+    Plane,
+    Reduction,
+    Term,
+)
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -68,7 +80,53 @@ def steps(
         ),
         "siglip_loss of rows, kept": lambda: siglip(kept_size, reduction="none", **kept),
     }
+    made |= _sweeps(make, scalar, {"backend": "triton"})
     return {name: _with_backward(step) for name, step in made.items()}
+
+
+def _sweeps(
+    make: Callable[..., Tensor], scalar: Callable[[float], Tensor], own: dict[str, Any]
+) -> dict[str, Callable[[], Tensor]]:
+    """Planes with factors, all maps, predicates over planes; of one set; of the most planes."""
+
+    def several() -> Tensor:
+        x, y = make(), make()
+        rows, columns, size = x.float().sum(1), y.float().sum(1), x.shape[1]
+        planes = [
+            Plane(x, y, rows, columns, (0, size // 2)),
+            Plane(x, y, rows, columns),
+            Mapped(Map.VOLUME, (0, 1), rows, columns),
+            Mapped(Map.SOFT_TARGET, (0, 2), rows, columns),
+            Mapped(Map.CENTRED, (3,), rows, columns),
+        ]
+        limits, pairs = rows.detach(), Index.diagonal(len(x), device=x.device)
+        above = Above(0, rows=limits) & ~Above(1, columns=columns.detach())
+        scale = scalar(9.0)
+        reductions = [
+            Reduction(0, [Channel(~pairs)], scale=scale, columns=True, positives=pairs),
+            Reduction(1, terms=[Term(Phi.SOFTPLUS, above)], scale=scale, columns=True),
+            Reduction(2, [Channel(above), Channel()], columns=True),
+            Reduction(4, terms=[Term(Phi.IDENTITY)]),
+        ]
+        return total(sweep(planes, reductions, **own))
+
+    def one_set() -> Tensor:
+        x = make()
+        factors = x.float().sum(1)
+        others = Channel(~Index.diagonal(len(x), device=x.device))
+        return total(sweep([Plane(x, None, factors, factors)], [Reduction(0, [others])], **own))
+
+    def most() -> Tensor:
+        planes = [Plane(make(16), make(16)) for _ in range(7)]
+        volume = Mapped(
+            Map.VOLUME, tuple(range(7)), make(16).float().sum(1), make(16).float().sum(1)
+        )
+        return total(sweep([*planes, volume], [Reduction(7, [Channel()], columns=True)], **own))
+
+    def total(found: tuple[Any, ...]) -> Tensor:
+        return sum((v.sum() for s in found for v in (*s.rows, *s.columns)), torch.zeros(()))
+
+    return {"sweep": several, "sweep of one set": one_set, "sweep of seven planes": most}
 
 
 def _with_backward(step: Callable[[], Tensor]) -> Step:

@@ -63,6 +63,18 @@ def test_half_precision(arch: str) -> None:
 
 
 @pytest.mark.gates
+@pytest.mark.parametrize("arch", [*ARCHS, "sm_86", "sm_89", "gfx90a"])
+def test_sweeps(arch: str) -> None:
+    """Numbers of planes are fp32, whatever embeddings are in."""
+    sweeps = "sweep", "sweep of one set", "sweep of seven planes"
+    done = gates("--arch", arch, "--dtype", "bf16", "--loss", *sweeps)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    kernels = {line.split(arch)[1].split("registers")[0] for line in done.stdout.splitlines()[:-1]}
+    names = "reduce", "weigh", "scale_block", "map_block", "map_gradients", "fold"
+    assert all(any(name in kernel for kernel in kernels) for name in names)
+
+
+@pytest.mark.gates
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_other_dtypes(arch: str, dtype: str) -> None:

@@ -105,7 +105,8 @@ def test_purposes_are_those_that_the_backend_launches_for(monkeypatch: pytest.Mo
             # Those have a size of their own, 2,000 rows.
             if not name.endswith("small"):
                 step()
-    assert set(launched) == set(Purpose)
+    # Selections weigh nothing: kernels/selection_gates.py has theirs.
+    assert set(launched) == set(Purpose) - {Purpose.TOP_K, Purpose.GROUP_MAX}
 
 
 @pytest.mark.gates

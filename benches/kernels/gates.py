@@ -21,8 +21,9 @@ from ..cases import DTYPES
 from ..problems import ROWS, SIZE, steps
 from .ahead_of_time import SHARED_LIMIT, TARGETS, Compiled, compile_for
 
-# Kernels over tiles; the others are O(N) work.
+# Kernels over tiles; the others are O(N) work, but for a sweep's between reductions and products.
 TILES = ("reduce", "weigh")
+BLOCKS = ("scale_block", "map_block", "map_gradients", "fold")
 REGISTERS = 65_536
 # As a dtype: fp32 with torch's switch for tf32 on; and where it is then multiplied so.
 TF32 = "tf32"
@@ -38,14 +39,11 @@ TENSOR_CORES = {
 
 
 def broken_rules(kernel: Compiled, dtype: str) -> Iterator[str]:
-    """The rules that a kernel over tiles breaks, in words."""
+    """The rules that a kernel breaks, in words."""
+    yield from _beyond_resources(kernel)
+    if kernel.name not in TILES:
+        return
     nvidia = kernel.arch.startswith("sm_")
-    if kernel.stack:
-        yield f"spills {kernel.stack} bytes"
-    if kernel.shared > SHARED_LIMIT[kernel.arch]:
-        yield f"takes {kernel.shared} bytes of shared memory, {SHARED_LIMIT[kernel.arch]} exist"
-    if nvidia and kernel.registers * kernel.warps * 32 > REGISTERS:
-        yield f"takes {kernel.registers} registers for each of {32 * kernel.warps} threads"
     if dtype in ("bf16", "fp16"):
         yield from _missing_tensor_cores(kernel)
     else:
@@ -56,17 +54,32 @@ def broken_rules(kernel: Compiled, dtype: str) -> Iterator[str]:
         yield "is not specialised: no warp hands its registers on"
 
 
+def _beyond_resources(kernel: Compiled) -> Iterator[str]:
+    if kernel.stack:
+        yield f"spills {kernel.stack} bytes"
+    if kernel.shared > SHARED_LIMIT[kernel.arch]:
+        yield f"takes {kernel.shared} bytes of shared memory, {SHARED_LIMIT[kernel.arch]} exist"
+    nvidia = kernel.arch.startswith("sm_")
+    if nvidia and kernel.registers * kernel.warps * 32 > REGISTERS:
+        yield f"takes {kernel.registers} registers for each of {32 * kernel.warps} threads"
+
+
+def _multiplies(kernel: Compiled) -> bool:
+    """Whether it makes dot products, and does not read them."""
+    return not (kernel.constants.get("KEPT") or kernel.constants.get("GIVEN"))
+
+
 def _wrong_precision(kernel: Compiled, tf32: bool) -> Iterator[str]:
     found = kernel.count(r"[tx]f32\b") > 0
     if found and not tf32:
         yield "multiplies in tf32"
-    if tf32 and not found and not kernel.constants.get("KEPT"):
+    if tf32 and not found and _multiplies(kernel):
         yield "does not multiply in tf32"
 
 
 def _missing_tensor_cores(kernel: Compiled) -> Iterator[str]:
     for pattern in TENSOR_CORES[kernel.arch]:
-        if not kernel.count(pattern) and not kernel.constants.get("KEPT"):
+        if not kernel.count(pattern) and _multiplies(kernel):
             yield f"has no {pattern}"
     if kernel.arch in ("sm_90", "sm_100") and kernel.count(r"mma\.sync"):
         yield "multiplies by mma.sync, the slow way here"
@@ -113,7 +126,7 @@ def check(arch: str, dtype: str, rows: int, size: int, losses: list[str] | None)
     for loss, step in made.items():
         if losses is None or loss in losses:
             for kernel in compile_for(arch, step):
-                if kernel.name in TILES:
+                if kernel.name in (*TILES, *BLOCKS):
                     rules = list(broken_rules(kernel, dtype))
                     broken += len(rules)
                     print(f"{arch:7}{dtype:5} {loss:21}{described(kernel)}", *rules, flush=True)
@@ -121,14 +134,17 @@ def check(arch: str, dtype: str, rows: int, size: int, losses: list[str] | None)
 
 
 def described(kernel: Compiled) -> str:
-    """What a kernel over tiles is, and what it takes."""
+    """What a kernel is, and what it takes."""
     constants = kernel.constants
-    tile = "x".join(str(constants[k]) for k in ("ROWS", "COLS", "DEPTH"))
-    form = "general" if constants.get("GENERAL") else "fixed"
-    even = "even" if constants["EVEN"] else "uneven"
+    tile = "x".join(str(constants[k]) for k in ("ROWS", "COLS", "DEPTH") if k in constants)
+    if kernel.name in TILES:
+        form = "general" if constants.get("GENERAL") else "fixed"
+        even = "even" if constants["EVEN"] else "uneven"
+        what = f"{kernel.name:8}{form:8}{even:7}D {constants['D']:<6}{tile:12}"
+    else:
+        what = f"{kernel.name:32}{tile:12}"
     return (
-        f"{kernel.name:8}{form:8}{even:7}D {constants['D']:<6}{tile:12}"
-        f"{kernel.registers:4} registers {kernel.stack:4} B stack {kernel.shared:7} B shared "
+        f"{what}{kernel.registers:4} registers {kernel.stack:4} B stack {kernel.shared:7} B shared "
     )
 
 

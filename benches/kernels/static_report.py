@@ -133,6 +133,8 @@ def purpose_of(kernel: str, constants: Mapping[str, Any]) -> Purpose | None:
 
 
 def _purpose_of_reduce(constants: Mapping[str, Any]) -> Purpose:
+    if constants["GIVEN"]:
+        return Purpose.REDUCE_GIVEN
     if constants["GENERAL"]:
         return Purpose.REDUCE_GENERAL
     if constants["KEEP"]:

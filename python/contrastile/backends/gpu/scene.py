@@ -61,10 +61,14 @@ class Scene:
 
     def on_device(self) -> contextlib.AbstractContextManager[Any]:
         """Kernels are launched on the current device, whatever the tensors are on."""
-        device = self.job.sizes.device
-        if device.type != "cuda" or device.index in (None, torch.cuda.current_device()):
-            return NOWHERE_ELSE
-        return torch.cuda.device(device)
+        return current(self.job.sizes.device)
+
+
+def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Inside, it is the current one."""
+    if device.type != "cuda" or device.index in (None, torch.cuda.current_device()):
+        return NOWHERE_ELSE
+    return torch.cuda.device(device)
 
 
 def _whole(operand: Operand) -> Tensor:

@@ -17,7 +17,6 @@ from ..gpu.kernels import SummingKernels
 from ..gpu.passes import GpuReducingWeigher
 from ..gpu.scene import Scene
 from ..gpu.strips import strip_tile
-from ..torch_block_math import TorchBlockMath
 from .device import Device
 from .precision import uses_tensor_cores
 
@@ -106,8 +105,10 @@ class TritonBackend(GpuBackend):
         return GpuReducingWeigher(scene, self.kernels(scene), products)
 
     def block_math(self, sizes: Sizes) -> BlockMath:
-        """Elementwise torch."""
-        return TorchBlockMath()
+        """Elementwise kernels."""
+        from .block_math import TritonBlockMath
+
+        return TritonBlockMath(sizes)
 
     def supports_selections(self) -> str | None:
         """None: it picks columns."""
