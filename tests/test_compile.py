@@ -9,7 +9,7 @@ import contrastile
 import contrastile.functional as losses
 import pytest
 import torch
-from cases import LOSSES
+from cases import EVERY as LOSSES
 from contrastile.ops import gather_dot, log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, Index, Not, Phi, Term
 from helpers import Arguments, generator, unit_rows

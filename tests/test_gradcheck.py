@@ -5,7 +5,8 @@ from __future__ import annotations
 import contrastile.functional as losses
 import pytest
 import torch
-from cases import LOSSES, arguments_for, default_choice
+from cases import EVERY as LOSSES
+from cases import arguments_for, default_choice
 from helpers import Arguments, floats
 from torch import Tensor
 
@@ -15,7 +16,11 @@ def differentiable(loss: str, scale: str, **changes: object) -> Arguments:
     if loss == "dclw_loss":
         # The weight is a detached number; with a huge sigma it is a constant in truth too.
         choice["sigma"] = 1e12
-    return arguments_for(loss, choice)
+    arguments = arguments_for(loss, choice)
+    if loss == "distill_clip_loss":
+        # By default the student's scale, detached: numerical derivatives would see it move.
+        arguments["teacher_scale"] = 5.0
+    return arguments
 
 
 def leaves_of(arguments: Arguments) -> dict[str, Tensor]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import contrastile.functional as losses
 import torch
-from cases import LOSSES, Choice, arguments_for, default_choice
+from cases import EVERY as LOSSES
+from cases import Choice, arguments_for, default_choice
 from helpers import Arguments, cast, floats
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def call_of(loss: str, mix: int) -> tuple[Callable[..., Any], Arguments]:
     """The loss with its options and ``return_stats`` bound, and the tensors that it takes."""
     given = arguments_for(loss, mixed(loss, mix))
     dtype = (torch.float32, torch.float64, torch.bfloat16)[mix]
-    given = cast(given, dtype, *(n for n, t in floats(given).items() if t.dim() == 2))
+    given = cast(given, dtype, *(n for n, t in floats(given).items() if t.dim() > 1))
     given = cast(given, torch.float32, *(n for n, t in floats(given).items() if t.dim() < 2))
     tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
     options = {name: value for name, value in given.items() if name not in tensors}
