@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contrastile.problem import Phi
-from contrastile.problem.pairs import AtMost, Equal, Index, Less, Op, Overlap, Within
+from contrastile.problem import AtMost, Equal, Index, Less, Overlap, Phi, Within
+from contrastile.problem.pairs import Op
 from native_problem import (
     _C,
     AND,

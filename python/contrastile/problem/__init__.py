@@ -6,7 +6,8 @@ Everything here is a frozen description. Nothing here computes a score.
 from .advice import ContrastileWarning
 from .channels import Channel, Phi, Term
 from .checks import InputError
-from .pairs import Above, And, AtMost, Equal, Index, Less, Not, Or, Overlap, Pairs, Within
+from .comparisons import Above, AtMost, Less, Within
+from .pairs import And, Equal, Index, Not, Or, Overlap, Pairs
 from .planes import Map, Mapped, Plane
 from .problem import Problem
 from .scores import Scores

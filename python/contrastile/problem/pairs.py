@@ -10,7 +10,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import InputError, is_number
 from .part import Part
 from .plain import may_be_read
 
@@ -166,7 +165,9 @@ class OtherView(Index):
 
 
 @dataclass(frozen=True, eq=False)
-class _RowsWithColumns(Pairs):
+class RowsWithColumns(Pairs):
+    """A predicate of one entry a row and one a column."""
+
     rows: Tensor
     columns: Tensor
     kind: ClassVar[Kind] = Kind.INTEGERS
@@ -181,11 +182,11 @@ class _RowsWithColumns(Pairs):
 
     @property
     def symmetric(self) -> bool:
-        return _same(self.rows, self.columns)
+        return same(self.rows, self.columns)
 
 
 @dataclass(frozen=True, eq=False)
-class Equal(_RowsWithColumns):
+class Equal(RowsWithColumns):
     """``rows[i] == columns[j]``: same label, instance, group or caption id (int64)."""
 
     def program(self) -> Iterator[Instruction]:
@@ -193,130 +194,11 @@ class Equal(_RowsWithColumns):
 
 
 @dataclass(frozen=True, eq=False)
-class Overlap(_RowsWithColumns):
+class Overlap(RowsWithColumns):
     """``rows[i] & columns[j] != 0``: two 64-bit masks (multi-hot labels) share a bit."""
 
     def program(self) -> Iterator[Instruction]:
         yield Op.OVERLAP, self.rows, self.columns
-
-
-@dataclass(frozen=True, eq=False)
-class Less(_RowsWithColumns):
-    """``rows[i] < columns[j]``, of numbers of any real dtype, compared in fp64; with NaN false.
-
-    >>> import torch
-    >>> from contrastile.problem import Less, Not
-    >>> shown_at = torch.tensor([3.0, 1.0, 2.0])
-    >>> later = Less(shown_at, shown_at)
-    >>> no_earlier = Not(Less(shown_at, torch.tensor([2.5])))
-    """
-
-    kind: ClassVar[Kind] = Kind.REALS
-
-    def program(self) -> Iterator[Instruction]:
-        yield Op.LESS, _doubles(self.rows), _doubles(self.columns)
-
-    @property
-    def symmetric(self) -> bool:
-        return False
-
-
-@dataclass(frozen=True, eq=False)
-class AtMost(_RowsWithColumns):
-    """``rows[i] <= columns[j]``, of numbers of any real dtype, compared in fp64; with NaN false."""
-
-    kind: ClassVar[Kind] = Kind.REALS
-
-    def program(self) -> Iterator[Instruction]:
-        yield Op.AT_MOST, _doubles(self.rows), _doubles(self.columns)
-
-    @property
-    def symmetric(self) -> bool:
-        return False
-
-
-@dataclass(frozen=True, eq=False)
-class Within(_RowsWithColumns):
-    """``|rows[i] - columns[j]| < width``, of numbers of any real dtype, in fp64; with NaN false.
-
-    ``width`` is one number, or one a row. Of two infinite numbers of one sign the difference is
-    NaN: they are within no width.
-    """
-
-    width: float | Tensor
-    kind: ClassVar[Kind] = Kind.REALS
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.width, Tensor) or is_number(self.width)):
-            got = type(self.width).__name__
-            raise TypeError(f"Within: width must be a number, or a tensor of one a row, got {got}")
-
-    def program(self) -> Iterator[Instruction]:
-        rows, width = _doubles(self.rows), self.width
-        of_rows = _doubles(width) if isinstance(width, Tensor) else torch.full_like(rows, width)
-        yield Op.WITHIN, torch.stack((rows, of_rows), 1), _doubles(self.columns)
-
-    def extents(self) -> Iterator[Extent]:
-        yield from super().extents()
-        if isinstance(self.width, Tensor):
-            yield Extent("Within.width", self.width, 0, self.kind)
-
-    def among(self, part: Part) -> Within:
-        width = part.of_rows(self.width) if isinstance(self.width, Tensor) else self.width
-        return Within(part.of_rows(self.rows), part.of_cols(self.columns), width)
-
-    @property
-    def symmetric(self) -> bool:
-        return not isinstance(self.width, Tensor) and _same(self.rows, self.columns)
-
-
-@dataclass(frozen=True, eq=False)
-class Above(Pairs):
-    r"""A plane's number exceeds a limit: :math:`V_{ij} > rows_i`, or :math:`V_{ij} > columns_j`.
-
-    For :func:`~contrastile.ops.sweep` alone, where there are planes. Limits are rounded to the
-    dtype that planes are computed in, and have no gradient; with NaN it is false.
-
-    Args:
-        plane: the number of the plane.
-        rows: limits [N]; or
-        columns: limits [M].
-    """
-
-    plane: int
-    rows: Tensor | None = None
-    columns: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if (self.rows is None) == (self.columns is None):
-            raise InputError("Above: limits are one a row or one a column, give one of both")
-        if not isinstance(self.plane, int) or isinstance(self.plane, bool):
-            got = type(self.plane).__name__
-            raise TypeError(f"Above: plane must be the number of a plane, got {got}")
-
-    def program(self) -> Iterator[Instruction]:
-        if self.columns is None:
-            yield Op.ROW_ABOVE, self.rows, self.plane
-        else:
-            yield Op.COL_ABOVE, self.columns, self.plane
-
-    def extents(self) -> Iterator[Extent]:
-        if self.rows is not None:
-            yield Extent("Above.rows", self.rows, 0, Kind.FLOATS, self.plane)
-        if self.columns is not None:
-            yield Extent("Above.columns", self.columns, 1, Kind.FLOATS, self.plane)
-
-    def among(self, part: Part) -> Above:
-        rows, columns = self.rows, self.columns
-        return Above(
-            self.plane,
-            None if rows is None else part.of_rows(rows),
-            None if columns is None else part.of_cols(columns),
-        )
-
-    @property
-    def symmetric(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -392,16 +274,6 @@ def split_holes(pairs: Pairs | None) -> tuple[list[Tensor], Pairs | None]:
     return [], pairs
 
 
-def _same(rows: Tensor, columns: Tensor) -> bool:
+def same(rows: Tensor, columns: Tensor) -> bool:
     """Whether two vectors are known to be one."""
     return rows is columns or (may_be_read(rows) and torch.equal(rows, columns))
-
-
-def _doubles(numbers: Tensor) -> Tensor:
-    return as_read(numbers, torch.float64)
-
-
-def as_read(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """As a program reads numbers; the same tensor where it is so already."""
-    plain = numbers.detach() if numbers.requires_grad else numbers
-    return plain.to(dtype).contiguous()

@@ -19,7 +19,8 @@ from .checks import (
     check_vector,
     shape,
 )
-from .pairs import Diagonal, Index, Instruction, Kind, Pairs, as_read, split_holes
+from .comparisons import as_read
+from .pairs import Diagonal, Index, Instruction, Kind, Pairs, split_holes
 from .plain import may_be_read
 from .row_loss import RowLoss, check_row_loss
 from .scores import Scores
