@@ -92,7 +92,7 @@ def _sweeps(
     def several() -> Tensor:
         x, y = make(), make()
         rows, columns, size = x.float().sum(1), y.float().sum(1), x.shape[1]
-        planes = [
+        planes: list[Plane | Mapped] = [
             Plane(x, y, rows, columns, (0, size // 2)),
             Plane(x, y, rows, columns),
             Mapped(Map.VOLUME, (0, 1), rows, columns),

@@ -158,7 +158,8 @@ def _mapped(planes, row, col, spot, MAP: tl.constexpr):
     numbers = (tl.load(planes[0] + spot.at, mask=spot.inside, other=0.0),)
     for p in tl.static_range(1, len(planes)):
         number = tl.load(planes[p] + spot.at, mask=spot.inside, other=0.0)
-        numbers = numbers + (number,)  # noqa: RUF005 - Triton unpacks none
+        # Triton unpacks no tuples.
+        numbers = numbers + (number,)  # type: ignore[assignment] # noqa: RUF005
     dtype = planes[0].dtype.element_ty
     of_rows = tl.full([1, 1], MAP.absent, dtype)
     of_cols = tl.full([1, 1], MAP.absent, dtype)

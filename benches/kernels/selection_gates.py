@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from contrastile.backends.triton.backend import interpreting
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     for arch in options.arch:
         for name in options.dtype:
             dtype = DTYPES[name]
-            for kernel in compile_for(arch, lambda dtype=dtype: select(dtype)):
+            for kernel in compile_for(arch, partial(select, dtype)):
                 if kernel.name in KERNELS:
                     rules = list(broken_rules(kernel, name))
                     broken += len(rules)
