@@ -189,6 +189,25 @@ CASES = {
         ],
         lambda g, v: of(0, g["s"] * v[0], DenseTerm("IDENTITY", SAME)),
     ),
+    "one vector as a factor and as a map's number": Case(
+        XY,
+        lambda g: [
+            Plane(g["x"], g["y"], g["a"], g["b"]),
+            Mapped(Map.SOFT_TARGET, (0, 0), g["a"], g["b"]),
+        ],
+        lambda g: [
+            (v := prefix(g, SIZE)),
+            (v + g["a"][:, None] + g["b"]).exp() * v,
+        ],
+        lambda g: [
+            Reduction(0, [Channel()], scale=g["s"], columns=True),
+            Reduction(1, terms=[Term(Phi.IDENTITY)], scale=0.1),
+        ],
+        lambda g, v: {
+            **of(0, g["s"] * v[0], DenseChannel(ALL)),
+            **of(1, 0.1 * v[1], DenseTerm("IDENTITY", ALL), columns=False),
+        },
+    ),
     "a map of a map": Case(
         XY | {"r": (ROWS,)},
         lambda g: [

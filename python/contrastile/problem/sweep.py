@@ -144,7 +144,8 @@ class Sweep(NamedTuple):
         codes: list[PlaneCode | MapCode] = []
         for plane in self.planes:
             if isinstance(plane, Mapped):
-                row, col = slots.of(plane.row), slots.of(plane.col)
+                # Not those of a plane's factors, whose gradients are made in another way.
+                row, col = slots.add(plane.row), slots.add(plane.col)
                 codes.append(MapCode(int(plane.map), tuple(plane.planes), row, col))
             else:
                 codes.append(_code(plane, codes, slots))
