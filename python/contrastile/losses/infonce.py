@@ -269,6 +269,8 @@ def _biases(
         return None, bias
     if opts.peers.columns("logit_bias", given).total != columns.total:
         return None, bias
+    # One a key, even where this rank has a single key, for which it looks like a number.
+    bias = given
     if negatives:
         return bias, None
     wide = widen(bias)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..parallel import Alone
+from ..parallel import Alone, Processes, together
 from ..problem import InputError
 from ..problem.checks import check_number
 from ..problem.storage import check_storage
@@ -64,7 +64,7 @@ def matryoshka(
     >>> matryoshka(clip_loss, x, y, dims=(4, 8), temperature=0.5)
     tensor(1.1140)
     """
-    size = _check(loss, embeddings, dims, dim_weights, options)
+    size = _agreed_size(loss, embeddings, dims, dim_weights, options)
     weights = [1.0] * len(dims) if dim_weights is None else [float(w) for w in dim_weights]
     calls = [_prefix(loss, embeddings, options, size, dim) for dim in dims]
     if _is_shared(embeddings, options):
@@ -124,6 +124,32 @@ class Matryoshka(nn.Module):
     def extra_repr(self) -> str:
         """The prefixes."""
         return f"dims={self.dims}, dim_weights={self.dim_weights}"
+
+
+def _agreed_size(
+    loss: object,
+    embeddings: Sequence[Any],
+    dims: Sequence[int],
+    dim_weights: Sequence[float] | None,
+    options: dict[str, Any],
+) -> int:
+    """The embedding size, of arguments that fit; with a group, on all ranks and the same there."""
+    group = options.get("group")
+
+    def check(peers: Processes) -> int:
+        size = _check(loss, embeddings, dims, dim_weights, options)
+        peers.columns("embeddings", embeddings[0])
+        return size
+
+    if group is None:
+        return _check(loss, embeddings, dims, dim_weights, options)
+    given = {
+        "dims": repr(dims),
+        "dim_weights": repr(dim_weights),
+        "of": getattr(loss, "__name__", ""),
+    }
+    first = {"embeddings": embeddings[0]} if embeddings else {}
+    return together(NAME, group, {**given, **first}, check)
 
 
 def _is_shared(embeddings: Sequence[Any], options: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, TypeAlias, TypeVar
@@ -233,7 +234,7 @@ def _room(device: torch.device) -> int:
 
 def _bytes(share: Share, items: Tensor) -> int:
     wide = max(4, items.element_size())
-    return share.total * items.shape[1] * (items.element_size() + wide)
+    return share.total * math.prod(items.shape[1:]) * (items.element_size() + wide)
 
 
 def _fact(value: object) -> str:

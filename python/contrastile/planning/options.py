@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 
 from ..problem import InputError
@@ -21,12 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds them."""
     parser.add_argument("--loss", choices=LOSSES, default="clip_loss")
     parser.add_argument("--batch", type=int, help="rows of all GPUs; by default all that fit")
-    parser.add_argument("--size", type=int, required=True, help="of an embedding")
+    parser.add_argument("--size", type=count_of, required=True, help="of an embedding")
     parser.add_argument("--dtype", choices=ITEMSIZE, default="bf16")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--gpu", choices=GPUS, default="h100")
     parser.add_argument("--memory", type=size_of, help="of a GPU, as 40GiB")
-    parser.add_argument("--per-node", type=int, default=8, metavar="GPUS")
+    parser.add_argument("--per-node", type=count_of, default=8, metavar="GPUS")
     link = f"{', '.join(LINKS)}, or GB/s,us as 12.5,50"
     parser.add_argument("--inside", type=link_of, default="nvlink", metavar="LINK", help=link)
     parser.add_argument("--between", type=link_of, default="infiniband-400g", metavar="LINK")
@@ -36,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fixed-bytes", type=size_of, default=0, help="weights, optimizer, inputs of a batch"
     )
-    parser.add_argument("--sub-batch", type=int)
+    parser.add_argument("--sub-batch", type=count_of)
     parser.add_argument("--workspace", type=size_of)
     parser.add_argument("--exchange", choices=EXCHANGES)
-    parser.add_argument("--tflops", type=float, help="of every product, in place of the preset's")
+    parser.add_argument("--tflops", type=rate_of, help="of every product, in place of the preset's")
     parser.add_argument("--simulate", action="store_true", help="replay the schedule as well")
     parser.add_argument("--json", action="store_true", help="the same for a program")
 
@@ -88,6 +89,24 @@ def gpu_of(options: argparse.Namespace) -> Gpu:
     return gpu
 
 
+def count_of(given: str) -> int:
+    """A whole number from 1 on."""
+    if not re.fullmatch(r"\d+", given) or int(given) == 0:
+        raise argparse.ArgumentTypeError(f"not a whole number from 1 on: {given}")
+    return int(given)
+
+
+def rate_of(given: str) -> float:
+    """A number above 0."""
+    try:
+        rate = float(given)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"not a number above 0: {given}")
+    return rate
+
+
 def size_of(given: str) -> int:
     """Bytes: 300, 30MB, 1.5GiB."""
     found = re.fullmatch(r"([\d.]+)\s*([KMGT]?)(i?)B?", given)
@@ -101,7 +120,7 @@ def link_of(given: str) -> Link:
     if given in LINKS:
         return LINKS[given]
     try:
-        bandwidth, latency = map(float, given.split(","))
-    except ValueError:
+        bandwidth, latency = map(rate_of, given.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"neither a link nor GB/s,us: {given}") from None
     return Link(1e9 * bandwidth, 1e-6 * latency)

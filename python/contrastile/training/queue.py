@@ -145,6 +145,7 @@ class MemoryQueue(nn.Module):
             return columns.everywhere(rows), None if codes is None else columns.everywhere(codes)
 
         given = {"embeddings": embeddings, "ids": ids, "capacity": self.capacity}
+        given |= {"dtype": str(self.rows.dtype), "rows held": self.count}
         found = gathered(ALONE) if group is None else together(NAME, group, given, gathered)
         self._write(*found)
 
