@@ -37,7 +37,9 @@ def test_every_loss_gets_the_gradient_of_one_pass(entry: LossEntry) -> None:
     parameters += [each for each in made.parameters.values() if isinstance(each, Tensor)]
 
     def loss_fn(*embeddings: Tensor) -> Tensor:
-        value = entry.function(*embeddings, *made.labels, normalize=True, **made.parameters)
+        value = entry.function(
+            *embeddings, *made.guides, *made.labels, normalize=True, **made.parameters
+        )
         assert isinstance(value, Tensor)
         return value
 

@@ -190,7 +190,7 @@ def at_scale(rule: Rule, arguments: dict[str, Any], scale: float) -> dict[str, A
         arguments["logit_bias"] = torch.tensor(-0.9 * scale, device=rule.device)
     layout = rule.shape.layout
     return {
-        name: laid_out(value.detach(), layout).requires_grad_() if is_float(value) else value
+        name: learned(name, laid_out(value.detach(), layout)) if is_float(value) else value
         for name, value in arguments.items()
     }
 
@@ -213,21 +213,23 @@ def laid_out(value: Tensor, layout: str) -> Tensor:
 
 def in_order(oracle: Any, arguments: dict[str, Any], seed: int) -> Results:
     """The plain formula on permuted features, its gradients back in the order of the inputs."""
-    embeddings = [n for n, value in arguments.items() if is_float(value) and value.dim() == 2]
-    first = arguments[embeddings[0]]
+    matrices = [n for n, value in arguments.items() if is_float(value) and value.dim() == 2]
+    first = arguments[matrices[0]]
+    # Those of a guide or a teacher have a size of their own.
+    embeddings = [n for n in matrices if arguments[n].shape[1] == first.shape[1]]
     order = torch.arange(first.shape[1], device=first.device)
     if seed:
         random = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(order), generator=random, device="cpu").to(first.device)
-    moved = {n: arguments[n].detach()[:, order].requires_grad_() for n in embeddings}
+    moved = {n: learned(n, arguments[n].detach()[:, order]) for n in embeddings}
     back = order.argsort()
     results = evaluate(oracle, {**arguments, **moved})
     return {n: t[:, back] if n in embeddings else t for n, t in results.items()}
 
 
 def evaluate(function: Any, arguments: dict[str, Any]) -> Results:
-    """The loss and the gradient of every floating tensor."""
-    leaves = {name: value for name, value in arguments.items() if is_float(value)}
+    """The loss and the gradient of every floating tensor that has one."""
+    leaves = {n: value for n, value in arguments.items() if is_float(value) and value.requires_grad}
     loss = function(**arguments)
     # Neither one nor a power of two, and the same for every dtype.
     upstream = torch.full_like(loss, 0.6875)
@@ -237,9 +239,14 @@ def evaluate(function: Any, arguments: dict[str, Any]) -> Results:
 
 def cast(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {
-        name: value.detach().to(dtype).requires_grad_() if is_float(value) else value
+        name: learned(name, value.detach().to(dtype)) if is_float(value) else value
         for name, value in arguments.items()
     }
+
+
+def learned(name: str, value: Tensor) -> Tensor:
+    """A leaf, but for the embeddings of a guide, which has no gradient."""
+    return value.requires_grad_(not name.startswith("guide"))
 
 
 def is_float(value: object) -> bool:

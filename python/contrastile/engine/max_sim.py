@@ -188,7 +188,8 @@ def _spread(strip: Strip, weights: Tensor, dquery: Tensor | None, dkey: Tensor |
     wide = wide.reshape(height * tokens, documents).contiguous()
     own = None if dquery is None else dquery[strip.rows].flatten(0, 1)
     module = native.load_for(wide)
-    if module is None:
+    # Half precision is here on a GPU, and in Triton's interpreter.
+    if module is None or strip.query.dtype != wide.dtype:
         _multiply(strip, wide, own, dkey)
         return
     operands = strip.query, strip.key, wide, strip.best.columns

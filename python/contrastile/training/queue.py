@@ -145,8 +145,10 @@ class MemoryQueue(nn.Module):
             return columns.everywhere(rows), None if codes is None else columns.everywhere(codes)
 
         given = {"embeddings": embeddings, "ids": ids, "capacity": self.capacity}
-        given |= {"dtype": str(self.rows.dtype), "rows held": self.count}
-        found = gathered(ALONE) if group is None else together(NAME, group, given, gathered)
+        held = {"dtype": str(self.rows.dtype), "rows held": self.count}
+        found = (
+            gathered(ALONE) if group is None else together(NAME, group, {**given, **held}, gathered)
+        )
         self._write(*found)
 
     def resize(self, capacity: int) -> None:
