@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from contrastile import clip_loss, functional, siglip_loss, supcon_loss
+from contrastile import (
+    MemoryQueue,
+    clip_loss,
+    functional,
+    info_nce,
+    matryoshka,
+    siglip_loss,
+    supcon_loss,
+)
 from contrastile.losses.registry import LOSSES
 from processes import FAILURES
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -197,3 +205,44 @@ def of_trace(kind: str) -> tuple[str, str]:
         "vmap": lambda: torch.vmap(loss)(x[None], y[None]),
     }
     return told(calls[kind])
+
+
+# What is no loss by itself, and how each rank is given it; the odd one differently.
+
+
+def prefixes(name: str) -> tuple[str, str]:
+    """matryoshka, whose prefixes or weights of the odd rank are others."""
+    odd = dist.get_rank() == ODD
+    own: dict[str, dict[str, Any]] = {
+        "dims": {"dims": (3, 5, 6) if odd else (3, 6)},
+        "dim_weights": {"dims": (3, 6), "dim_weights": (1.0, 2.0) if odd else (1.0, 1.0)},
+        "a wrong size": {"dims": (3, 7) if odd else (3, 6)},
+    }
+    arguments = given()
+    tensors = [arguments.pop(side) for side in "xy"]
+    options = {**arguments, **own[name], "group": dist.group.WORLD}
+    return told(lambda: matryoshka(clip_loss, *tensors, **options))
+
+
+def queue_of_another_dtype() -> tuple[str, str]:
+    dtype = torch.float16 if dist.get_rank() == ODD else torch.float32
+    queue = MemoryQueue(8, SIZE, dtype=dtype)
+    return told(lambda: queue.enqueue(torch.randn(2, SIZE), group=dist.group.WORLD))
+
+
+def biases_of_few_keys(exchange: str) -> tuple[float, float, float]:
+    """info_nce with a bias a key, of which the odd rank has one: loss, sum of gradients, truth."""
+    rng = torch.Generator().manual_seed(0)
+    sizes = [1 if rank == ODD else 3 for rank in range(dist.get_world_size())]
+    x, y = (torch.randn(sum(sizes), SIZE, generator=rng) for _ in range(2))
+    bias = torch.randn(sum(sizes), generator=rng)
+    scores = x @ y.T + bias
+    truth = (scores.logsumexp(1) - scores.diag()).mean()
+    own = [each.split(sizes)[dist.get_rank()] for each in (x, y, bias)]
+    learned = own[2].clone().requires_grad_()
+    options = {"logit_scale": 1.0, "exchange": exchange, "group": dist.group.WORLD}
+    loss = info_nce(own[0], own[1], logit_bias=learned, grad_scale="sum", **options)
+    loss.backward()
+    total = learned.grad.sum().double()
+    dist.all_reduce(total)
+    return loss.item(), total.item(), truth.item()

@@ -13,10 +13,13 @@ from rank_agreement import (
     FAULTS,
     ODD,
     another_loss,
+    biases_of_few_keys,
     empty_row,
     of_group,
     of_odd_rank,
     of_trace,
+    prefixes,
+    queue_of_another_dtype,
     without_gradients,
     wrong_by_rows,
 )
@@ -104,3 +107,29 @@ def test_no_trace(kind: str, processes: Processes) -> None:
 def test_no_tensor_of_a_trace(processes: Processes) -> None:
     errors = processes.run(of_trace, "fake tensors outside of their mode")
     assert_all_say(errors, "x is a FakeTensor of a trace or transform that is not going on")
+
+
+@pytest.mark.parametrize("name", ["dims", "dim_weights"])
+def test_prefixes_of_one_rank_differ(name: str, processes: Processes) -> None:
+    errors = processes.run(prefixes, name)
+    assert_all_say(errors, rf"^matryoshka: all ranks .* they differ in {name} \(rank 0 .*, rank 2 ")
+
+
+def test_prefixes_of_one_rank_are_wrong(processes: Processes) -> None:
+    errors = processes.run(prefixes, "a wrong size")
+    _, own = errors.pop(ODD)
+    assert own.startswith("matryoshka: dims must grow")
+    assert_all_say(errors, f"^matryoshka: not all ranks .* rank {ODD}: matryoshka: dims must grow")
+
+
+def test_queues_of_two_dtypes(processes: Processes) -> None:
+    errors = processes.run(queue_of_another_dtype)
+    assert_all_say(errors, r"^MemoryQueue: all ranks .* they differ in dtype .*float16")
+
+
+@pytest.mark.parametrize("exchange", ["auto", "gather", "ring"])
+def test_a_bias_a_key_where_one_rank_has_one_key(exchange: str, processes: Processes) -> None:
+    for loss, gradient, truth in processes.run(biases_of_few_keys, exchange):
+        assert loss == pytest.approx(truth, rel=1e-5)
+        # The same number added to all biases changes nothing.
+        assert gradient == pytest.approx(0.0, abs=1e-6)
