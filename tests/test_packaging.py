@@ -51,7 +51,7 @@ SHIPPED = {
     "contrastile/training",
     "contrastile/triton_kernels",
 }
-# Bytes of a wheel without the extension: 371 276 were measured; the unshipped tools have 90 000.
+# Bytes of a wheel without the extension: 465 709 were measured; the unshipped tools have 90 000.
 LARGEST_WHEEL = 520_000
 # What a checkout has beside the package, for the tests and for who reads.
 IN_SDIST = ("csrc", "docs", "examples", "tests", *FOLDERS)
