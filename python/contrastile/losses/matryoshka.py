@@ -36,7 +36,7 @@ def matryoshka(
               \dots\Big)
 
     so that embeddings can be cut to ``m_k`` features afterwards. On a CPU the dot products of all
-    prefixes come from one accumulation along the features (docs/sweeps.md has the time). Computed
+    prefixes come from one accumulation along the features (times: docs/performance.md). Computed
     prefix by prefix are passes of a loss beside the one over its own scores (queues, further
     negatives, class sums), losses that are sweeps themselves (``gist_loss``, say), all losses with
     a ``group`` or ``offload``, and all on a GPU, whose kernels keep scores out of memory.

@@ -16,6 +16,7 @@ from ..ops import ScoreStats, log_sum_exp, pair_sum, sweep
 from ..ops.unit_length import unit_length
 from ..parallel import Alone, OwnColumns
 from ..problem import Plane, Reduction
+from .options import wide_dtype
 
 # A loss of one of the prefixes, among these peers.
 Call = Callable[[Alone], Any]
@@ -120,7 +121,7 @@ def _request(call: Call) -> Request:
 
 def _reciprocal_lengths(x: Tensor, size: int) -> Tensor:
     """One over the lengths of prefixes; 0 of those that are zero, as ``normalize=True`` has it."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     lengths = torch.linalg.vector_norm(x[:, :size], dim=1, dtype=wide)
     zero = lengths <= torch.finfo(wide).tiny
     return torch.where(zero, 0.0, 1.0 / torch.where(zero, 1.0, lengths))

@@ -17,7 +17,8 @@ from ..backends import named
 from ..engine.forward import plans_of
 from ..engine.plan import Block
 from ..problem.spec import NONE, Sizes, Spec, parse
-from .sweep_flops import GIVEN, flops_of_sweep, flops_of_sweep_gradients
+from .shapes import GIVEN
+from .sweep_flops import flops_of_sweep, flops_of_sweep_gradients
 
 COUNTER = "torch.utils.flop_counter"
 

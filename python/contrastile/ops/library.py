@@ -25,7 +25,7 @@ from ..problem.spec import NONE, Sizes, Spec, parse
 from . import shapes
 from .flops import teach_counters
 from .refusals import check_no_tangent, no_batch, no_second_derivative, remember_caller
-from .sweep_flops import GIVEN
+from .shapes import GIVEN
 from .transforms import is_differentiating
 
 
@@ -98,7 +98,9 @@ def _gradients(ctx: Any, upstream: Sequence[Tensor | None]) -> list[Tensor | Non
     call = letters_of([grad is not None for grad in grads]), *ctx.call
     sets = list(saved[:count]), list(saved[count:]), given
     if is_differentiating():
-        found = TransformedBackward.apply(call, [len(own) for own in sets], *chain(*sets))
+        found = TransformedBackward.apply(
+            torch.ops.contrastile.weigh, call, [len(own) for own in sets], *chain(*sets)
+        )
     else:
         found = torch.ops.contrastile.weigh(*sets, *call)
     there = iter(found)
@@ -140,17 +142,19 @@ class Transformed(torch.autograd.Function):
 
 
 class TransformedBackward(torch.autograd.Function):
-    """The op of the backward pass inside torch.func.grad and vjp."""
+    """An op of a backward pass, of lists of tensors, inside torch.func.grad and vjp."""
 
     @staticmethod
-    def forward(call: tuple[Any, ...], lengths: list[int], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        op: Any, call: tuple[Any, ...], lengths: list[int], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         sets = iter(tensors)
         own = [list(islice(sets, length)) for length in lengths]
-        return tuple(torch.ops.contrastile.weigh(*own, *call))
+        return tuple(op(*own, *call))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        remember_caller(ctx, inputs[0], output)
+        remember_caller(ctx, inputs[1], output)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:

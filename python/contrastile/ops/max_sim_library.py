@@ -14,7 +14,7 @@ from ..problem.checks import check_starts
 from ..problem.spec import parse
 from .library import letters_of
 from .refusals import check_no_tangent, no_batch, no_second_derivative, remember_caller
-from .sweep_flops import GIVEN
+from .shapes import GIVEN
 from .transforms import is_differentiating
 
 

@@ -17,6 +17,8 @@ from ..engine.state import State, Vectors
 from ..problem.spec import NONE, Sizes, Spec
 
 New = Callable[[tuple[int, ...], torch.dtype], Tensor]
+# Ops take switches as one word of a letter each: torch.jit.trace knows no lists of them.
+GIVEN = "+"
 
 
 def mode_of(backend: Backend, spec: Spec, sizes: Sizes, needs: Needs) -> Mode:

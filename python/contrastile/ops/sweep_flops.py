@@ -10,8 +10,7 @@ from torch import Tensor
 from ..backends import named
 from ..engine.sweep.call import Call, buffers_of
 from ..problem.sweep_spec import PlaneCode, SweepSpec, parse_sweep
-
-GIVEN = "+"
+from .shapes import GIVEN
 
 
 def flops_of_sweep(tensors: list[Tensor], spec: str, wanted: str, **_: Any) -> int:

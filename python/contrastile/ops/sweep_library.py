@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,9 +22,9 @@ from ..problem.spec import NONE
 from ..problem.sweep_spec import SweepSpec, parse_sweep, sizes_of
 from . import shapes
 from .flops import teach_counters
-from .library import complete, in_own_memory, letters_of
+from .library import TransformedBackward, complete, in_own_memory, letters_of
 from .refusals import check_no_tangent, no_batch, no_second_derivative, remember_caller
-from .sweep_flops import GIVEN
+from .shapes import GIVEN
 from .transforms import is_differentiating
 
 # What a reduction leaves for the backward pass: everything but gradients.
@@ -112,7 +112,9 @@ def _gradients(ctx: Any, upstream: Sequence[Tensor | None]) -> list[Tensor | Non
     call = letters_of([grad is not None for grad in grads]), *ctx.call
     sets = list(saved[:count]), list(saved[count:]), given
     if is_differentiating():
-        found = TransformedBackward.apply(call, [len(own) for own in sets], *chain(*sets))
+        found = TransformedBackward.apply(
+            torch.ops.contrastile.sweep_gradients, call, [len(own) for own in sets], *chain(*sets)
+        )
     else:
         found = torch.ops.contrastile.sweep_gradients(*sets, *call)
     there = iter(found)
@@ -144,24 +146,6 @@ class Transformed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *_gradients(ctx, upstream)
-
-
-class TransformedBackward(torch.autograd.Function):
-    """The op of the backward pass inside torch.func.grad and vjp."""
-
-    @staticmethod
-    def forward(call: tuple[Any, ...], lengths: list[int], *tensors: Tensor) -> tuple[Tensor, ...]:
-        sets = iter(tensors)
-        own = [list(islice(sets, length)) for length in lengths]
-        return tuple(torch.ops.contrastile.sweep_gradients(*own, *call))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        remember_caller(ctx, inputs[0], output)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        return no_second_derivative(ctx, *upstream)
 
 
 @torch.library.custom_op("contrastile::sweep_gradients", mutates_args=())

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .spec import NONE, QUERY, Sizes, Spec, parse
+from .spec import NONE, Sizes, Spec, parse
 
 
 class PlaneCode(NamedTuple):
@@ -175,15 +175,3 @@ def sizes_of(spec: SweepSpec, reduction: ReductionCode, tensors: Sequence[Tensor
     dtype = torch.float64 if double else torch.float32
     depth = (query.shape[1] if base.stop == NONE else base.stop) - base.start
     return Sizes(query.shape[0], key.shape[0], depth, dtype, dtype, query.device)
-
-
-__all__ = [
-    "NONE",
-    "QUERY",
-    "MapCode",
-    "PlaneCode",
-    "ReductionCode",
-    "SweepSpec",
-    "parse_sweep",
-    "sizes_of",
-]

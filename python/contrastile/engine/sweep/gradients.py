@@ -92,7 +92,6 @@ class Gradients:
                 exact = dtype if like.dim() == 2 else torch.float64
                 self._found[slot] = torch.zeros(like.shape, dtype=exact, device=like.device)
         self._last = last_of_chains(spec)
-        self._divided: set[int] = set()
         self._rooms: dict[str, Tensor] = {}
 
     def add_block(self, block: Block, reductions: Sequence[Weighed]) -> None:
@@ -133,9 +132,7 @@ class Gradients:
                 found = self._found[slot]
                 each = own.job.scores.row_scale is not None
                 found += (products if each else products.sum()).view(found.shape)
-        for code in self._call.spec.planes:
-            if isinstance(code, PlaneCode):
-                self._divide_by_factors(code)
+        self._divide_by_factors()
         out: list[Tensor | None] = [None] * len(self._call.tensors)
         for slot, found in self._found.items():
             out[slot] = found.to(self._call.tensors[slot].dtype)
@@ -238,14 +235,13 @@ class Gradients:
             if own is not None:
                 rows_of(self._found[slot], span).add_(own * factor)
 
-    def _divide_by_factors(self, code: PlaneCode) -> None:
+    def _divide_by_factors(self) -> None:
         """The sums are of gradients times numbers of the plane, which have the factor in them."""
-        for slot in set(code.vectors):
-            if slot in self._found and slot not in self._divided:
-                factor = self._call.tensors[slot].detach().double()
-                there = factor != 0
-                self._found[slot].div_(torch.where(there, factor, 1.0)).mul_(there)
-                self._divided.add(slot)
+        planes = [code for code in self._call.spec.planes if isinstance(code, PlaneCode)]
+        for slot in {slot for code in planes for slot in code.vectors} & self._found.keys():
+            factor = self._call.tensors[slot].detach().double()
+            there = factor != 0
+            self._found[slot].div_(torch.where(there, factor, 1.0)).mul_(there)
 
     def _plain(self, share: Share, name: str, block: Block) -> Tensor:
         """The share as it is, its factor applied."""
