@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from contrastile import (
@@ -52,6 +53,14 @@ def many(own: Given) -> Given:
 def short_ids(own: Given) -> Given:
     return {**own, "ids": torch.zeros(len(own["x"]) - 1, dtype=torch.int64)}
 
+
+# What the odd rank gives in another way, which is the same. All of them differ from the default.
+ALIKE: dict[str, tuple[Given, Given]] = {
+    "whole numbers": ({"margin": 1}, {"margin": 1.0}),
+    "numpy's": ({"margin": 0.25}, {"margin": np.float64(0.25)}),
+    "numpy's whole numbers": ({"workspace": 2**20}, {"workspace": np.int64(2**20)}),
+    "a default": ({}, {"reduction": "mean", "label_smoothing": 0, "ids": None}),
+}
 
 # What the odd rank does, and what every rank says.
 DIFFERENCES: dict[str, tuple[Callable[[Given], Given], str]] = {
@@ -131,6 +140,16 @@ def of_odd_rank(table: str, name: str) -> tuple[str, str]:
     if dist.get_rank() == ODD:
         own = change(own)
     return told(lambda: clip_loss(**own, group=dist.group.WORLD))
+
+
+def alike(name: str) -> None:
+    """What is the same in another way is agreed on."""
+    own = given() | ALIKE[name][dist.get_rank() == ODD]
+    clip_loss(**own, group=dist.group.WORLD).backward()
+    tensors = [own.pop(side) for side in "xy"]
+    dims = [2, SIZE] if dist.get_rank() == ODD else (2, SIZE)
+    matryoshka(clip_loss, *tensors, dims=dims, temperature=0.5, group=dist.group.WORLD).backward()
+    correct_call()
 
 
 def without_gradients() -> tuple[str, str]:

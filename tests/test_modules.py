@@ -10,6 +10,7 @@ import contrastile
 import contrastile.functional as losses
 import pytest
 import torch
+import torch.distributed as dist
 from cases import EVERY as LOSSES
 from cases import arguments_for, covering_choices, default_choice
 from contrastile.losses.registry import LOSSES as REGISTRY
@@ -99,6 +100,21 @@ def test_copies_and_pickles_keep_the_options(loss: str) -> None:
     assert module.state_dict() == {}
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert torch.equal(twin(**tensors), expected)
+
+
+def test_a_copy_is_in_the_same_group() -> None:
+    """A process group cannot be copied, and a model may be, for a moving average of its weights."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        scale = torch.nn.Parameter(torch.tensor(3.0))
+        module = torch.nn.Sequential(contrastile.ClipLoss(logit_scale=scale))
+        module[0].group = dist.group.WORLD
+        twin = copy.deepcopy(module)
+    finally:
+        dist.destroy_process_group()
+    assert twin[0].group is module[0].group
+    assert twin[0].logit_scale is not scale
+    assert torch.equal(twin[0].logit_scale, scale)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

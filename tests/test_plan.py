@@ -208,6 +208,31 @@ def test_wrong_wishes_are_told(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--size", "--per-node", "--sub-batch"])
+@pytest.mark.parametrize("given", ["0", "1.5", "many"])
+def test_counts_are_whole_numbers_from_one_on(
+    option: str, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*COMMAND, option, given])
+    said = capsys.readouterr().err
+    assert f"argument {option}: not a whole number from 1 on: {given}" in said
+
+
+@pytest.mark.parametrize("given", ["0", "nan", "inf", "fast"])
+def test_rates_are_numbers_above_zero(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*COMMAND, "--tflops", given])
+    assert f"argument --tflops: not a number above 0: {given}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["0,50", "12.5,-1", "12.5", "ethernet"])
+def test_links_have_a_rate_and_a_latency(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*COMMAND, "--between", given])
+    assert "neither a link nor GB/s,us" in capsys.readouterr().err
+
+
 def test_sizes_and_links_are_read() -> None:
     assert [size_of(text) for text in ("300", "30MB", "1.5GiB")] == [300, 30 * 10**6, 3 * GIB // 2]
     assert link_of("12.5,50") == pytest.approx(Link(12.5e9, 50e-6))

@@ -9,9 +9,11 @@ import pytest
 from cases import LOSSES
 from processes import Processes
 from rank_agreement import (
+    ALIKE,
     DIFFERENCES,
     FAULTS,
     ODD,
+    alike,
     another_loss,
     biases_of_few_keys,
     empty_row,
@@ -47,6 +49,11 @@ def test_one_rank_differs(name: str, processes: Processes) -> None:
     errors = processes.run(of_odd_rank, "differences", name)
     assert_all_say(errors, "clip_loss: all ranks of the group must agree")
     assert_all_say(errors, DIFFERENCES[name][1])
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_one_rank_gives_the_same_in_another_way(name: str, processes: Processes) -> None:
+    processes.run(alike, name)
 
 
 @pytest.mark.parametrize("name", FAULTS)

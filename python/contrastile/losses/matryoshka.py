@@ -144,8 +144,8 @@ def _agreed_size(
     if group is None:
         return _check(loss, embeddings, dims, dim_weights, options)
     given = {
-        "dims": repr(dims),
-        "dim_weights": repr(dim_weights),
+        "dims": dims,
+        "dim_weights": dim_weights,
         "of": getattr(loss, "__name__", ""),
     }
     first = {"embeddings": embeddings[0]} if embeddings else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import fields
 from inspect import Parameter, Signature, signature
 from typing import Any, ClassVar
@@ -62,6 +63,13 @@ class Loss(nn.Module):
         if overrides.keys() & set(SCALES):
             options |= dict.fromkeys(SCALES)
         return {**options, **overrides}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Loss:
+        """A copy of the options, in the same group: a process group cannot be copied."""
+        group = self.__dict__.get("group")
+        copy = memo[id(self)] = type(self).__new__(type(self))
+        copy.__dict__.update(deepcopy(self.__dict__, memo | {id(group): group}))
+        return copy
 
     def extra_repr(self) -> str:
         """The options that were chosen, as they would be typed."""

@@ -341,6 +341,7 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
     # A loss of any number of sets has them in one parameter.
     several = [p.name for p in explicit if p.kind is Parameter.VAR_POSITIONAL]
     names = {p.name for p in (*explicit, *shared)} - {*several}
+    defaults = {p.name: p.default for p in (*explicit, *shared)}
     tensors = [p.name for p in explicit if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
     query, key = tensors[0], tensors[min(1, len(tensors) - 1)]
     keywords = [p.name for p in explicit if p.name not in (*tensors, *several)]
@@ -348,6 +349,10 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
     def by_name(args: Sequence[Any]) -> dict[str, Any]:
         further = {f"{n}[{i}]": x for n in several for i, x in enumerate(args[len(tensors) :])}
         return dict(zip(tensors, args, strict=False)) | further
+
+    def chosen(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that are no defaults, which one rank may leave out and another not."""
+        return {n: x for n, x in kwargs.items() if isinstance(x, Tensor) or x != defaults.get(n)}
 
     def run(*args: Any, **kwargs: Any) -> LossOutput:
         if len(args) > len(tensors) and not several:
@@ -368,7 +373,7 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
         group = kwargs.get("group")
         if group is None or isinstance(group, Alone):
             return run(*args, **kwargs)
-        given = by_name(args) | {**kwargs, "group": "a group"}
+        given = by_name(args) | chosen(kwargs) | {"group": "a group"}
         return together(
             caller, group, given, lambda peers: run(*args, **{**kwargs, "group": peers})
         )

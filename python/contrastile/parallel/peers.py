@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from numbers import Real
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -238,11 +238,23 @@ def _bytes(share: Share, items: Tensor) -> int:
 
 
 def _fact(value: object) -> str:
-    """What all ranks must have in common of an argument; of one that has parts, their rows too."""
-    if isinstance(value, (tuple, list)):
-        return ", ".join(f"{_fact(part)} of {len(part)} rows" for part in value)
+    """What all ranks must have in common of an argument; of tensors in a sequence, their rows too.
+
+    Equal numbers are equal whatever their types: 0, 0.0 and numpy's.
+    """
+    if value is None or isinstance(value, (str, bool)):
+        return repr(value)
+    if isinstance(value, Real):
+        whole = isinstance(value, Integral) or float(value).is_integer()
+        return repr(int(value) if whole else float(value))
+    if isinstance(value, Sequence):
+        return ", ".join(_fact(part) + _rows(part) for part in value)
     if not isinstance(value, Tensor):
-        return repr(value) if value is None or isinstance(value, (str, Real)) else "a group"
+        return "a group"
     shape = ", ".join(["rows", *map(str, value.shape[1:])] if value.dim() else [])
     grad = " with gradient" if value.requires_grad else ""
     return f"{str(value.dtype).removeprefix('torch.')} [{shape}] on {value.device.type}{grad}"
+
+
+def _rows(part: object) -> str:
+    return f" of {len(part)} rows" if isinstance(part, Tensor) and part.dim() else ""
