@@ -244,9 +244,11 @@ def _fact(value: object) -> str:
     """
     if value is None or isinstance(value, (str, bool)):
         return repr(value)
+    if isinstance(value, Integral):
+        return repr(int(value))
     if isinstance(value, Real):
-        whole = isinstance(value, Integral) or float(value).is_integer()
-        return repr(int(value) if whole else float(value))
+        number = float(value)
+        return repr(int(number) if number.is_integer() else number)
     if isinstance(value, Sequence):
         return ", ".join(_fact(part) + _rows(part) for part in value)
     if not isinstance(value, Tensor):
