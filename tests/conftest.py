@@ -15,6 +15,7 @@ import pytest
 import torch
 from contrastile.engine.forward import plans_of
 from engines import engine as engine
+from engines import engine_of_planes as engine_of_planes
 from hypothesis import settings
 from interpreter import correct
 

@@ -61,3 +61,15 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> d
         # Two rows of a tile at a time.
         monkeypatch.setattr(pieces, "PIECE", 2 * RAGGED.cols)
     return chosen
+
+
+# Blocks that are in memory at once, about, where scores are of several planes.
+BLOCKS = 8
+
+
+@pytest.fixture
+def engine_of_planes(engine: dict[str, Any]) -> dict[str, Any]:
+    """The same for a sweep: blocks of several planes share what one has to itself otherwise."""
+    if "workspace" not in engine:
+        return engine
+    return {**engine, "workspace": BLOCKS * engine["workspace"]}

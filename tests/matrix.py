@@ -35,6 +35,12 @@ COMPILED = files(
 COMPILED += ("-k", "not triton")
 # The interpreter multiplies with numpy's BLAS.
 INTERPRETED = files("extremes", "forms", "kept_dots", "triton")
+# What a process keeps: caches, warnings that come once, threads, modules of torch.
+STATE = files(
+    *("advice", "compile", "doctor", "export", "launches", "memory", "modules", "native_calls"),
+    *("queue", "registered_ops", "start", "storage", "sweep_tracing", "threads", "tracing"),
+    *("transforms", "unit_length", "validation", "warm_up"),
+)
 EVERYTHING = ("tests",)
 
 
@@ -71,6 +77,7 @@ SETTINGS = {
     "interpreted, oldest": Setting((), OLDEST, INTERPRETED),
     "reversed": Setting(("--order", "reversed"), tests=EVERYTHING),
     "shuffled": Setting(("--order", "1"), tests=EVERYTHING),
+    "shuffled state": Setting(("--order", "1"), tests=STATE),
 }
 
 

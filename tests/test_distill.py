@@ -52,11 +52,13 @@ def drawn(n: int = ROWS, teacher_size: int = 9, seed: int = 0) -> Arguments:
 
 @pytest.mark.parametrize("frozen", [(), SETS[:2], SETS[2:], ("x", "teacher_y")], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_gradients_of_both(reduction: str, frozen: tuple[str, ...], engine: dict[str, Any]) -> None:
+def test_gradients_of_both(
+    reduction: str, frozen: tuple[str, ...], engine_of_planes: dict[str, Any]
+) -> None:
     """Through the student, and through the teacher where that learns."""
     given = {k: v.detach() if k in frozen else v for k, v in drawn().items()}
     given["reduction"] = reduction
-    got = evaluate(partial(distill_clip_loss, **engine), given)
+    got = evaluate(partial(distill_clip_loss, **engine_of_planes), given)
     assert_results_close(got, evaluate(oracles.distill_clip_loss, given))
 
 

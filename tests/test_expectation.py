@@ -78,12 +78,12 @@ def dense(given: Arguments, kept: Tensor, columns: bool = True) -> Results:
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", PAIRS)
-def test_values_and_gradients(name: str, scale: str, engine: dict[str, Any]) -> None:
+def test_values_and_gradients(name: str, scale: str, engine_of_planes: dict[str, Any]) -> None:
     """Of embeddings, factors and the scale, through both planes; of lines without pairs none."""
     pairs, kept = PAIRS[name]
     assert bool(kept.any(1).all()) == bool(kept.any(0).all()) == (name != "few")
     compare(
-        lambda given: ours(given, pairs, columns=True, **engine),
+        lambda given: ours(given, pairs, columns=True, **engine_of_planes),
         lambda given: dense(given, kept),
         leaves(scale),
     )
@@ -121,7 +121,7 @@ def test_gradcheck(backend: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "height"), [(torch.float32, 300.0), (torch.float64, 2000.0)])
 def test_pairs_left_out_may_be_beyond_all_numbers(
-    dtype: torch.dtype, height: float, engine: dict[str, Any]
+    dtype: torch.dtype, height: float, engine_of_planes: dict[str, Any]
 ) -> None:
     """Of a positive that wins by far a power relative to the others is infinite."""
     rng = generator(2)
@@ -134,7 +134,7 @@ def test_pairs_left_out_may_be_beyond_all_numbers(
     def means(given: Arguments) -> Results:
         planes = Plane(given["x"], given["y"]), Plane(given["u"], given["v"])
         return outputs(
-            expectation(*planes, pairs=Not(Index.diagonal(ROWS)), columns=True, **engine)
+            expectation(*planes, pairs=Not(Index.diagonal(ROWS)), columns=True, **engine_of_planes)
         )
 
     def formula(given: Arguments) -> Results:
@@ -155,11 +155,11 @@ def test_pairs_left_out_may_be_beyond_all_numbers(
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0), (1, 1)], ids=str)
-def test_empty_and_single(shape: tuple[int, int], engine: dict[str, Any]) -> None:
+def test_empty_and_single(shape: tuple[int, int], engine_of_planes: dict[str, Any]) -> None:
     rows, cols = shape
     x, u = (torch.randn(rows, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     y, v = (torch.randn(cols, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    found = expectation(Plane(x, y), Plane(u, v), columns=True, **engine)
+    found = expectation(Plane(x, y), Plane(u, v), columns=True, **engine_of_planes)
     assert found.rows is not None and found.columns is not None
     scores = x @ y.T
     torch.testing.assert_close(found.rows, scores.sum(1))
@@ -171,11 +171,11 @@ def test_empty_and_single(shape: tuple[int, int], engine: dict[str, Any]) -> Non
         assert leaf.grad is not None and bool((leaf.grad == 0).all())
 
 
-def test_further_reductions_are_of_both_planes(engine: dict[str, Any]) -> None:
+def test_further_reductions_are_of_both_planes(engine_of_planes: dict[str, Any]) -> None:
     given = leaves()
     others = [Reduction(0, [Channel()], scale=2.0, columns=True), Reduction(1, [Channel()])]
     planes = Plane(given["x"], given["y"]), Plane(given["u"], given["v"])
-    first, second = expectation(*planes, scale=given["s"], others=others, **engine).others
+    first, second = expectation(*planes, scale=given["s"], others=others, **engine_of_planes).others
     scores = 2.0 * given["x"] @ given["y"].T
     torch.testing.assert_close(first.rows[0], scores.logsumexp(1))
     torch.testing.assert_close(first.columns[0], scores.logsumexp(0))
