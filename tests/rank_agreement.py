@@ -236,6 +236,8 @@ def prefixes(name: str) -> tuple[str, str]:
         "dims": {"dims": (3, 5, 6) if odd else (3, 6)},
         "dim_weights": {"dims": (3, 6), "dim_weights": (1.0, 2.0) if odd else (1.0, 1.0)},
         "a wrong size": {"dims": (3, 7) if odd else (3, 6)},
+        "no sequence": {"dims": 5 if odd else (3, 6)},
+        "weights that are text": {"dims": (3, 6), "dim_weights": "ab" if odd else (1.0, 1.0)},
     }
     arguments = given()
     tensors = [arguments.pop(side) for side in "xy"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import contrastile.functional as losses
 import contrastile.native
+import numpy as np
 import pytest
 import torch
 from cases import arguments_for, default_choice
@@ -234,6 +236,39 @@ def test_what_does_not_fit(change: dict[str, Any], message: str) -> None:
     options = {"dims": DIMS, "temperature": 0.1, **change}
     with pytest.raises(InputError, match=message):
         matryoshka(losses.clip_loss, torch.eye(6), torch.eye(6), **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dims": "a"}, "dims must be a sequence of integers, got str"),
+        ({"dims": 5}, "dims must be a sequence of integers, got int"),
+        (
+            {"dims": torch.tensor([2, 6])},
+            "dims must be a sequence of integers, got Tensor; use dims.tolist()",
+        ),
+        ({"dims": [2.5]}, "dims[0] must be an integer, got float"),
+        ({"dims": [True]}, "dims[0] must be an integer, got bool"),
+        ({"dims": [2, "a"]}, "dims[1] must be an integer, got str"),
+        ({"dim_weights": "abc"}, "dim_weights must be a sequence of numbers, got str"),
+        ({"dim_weights": 3}, "dim_weights must be a sequence of numbers, got int"),
+        ({"dim_weights": (1.0, "b", 1.0)}, "dim_weights[1] must be a number, got str"),
+    ],
+)
+def test_what_is_of_a_wrong_type(change: dict[str, Any], message: str) -> None:
+    options = {"dims": DIMS, **change}
+    with pytest.raises(TypeError, match=f"^matryoshka: {re.escape(message)}$"):
+        matryoshka(losses.clip_loss, torch.eye(6), torch.eye(6), **options, temperature=0.1)
+    with pytest.raises(TypeError, match=f"^Matryoshka: {re.escape(message)}$"):
+        Matryoshka(ClipLoss(temperature=0.1), **options)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32])
+def test_prefixes_may_be_numbers_of_numpy(kind: Any) -> None:
+    call = {"temperature": 0.1, "dim_weights": WEIGHTS}
+    x, y = (torch.randn(16, 6, generator=generator(i)) for i in range(2))
+    found = matryoshka(losses.clip_loss, x, y, dims=[kind(dim) for dim in DIMS], **call)
+    assert torch.equal(found, matryoshka(losses.clip_loss, x, y, dims=DIMS, **call))
 
 
 def test_other_functions_are_refused() -> None:

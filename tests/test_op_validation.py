@@ -126,7 +126,7 @@ def test_thresholds_of_terms() -> None:
     for message, value in (
         ("threshold must have shape (6,), got (5,)", torch.ones(COLS)),
         ("threshold must be floating point, got torch.int64", torch.ones(ROWS).long()),
-        ("threshold is on the meta device, it has no values", torch.ones(ROWS, device=META)),
+        ("terms[0].threshold is on the meta device", torch.ones(ROWS, device=META)),
     ):
         rejected("pair_sum", message, terms=[Term(Phi.RELU, threshold=value)])
 

@@ -117,6 +117,8 @@ def test_refusals() -> None:
     x = torch.eye(6)
     with pytest.raises(InputError, match=r"^qwen3_loss: hard_negatives of each row's own must be"):
         qwen3_loss(x, x, torch.eye(6), temperature=0.1)
+    with pytest.raises(TypeError, match=r"^qwen3_loss: hard_negatives must be a tensor, got list"):
+        qwen3_loss(x, x, [1], temperature=0.1)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"^qwen3_loss: margin must be"):
         qwen3_loss(x, x, temperature=0.1, margin=float("nan"))
     with pytest.raises(TypeError, match=r"^qwen3_loss: query_query must be"):

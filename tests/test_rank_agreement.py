@@ -122,11 +122,19 @@ def test_prefixes_of_one_rank_differ(name: str, processes: Processes) -> None:
     assert_all_say(errors, rf"^matryoshka: all ranks .* they differ in {name} \(rank 0 .*, rank 2 ")
 
 
-def test_prefixes_of_one_rank_are_wrong(processes: Processes) -> None:
-    errors = processes.run(prefixes, "a wrong size")
+@pytest.mark.parametrize(
+    ("what", "rule"),
+    [
+        ("a wrong size", "dims must grow"),
+        ("no sequence", "dims must be a sequence of integers, got int"),
+        ("weights that are text", "dim_weights must be a sequence of numbers, got str"),
+    ],
+)
+def test_prefixes_of_one_rank_are_wrong(what: str, rule: str, processes: Processes) -> None:
+    errors = processes.run(prefixes, what)
     _, own = errors.pop(ODD)
-    assert own.startswith("matryoshka: dims must grow")
-    assert_all_say(errors, f"^matryoshka: not all ranks .* rank {ODD}: matryoshka: dims must grow")
+    assert own.startswith(f"matryoshka: {rule}")
+    assert_all_say(errors, f"^matryoshka: not all ranks .* rank {ODD}: matryoshka: {rule}")
 
 
 def test_queues_of_two_dtypes(processes: Processes) -> None:

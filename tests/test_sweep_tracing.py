@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from contrastile import InputError
 from contrastile.ops import sweep, sweep_library
 from contrastile.problem import Channel, Index, Map, Mapped, Not, Phi, Plane, Reduction, Term
 from contrastile.problem.row_loss import RowLoss
@@ -200,59 +199,3 @@ def test_gradcheck() -> None:
     for loss in (prefixes, maps, one_set):
         x, y, a = (t.detach()[:5].requires_grad_() for t in leaves())
         assert torch.autograd.gradcheck(loss, (x, y, a))
-
-
-WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "no planes": (lambda x: sweep([], []), "planes must be a list of at least one Plane"),
-    "first a map": (
-        lambda x: sweep([Mapped(Map.VOLUME, (0,))], []),
-        "the first plane must be a Plane, got Mapped",
-    ),
-    "no reductions": (lambda x: sweep([Plane(x)], []), "reductions must be a list of at least one"),
-    "no such plane": (
-        lambda x: sweep([Plane(x)], [Reduction(1, [Channel()])]),
-        "there are 1 planes, a Reduction asks for number 1",
-    ),
-    "rows": (
-        lambda x: sweep([Plane(x), Plane(x[:3], x)], [Reduction(0, [Channel()])]),
-        r"the same rows and columns, \(12, 12\) as planes\[0\] has, got planes\[1\] of \(3, 12\)",
-    ),
-    "features": (
-        lambda x: sweep([Plane(x, features=(2, 7))], [Reduction(0, [Channel()])]),
-        r"planes\[0\].features must lie within the 6 features, got \(2, 7\)",
-    ),
-    "factor": (
-        lambda x: sweep([Plane(x, row_factor=x[0])], [Reduction(0, [Channel()])]),
-        r"planes\[0\].row_factor",
-    ),
-    "map of what comes later": (
-        lambda x: sweep([Plane(x), Mapped(Map.VOLUME, (1,))], [Reduction(0, [Channel()])]),
-        "reads planes that stand before it",
-    ),
-    "map of too few": (
-        lambda x: sweep([Plane(x), Mapped(Map.SOFT_TARGET, (0,))], [Reduction(0, [Channel()])]),
-        "SOFT_TARGET reads 2 to 2 planes",
-    ),
-    "channels and terms": (
-        lambda x: sweep([Plane(x)], [Reduction(0, [Channel()], [Term(Phi.RELU)])]),
-        "either channels or terms",
-    ),
-    "ranks of a map": (
-        lambda x: sweep(
-            [Plane(x), Mapped(Map.VOLUME, (0,))],
-            [Reduction(1, [Channel()], positives=Index.diagonal(N), ranks=True)],
-        ),
-        "ranks of a mapped plane need row_thresholds",
-    ),
-    "backend": (
-        lambda x: sweep([Plane(x)], [Reduction(0, [Channel()])], backend="cuda"),
-        "backend 'cuda' cannot compute this",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", WRONG)
-def test_what_does_not_fit(what: str) -> None:
-    call, message = WRONG[what]
-    with pytest.raises(InputError, match=rf"^sweep: .*{message}"):
-        call(leaves()[0])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from contrastile import InputError
 from contrastile.ops import top_k
+from contrastile.ops.top_k import MOST_BEYOND
 from contrastile.problem import Index, Not
 from contrastile.testing import AllocationSpy
 from selections import (
@@ -171,10 +172,21 @@ def test_the_op_keeps_to_the_rules() -> None:
     torch.library.opcheck(torch.ops.contrastile.select.default, arguments)
 
 
+def test_as_many_as_there_may_be() -> None:
+    """More columns than may be asked for beyond those that there are, if there are as many."""
+    x = torch.zeros(1, 1)
+    assert top_k(x, torch.zeros(3, 1), k=MOST_BEYOND).indices[0, :4].tolist() == [0, 1, 2, -1]
+    every = torch.arange(MOST_BEYOND + 1)
+    assert torch.equal(top_k(x, x.expand(len(every), 1), k=len(every)).indices[0], every)
+
+
 def test_errors() -> None:
     x, y = torch.randn(4, 3), torch.randn(5, 3)
     with pytest.raises(InputError, match="top_k: k must be at least 1, got 0"):
         top_k(x, y, k=0)
+    for k in (10**12, MOST_BEYOND + 1):
+        with pytest.raises(InputError, match=f"top_k: k must be at most 65536 .* got {k} of 5"):
+            top_k(x, y, k=k)
     with pytest.raises(TypeError, match="top_k: k must be an integer, got float"):
         top_k(x, y, k=2.0)
     with pytest.raises(TypeError, match="top_k: k must be an integer, got bool"):

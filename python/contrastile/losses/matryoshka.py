@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ..parallel import Alone, Processes, together
 from ..problem import InputError
 from ..problem.checks import check_number
+from ..problem.integers import check_integer_sequence, check_sequence
 from ..problem.storage import check_storage
 from .module import Loss
 from .options import LossOutput
@@ -21,6 +22,14 @@ from .prefixes import NotShared, shared_sweep
 NAME = "matryoshka"
 # What is not trained is not cut.
 WHOLE = ("guide", "teacher")
+
+
+class Prefixes(NamedTuple):
+    """Embeddings of so many features, and the features and the weight of each prefix."""
+
+    size: int
+    dims: tuple[int, ...]
+    weights: tuple[float, ...]
 
 
 def matryoshka(
@@ -54,7 +63,7 @@ def matryoshka(
 
     Raises:
         InputError: dims or weights that do not fit, or what the loss raises (a ValueError).
-        TypeError: ``loss`` is not one of this package.
+        TypeError: ``loss`` is not one of this package; dims or weights are of a wrong type.
 
     Source: Kusupati et al., Matryoshka Representation Learning, 2022.
 
@@ -64,20 +73,19 @@ def matryoshka(
     >>> matryoshka(clip_loss, x, y, dims=(4, 8), temperature=0.5)
     tensor(1.1140)
     """
-    size = _agreed_size(loss, embeddings, dims, dim_weights, options)
-    weights = [1.0] * len(dims) if dim_weights is None else [float(w) for w in dim_weights]
-    calls = [_prefix(loss, embeddings, options, size, dim) for dim in dims]
+    prefixes = _agreed(loss, embeddings, dims, dim_weights, options)
+    calls = [_prefix(loss, embeddings, options, prefixes.size, dim) for dim in prefixes.dims]
     if _is_shared(embeddings, options):
         whole = partial(_call, loss, embeddings, {**options, "normalize": False})
         try:
-            found = shared_sweep(loss.__name__, whole, calls, dims)
+            found = shared_sweep(loss.__name__, whole, calls, prefixes.dims)
         except NotShared:
             found = [call(None) for call in calls]
     else:
         found = [call(options.get("group")) for call in calls]
     if not options.get("return_stats", False):
-        return sum(own * weight for own, weight in zip(found, weights, strict=True))
-    total = sum(own * weight for (own, _), weight in zip(found, weights, strict=True))
+        return sum(own * weight for own, weight in zip(found, prefixes.weights, strict=True))
+    total = sum(own * weight for (own, _), weight in zip(found, prefixes.weights, strict=True))
     return total, [stats for _, stats in found]
 
 
@@ -90,7 +98,9 @@ class Matryoshka(nn.Module):
         dim_weights: as in :func:`matryoshka`.
 
     Raises:
-        TypeError: ``loss`` is not a loss module of this package.
+        InputError: a weight that is no finite number.
+        TypeError: ``loss`` is not a loss module of this package; dims or weights are of a wrong
+            type.
 
     >>> import torch
     >>> from contrastile import ClipLoss, Matryoshka
@@ -110,8 +120,10 @@ class Matryoshka(nn.Module):
                 f"got {got}"
             )
         self.loss = loss
-        self.dims = tuple(dims)
-        self.dim_weights = None if dim_weights is None else tuple(dim_weights)
+        self.dims = check_integer_sequence("Matryoshka", "dims", dims)
+        self.dim_weights = None
+        if dim_weights is not None:
+            self.dim_weights = _check_weights("Matryoshka", dim_weights)
 
     def forward(self, *embeddings: Tensor, **overrides: Any) -> LossOutput:
         """The loss of these tensors, with the module's options and these on top."""
@@ -126,23 +138,23 @@ class Matryoshka(nn.Module):
         return f"dims={self.dims}, dim_weights={self.dim_weights}"
 
 
-def _agreed_size(
+def _agreed(
     loss: object,
     embeddings: Sequence[Any],
     dims: Sequence[int],
     dim_weights: Sequence[float] | None,
     options: dict[str, Any],
-) -> int:
-    """The embedding size, of arguments that fit; with a group, on all ranks and the same there."""
+) -> Prefixes:
+    """The prefixes, of arguments that fit; with a group, on all ranks and the same there."""
     group = options.get("group")
 
-    def check(peers: Processes) -> int:
-        size = _check(loss, embeddings, dims, dim_weights, options)
+    def check(peers: Processes) -> Prefixes:
+        prefixes = _check(loss, embeddings, dims, dim_weights)
         peers.columns("embeddings", embeddings[0])
-        return size
+        return prefixes
 
     if group is None:
-        return _check(loss, embeddings, dims, dim_weights, options)
+        return _check(loss, embeddings, dims, dim_weights)
     given = {
         "dims": dims,
         "dim_weights": dim_weights,
@@ -179,17 +191,22 @@ def _prefix(
     dim: int,
 ) -> Callable[[Alone | object | None], Any]:
     """The loss of the first ``dim`` features, normalised."""
-    made: dict[int, Tensor] = {}
+    made: list[tuple[Tensor, Tensor]] = []
 
     def cut(value: Any) -> Any:
-        # The same tensor twice stays the same tensor twice: a loss asks whether x is y.
         if isinstance(value, (tuple, list)):
             return type(value)(cut(part) for part in value)
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
             return value
         if value.shape[-1] != size:
             return value
-        return made.setdefault(id(value), value[..., :dim])
+        # The same tensor twice stays the same tensor twice: a loss asks whether x is y. Not by id,
+        # which torch.compile takes for a constant: it would compile for each batch anew.
+        for whole, part in made:
+            if whole is value:
+                return part
+        made.append((value, value[..., :dim]))
+        return made[-1][1]
 
     own = {n: value if n.startswith(WHOLE) else cut(value) for n, value in options.items()}
     names = signature(loss).parameters
@@ -202,9 +219,8 @@ def _check(
     embeddings: Sequence[Any],
     dims: Sequence[int],
     dim_weights: Sequence[float] | None,
-    options: dict[str, Any],
-) -> int:
-    """The embedding size, of arguments that fit."""
+) -> Prefixes:
+    """The prefixes, of arguments that fit."""
     if not callable(loss) or not hasattr(loss, "is_contrastile_loss"):
         raise TypeError(
             f"{NAME}: loss must be a loss function of this package, such as clip_loss, got {loss!r}"
@@ -214,17 +230,24 @@ def _check(
     if not isinstance(first, Tensor) or first.dim() < 2:
         raise InputError(f"{NAME}: the first argument of the loss must be embeddings [N, D]")
     size = first.shape[-1]
-    growing = all(a < b for a, b in pairwise((0, *dims)))
-    if not dims or not growing or dims[-1] > size:
+    sizes = check_integer_sequence(NAME, "dims", dims)
+    growing = all(a < b for a, b in pairwise((0, *sizes)))
+    if not sizes or not growing or sizes[-1] > size:
         raise InputError(
-            f"{NAME}: dims must grow and lie between 1 and the {size} features, got {tuple(dims)}"
+            f"{NAME}: dims must grow and lie between 1 and the {size} features, got {sizes}"
         )
-    if dim_weights is not None:
-        if len(dim_weights) != len(dims):
-            raise InputError(
-                f"{NAME}: dim_weights needs one number for each of dims, {len(dims)}, "
-                f"got {len(dim_weights)}"
-            )
-        for weight in dim_weights:
-            check_number(NAME, "dim_weights", weight, -1e30, 1e30)
-    return size
+    if dim_weights is None:
+        return Prefixes(size, sizes, (1.0,) * len(sizes))
+    weights = _check_weights(NAME, dim_weights)
+    if len(weights) != len(sizes):
+        raise InputError(
+            f"{NAME}: dim_weights needs one number for each of dims, {len(sizes)}, "
+            f"got {len(weights)}"
+        )
+    return Prefixes(size, sizes, weights)
+
+
+def _check_weights(caller: str, dim_weights: object) -> tuple[float, ...]:
+    """A sequence of finite numbers."""
+    parts = enumerate(check_sequence(caller, "dim_weights", dim_weights, "numbers"))
+    return tuple([check_number(caller, f"dim_weights[{i}]", w, -1e30, 1e30) for i, w in parts])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ops import ScoreStats
 from ..problem import InputError
-from ..problem.checks import FLOATS, shape
+from ..problem.checks import FLOATS, check_tensor, shape
 from .options import Options
 
 
@@ -62,8 +62,9 @@ class OwnNegatives:
         return self.dots.sum(1), self.dots.shape[1]
 
 
-def check_own_negatives(caller: str, name: str, negatives: Tensor, query: Tensor) -> Tensor:
-    """``negatives`` are [N, K, D] for the rows [N, D] of ``query``."""
+def check_own_negatives(caller: str, name: str, value: object, query: Tensor) -> Tensor:
+    """``value`` are negatives [N, K, D] for the rows [N, D] of ``query``."""
+    negatives = check_tensor(caller, name, value)
     fits = negatives.dim() == 3 and negatives.shape[::2] == query.shape
     if not fits or negatives.dtype not in FLOATS:
         raise InputError(

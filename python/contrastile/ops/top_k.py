@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import NamedTuple
 
 from torch import Tensor
 
 from ..problem import InputError, Pairs
-from ..problem.checks import check_switch, check_tensor
+from ..problem.checks import check_embedding, check_switch
+from ..problem.integers import check_integer
 from ..problem.storage import gated
 from .selections import select
 
 NAME = "top_k"
+# Of more columns than there are, which are returned as none.
+MOST_BEYOND = 2**16
 
 
 class TopK(NamedTuple):
@@ -53,7 +55,7 @@ def top_k(
         query: [N, D], fp32, fp64, bf16 or fp16.
         key: [M, D]; None is the query itself (leave each row's own pair out by
             ``~Index.diagonal(n)``).
-        k: at least 1; may be more than M.
+        k: from 1 to M; up to 65,536 it may be more than M.
         pairs: which pairs may be picked; None: all.
         largest: False picks the smallest, the smallest first.
         backend: "auto", "cpu", "triton" or "reference".
@@ -79,19 +81,24 @@ def top_k(
             [2, 0],
             [1, 0]])
     """
-    check_tensor(caller, "query", query)
-    count = _count(caller, k)
+    other = query if key is None else key
+    check_embedding(caller, "query", query)
+    check_embedding(caller, "key", other)
+    count = _count(caller, k, other.shape[0])
     check_switch(caller, "largest", largest)
     if largest:
         return TopK(*select(caller, query, key, pairs, backend, workspace, k=count))
-    other = query if key is None else key
     found = select(caller, -query, other, pairs, backend, workspace, k=count)
     return TopK(-found.values, found.columns)
 
 
-def _count(caller: str, k: object) -> int:
-    if isinstance(k, bool) or not isinstance(k, Integral):
-        raise TypeError(f"{caller}: k must be an integer, got {type(k).__name__}")
-    if int(k) < 1:
-        raise InputError(f"{caller}: k must be at least 1, got {k}")
-    return int(k)
+def _count(caller: str, k: object, columns: int) -> int:
+    count = check_integer(caller, "k", k)
+    if count < 1:
+        raise InputError(f"{caller}: k must be at least 1, got {count}")
+    if count > MOST_BEYOND and count > columns:
+        raise InputError(
+            f"{caller}: k must be at most {MOST_BEYOND} where there are not as many columns, "
+            f"got {count} of {columns}"
+        )
+    return count

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 from .checks import InputError, check_embedding, check_same_size, check_vector
+from .integers import check_integer_sequence
 
 
 class Map(IntEnum):
@@ -122,7 +123,10 @@ def _check_plane(caller: str, name: str, plane: Plane, n: int, m: int) -> None:
     _check_factors(
         caller, name, ("row_factor", plane.row_factor, n), ("col_factor", plane.col_factor, m)
     )
-    start, stop = plane.span
+    span = check_integer_sequence(caller, f"{name}.features", plane.span)
+    if len(span) != 2:
+        raise InputError(f"{caller}: {name}.features must be (start, stop), got {span}")
+    start, stop = span
     if not 0 <= start <= stop <= plane.query.shape[1]:
         raise InputError(
             f"{caller}: {name}.features must lie within the {plane.query.shape[1]} features, "
@@ -133,14 +137,14 @@ def _check_plane(caller: str, name: str, plane: Plane, n: int, m: int) -> None:
 def _check_mapped(caller: str, name: str, plane: Mapped, number: int, n: int, m: int) -> None:
     if not isinstance(plane.map, Map):
         raise TypeError(f"{caller}: {name}.map must be a Map, got {plane.map!r}")
+    reads = check_integer_sequence(caller, f"{name}.planes", plane.planes)
     least, most = READS[plane.map]
-    if not least <= len(plane.planes) <= most:
+    if not least <= len(reads) <= most:
         raise InputError(
-            f"{caller}: {plane.map.name} reads {least} to {most} planes, {name} names "
-            f"{len(plane.planes)}"
+            f"{caller}: {plane.map.name} reads {least} to {most} planes, {name} names {len(reads)}"
         )
-    if not all(0 <= read < number for read in plane.planes):
-        raise InputError(f"{caller}: {name} reads planes that stand before it, got {plane.planes}")
+    if not all(0 <= read < number for read in reads):
+        raise InputError(f"{caller}: {name} reads planes that stand before it, got {reads}")
     _check_factors(caller, name, ("row", plane.row, n), ("col", plane.col, m))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from inspect import signature
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,9 +31,11 @@ from .plain import (
     leaves_functions_alone,
     thread_bits,
 )
+from .sweep import Reduction
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Parts: TypeAlias = Iterable[tuple[str, object]]
 
 MODES_IN_PYTHON = WATCHED | keys("PythonDispatcher")
 TRANSFORMS = keys("FuncTorchDynamicLayerFrontMode")
@@ -44,6 +46,8 @@ WRAPPED = keys("FuncTorchGradWrapper", "Functionalize")
 
 # Most options are one of these.
 NO_TENSORS = frozenset({type(None), bool, int, float, str})
+RECORDS = (Channel, Term, Reduction)
+PARTED = (tuple, list, *RECORDS)
 
 LEAVE_OUT = "leave the loss out of it"
 
@@ -66,19 +70,21 @@ def check_storage(caller: str, arguments: Mapping[str, object]) -> None:
         return
     if thread_bits():
         _check_transforms(caller)
-    first: tuple[str, torch.device] | None = None
-    for name, tensor in _tensors(arguments):
+    first: torch.device | None = None
+    for number, (_, tensor) in enumerate(_tensors(arguments.items(), _parts)):
         if not (_has_memory(tensor) or _is_of_trace(tensor)):
+            name = _names(arguments)[number]
             raise InputError(f"{caller}: {name} {_why_not(name, tensor)}")
         device = tensor.device
         if first is None:
-            first = name, device
-        elif device != first[1]:
+            first = device
+        elif device != first:
+            names = _names(arguments)
             raise InputError(
-                f"{caller}: {name} must be on {first[1]} as {first[0]} is, got {device}"
+                f"{caller}: {names[number]} must be on {first} as {names[0]} is, got {device}"
             )
     if first is not None:
-        _check_made(caller, first[1])
+        _check_made(caller, first)
 
 
 def gated(function: Callable[P, T]) -> Callable[P, T]:
@@ -154,20 +160,39 @@ def _check_made(caller: str, device: torch.device) -> None:
             )
 
 
-def _tensors(arguments: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in ``arguments``, also in pairs, channels and terms, with its name."""
-    for name, value in arguments.items():
+def _tensors(parts: Parts, parts_of: Callable[[str, Any], Parts]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in ``parts``, also in pairs, sequences and records, with its name."""
+    for name, value in parts:
         if type(value) in NO_TENSORS:
             continue
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, Pairs):
             yield from ((inner, tensor) for inner, tensor, *_ in value.extents())
-        elif isinstance(value, (Channel, Term)):
-            yield from _tensors(vars(value))
-        elif isinstance(value, (tuple, list)):
-            for item in value:
-                yield from _tensors({name: item})
+        elif isinstance(value, PARTED):
+            yield from _tensors(parts_of(name, value), parts_of)
+
+
+def _parts(name: str, value: Any) -> Parts:
+    """Those of a sequence or a record, all by its name: to make others takes time."""
+    return [
+        (name, part) for part in (vars(value).values() if isinstance(value, RECORDS) else value)
+    ]
+
+
+def _named_parts(name: str, value: Any) -> Parts:
+    """The same by their own names: ``planes[1]``, ``planes[1].row``."""
+    if isinstance(value, RECORDS):
+        return [(f"{name}.{field}", part) for field, part in vars(value).items()]
+    fields = getattr(value, "_fields", None)
+    if fields is not None:
+        return [(f"{name}.{field}", part) for field, part in zip(fields, value, strict=True)]
+    return [(f"{name}[{i}]", part) for i, part in enumerate(value)]
+
+
+def _names(arguments: Mapping[str, object]) -> list[str]:
+    """The names of all tensors, for the message about one of them."""
+    return [name for name, _ in _tensors(arguments.items(), _named_parts)]
 
 
 def _has_memory(tensor: Tensor) -> bool:

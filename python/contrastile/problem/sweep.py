@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .channels import Channel, Term
 from .checks import InputError
+from .integers import check_integer
 from .pairs import Index
 from .planes import AnyPlane, Mapped, Plane, check_planes
 from .problem import Problem
@@ -112,16 +113,16 @@ class Sweep(NamedTuple):
             if not isinstance(reduction, Reduction):
                 got = type(reduction).__name__
                 raise TypeError(f"{caller}: reductions must be Reduction, got {got}")
-            if not 0 <= reduction.plane < len(planes):
+            plane = check_integer(caller, "the plane of a Reduction", reduction.plane)
+            if not 0 <= plane < len(planes):
                 raise InputError(
-                    f"{caller}: there are {len(planes)} planes, a Reduction asks for number "
-                    f"{reduction.plane}"
+                    f"{caller}: there are {len(planes)} planes, a Reduction asks for number {plane}"
                 )
-            base = _base(planes, reduction.plane)
-            if reduction.ranks and base is not planes[reduction.plane]:
+            base = _base(planes, plane)
+            if reduction.ranks and base is not planes[plane]:
                 _check_thresholds(caller, reduction)
             problems.append(
-                (reduction.plane, reduction.problem(caller, base, len(planes), backend, workspace))
+                (plane, reduction.problem(caller, base, len(planes), backend, workspace))
             )
         return cls(planes, tuple(problems))
 
@@ -146,7 +147,8 @@ class Sweep(NamedTuple):
             if isinstance(plane, Mapped):
                 # Not those of a plane's factors, whose gradients are made in another way.
                 row, col = slots.add(plane.row), slots.add(plane.col)
-                codes.append(MapCode(int(plane.map), tuple(plane.planes), row, col))
+                reads = tuple(map(int, plane.planes))
+                codes.append(MapCode(int(plane.map), reads, row, col))
             else:
                 codes.append(_code(plane, codes, slots))
         reductions, tensors = [], slots.tensors
@@ -171,7 +173,7 @@ def _check_thresholds(caller: str, reduction: Reduction) -> None:
 def _code(plane: Plane, codes: list[PlaneCode | MapCode], slots: Slots) -> PlaneCode:
     query, key = slots.of(plane.query), slots.of(plane.key)
     row, col = slots.of(plane.row_factor), slots.of(plane.col_factor)
-    start, stop = (0, NONE) if plane.features is None else plane.features
+    start, stop = (0, NONE) if plane.features is None else map(int, plane.features)
     own = PlaneCode(query, key, start, stop, row, col, NONE)
     followed = {code.follows for code in codes if isinstance(code, PlaneCode)}
     for number, code in reversed(list(enumerate(codes))):
