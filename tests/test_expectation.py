@@ -89,6 +89,18 @@ def test_values_and_gradients(name: str, scale: str, engine_of_planes: dict[str,
     )
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_scale_of_zero_has_its_gradient(scale: str, backend: str) -> None:
+    given = leaves(scale)
+    given["s"] = torch.zeros_like(given["s"]).requires_grad_()
+    pairs, kept = PAIRS["off the diagonal"]
+    compare(
+        lambda own: ours(own, pairs, columns=True, backend=backend),
+        lambda own: dense(own, kept),
+        given,
+    )
+
+
 @pytest.mark.parametrize("used", [["rows"], ["columns"], ["row_lse", "columns"]], ids=str)
 @pytest.mark.parametrize("frozen", [(), ("x", "y", "b"), ("u", "v", "a", "s"), ("u", "y")], ids=str)
 def test_what_is_not_asked_for(frozen: tuple[str, ...], used: list[str], backend: str) -> None:

@@ -36,6 +36,7 @@ from ..problem.checks import (
     is_number,
     shape,
 )
+from ..problem.plain import known_number
 from ..problem.problem import check_workspace
 from ..problem.row_loss import REDUCTIONS, RowLoss
 from ..problem.scores import LARGEST_SCALE, check_scale
@@ -245,8 +246,12 @@ class Options:
             return None
         m = key.shape[0]
         if not isinstance(bias, Tensor):
-            dtype, number = wide_dtype(key), float(bias)
-            return torch.full((m,), number, dtype=dtype, device=key.device) if number else None
+            if bias == 0.0:
+                return None
+            dtype, number = wide_dtype(key), known_number(bias, key.device)
+            if isinstance(number, Tensor):
+                return number.to(dtype).expand(m)
+            return torch.full((m,), number, dtype=dtype, device=key.device)
         if bias.dim() == 0 or bias.shape == (1,):
             check_scale(self.caller, "logit_bias", bias, m)
             # Its gradient is summed over rows: in fp64, to be rounded once.

@@ -27,6 +27,7 @@ from .sweep import sweep
 
 NAME = "expectation"
 OF, UNDER, ONES = range(3)
+NEXT_TO_ZERO = 2.0**-60
 
 
 class Expectation(NamedTuple):
@@ -75,7 +76,7 @@ def expectation(
     Args:
         of: V^of, a :class:`~contrastile.problem.Plane` of N rows and M columns.
         under: V^under, likewise. Raw dot products: the factor of a softmax is ``scale``.
-        scale: s, a float, 0-d tensor or [N]; one that is 0 gets no gradient.
+        scale: s, a float, 0-d tensor or [N].
         pairs: the pairs that count; None takes all.
         rows: the means of rows.
         columns: the means of columns.
@@ -213,13 +214,16 @@ def _check(caller: str, of: Plane, under: Plane) -> None:
 
 def _scaled(caller: str, plane: Plane, scale: float | Tensor) -> Plane:
     """The plane with a scale among its factors."""
-    n, query = len(plane.query), plane.query
-    Scores.of(caller, query, plane.key, scale)
+    n, query = plane.query.shape[0], plane.query
+    scale = Scores.of(caller, query, plane.key, scale).scale
     if not isinstance(scale, Tensor):
         if scale == 1.0:
             return plane
         scale = torch.full((), float(scale), dtype=torch.float64, device=query.device)
     # Of one number the gradient is summed over rows: in fp64, to be rounded once.
     factor = scale if scale.shape == (n,) else scale.reshape(()).double().expand(n)
+    if factor.requires_grad:
+        # Its gradient is found by dividing by it: for 0 stands what changes no power.
+        factor = factor + (factor.detach() == 0) * NEXT_TO_ZERO
     own = plane.row_factor
     return plane._replace(row_factor=factor if own is None else factor * own)

@@ -9,7 +9,7 @@ from torch.autograd import profiler
 from ..backends import choose_for_selection
 from ..engine.max_sim import Interaction, MaxSim, Outcome
 from ..problem import Channel, Problem, Scores
-from ..problem.plain import is_traced
+from ..problem.plain import is_traced, known_number
 from ..problem.spec import Sizes
 from . import library, max_sim_library
 
@@ -34,7 +34,8 @@ def max_sim(
     tokens = query.flatten(0, 1)
     problem = Problem.of(
         caller,
-        Scores.of(caller, tokens, key),
+        # A default would be a symbol where torch.compile takes all numbers to change.
+        Scores.of(caller, tokens, key, 1.0),
         [Channel()],
         Channel,
         backend=backend,
@@ -44,7 +45,8 @@ def max_sim(
     sizes = Sizes.of(spec, flat)
     chosen = choose_for_selection(spec, sizes)
     spec = spec.on(chosen.name, chosen.allows_tf32())
-    wide = torch.as_tensor(scale, dtype=torch.float64, device=query.device)
+    known = scale if isinstance(scale, Tensor) else known_number(scale, query.device)
+    wide = torch.as_tensor(known, dtype=torch.float64, device=query.device)
     wide = wide.reshape(()) if wide.shape == (1,) else wide
     if not torch.is_grad_enabled():
         # autograd.Function asks the tensors alone which gradients are wanted.

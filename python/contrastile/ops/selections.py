@@ -27,7 +27,8 @@ def select(
     starts: Tensor | None = None,
 ) -> Picked:
     """Columns of each row by their dot products, among checked pairs; see engine.selections."""
-    scores = Scores.of(caller, query, key)
+    # A default would be a symbol where torch.compile takes all numbers to change.
+    scores = Scores.of(caller, query, key, 1.0)
     problem = Problem.of(
         caller, scores, [Channel(pairs)], Channel, backend=backend, workspace=workspace
     )

@@ -170,7 +170,8 @@ def check_number(caller: str, name: str, value: object, low: float, high: float)
     """``value`` is a finite number in [low, high]."""
     if not is_number(value):
         raise TypeError(f"{caller}: {name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value):
+    # By comparisons, which a trace can make of a number that it keeps as a symbol.
+    if not -math.inf < value < math.inf:
         raise InputError(f"{caller}: {name} must be a finite number, got {value}")
     if not low <= value <= high:
         raise InputError(

@@ -76,6 +76,37 @@ def is_plain(tensor: Tensor) -> bool:
     return leaves_functions_alone(type(tensor)) and not _dispatch_keys(tensor).raw_repr() & ~PLAIN
 
 
+def known_number(number: float, device: torch.device) -> float | Tensor:
+    """``number``, or a tensor of it where a trace has only a symbol: torch.compile, of an argument
+    that changes from call to call.
+    """
+    if not _may_be_symbol(number):
+        return number
+    # Not at the top, as it takes sympy.
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    if has_static_value(number):
+        return number
+    # As a product, which torch compiles for all numbers; torch.full it would for each anew.
+    return torch.ones((), dtype=torch.float64, device=device) * number
+
+
+def settled_number(number: float) -> float:
+    """``number``, in place of a trace's symbol for it: the graph is then of this number alone."""
+    if not _may_be_symbol(number):
+        return number
+    from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+    return float(guard_scalar(number))
+
+
+def _may_be_symbol(number: float) -> bool:
+    # In compiled code a symbol says that it is a float.
+    return torch.compiler.is_dynamo_compiling() or isinstance(
+        number, (torch.SymFloat, torch.SymInt)
+    )
+
+
 def may_be_read(tensor: Tensor) -> bool:
     """Whether ``tensor`` has values, and no graph is made of what is computed from them."""
     return not is_traced() and is_plain(tensor)

@@ -17,6 +17,7 @@ from .checks import (
     is_number,
     shape,
 )
+from .plain import known_number
 
 # Products of larger scales with ordinary dot products overflow fp32.
 LARGEST_SCALE = 1e30
@@ -57,6 +58,8 @@ class Scores(NamedTuple):
             check_embedding(caller, "key", key)
             check_same_size(caller, query=query, key=key)
         check_scale(caller, "scale", scale, query.shape[0])
+        if not isinstance(scale, Tensor):
+            scale = known_number(scale, query.device)
         if row_bias is not None:
             check_vector(caller, "row_bias", row_bias, query.shape[0])
         if col_bias is not None:

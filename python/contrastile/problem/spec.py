@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .pairs import Op
+from .plain import settled_number
 
 # The slot of a tensor that is not there.
 NONE = -1
@@ -50,6 +51,11 @@ class Stat(NamedTuple):
     row_offset: int
     col_offset: int
 
+    def settled(self) -> Stat:
+        """With numbers in place of a trace's symbols."""
+        classes = tuple([(program, settled_number(weight)) for program, weight in self.classes])
+        return self._replace(factor=settled_number(self.factor), classes=classes)
+
     @property
     def may_keep_none(self) -> bool:
         """Whether rows without any pair are nothing unusual: with labels, of a class of one."""
@@ -69,6 +75,10 @@ class Rule(NamedTuple):
     shows: bool
     row_count: int
     col_count: int
+
+    def settled(self) -> Rule:
+        """With numbers in place of a trace's symbols."""
+        return self._replace(share=settled_number(self.share))
 
 
 class Spec(NamedTuple):
@@ -122,8 +132,8 @@ class Spec(NamedTuple):
 
     def text(self) -> str:
         """All of it in characters, for :func:`parse`."""
-        rule = None if self.rule is None else tuple(self.rule)
-        stats = tuple([tuple(stat) for stat in self.stats])
+        rule = None if self.rule is None else tuple(self.rule.settled())
+        stats = tuple([tuple(stat.settled()) for stat in self.stats])
         return repr(tuple(self._replace(stats=stats, rule=rule)))  # type: ignore[arg-type]
 
 
