@@ -9,7 +9,9 @@ import contrastile.functional as losses
 import pytest
 import torch
 from cases import LOSSES
-from contrastile.ops import log_sum_exp
+from contrastile.ops import group_max, log_sum_exp, top_k
+from contrastile.ops.library import letters_of
+from contrastile.ops.selection_flops import flops_of_max_sim_gradients
 from contrastile.problem import Channel, Index
 from functorch.compile import aot_function
 from helpers import Arguments, generator, unit_rows
@@ -222,6 +224,39 @@ def test_flops_of_what_is_asked_for() -> None:
         stats.positive.sum().backward()
 
     assert flops(lambda: step(*embeddings())) == ONE_PRODUCT
+
+
+def test_flops_of_selections() -> None:
+    """Gradients are those of listed pairs: no matrix product."""
+
+    def best(x: Tensor, y: Tensor) -> None:
+        top_k(x, y, k=2).values.sum().backward()
+
+    def best_of_groups(x: Tensor, y: Tensor) -> None:
+        starts = torch.tensor([0, 4, M], device=x.device)
+        group_max(x, y, starts).values.sum().backward()
+
+    assert both_ways(best, *embeddings()) == ONE_PRODUCT
+    assert both_ways(best_of_groups, *embeddings()) == ONE_PRODUCT
+
+
+def test_flops_of_late_interaction() -> None:
+    one = 2 * (5 * 3) * (5 * 4) * D
+    x, y = torch.randn(5, 3, D), torch.randn(5, 4, D)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        found = losses.max_sim_info_nce(x, y, temperature=1.0)
+        assert isinstance(found, Tensor)
+        return found
+
+    assert both_ways(loss, x, y) == one
+    mode = FakeTensorMode()
+    fake = [mode.from_tensor(t).requires_grad_() for t in (x, y)]
+    with mode:
+        assert flops(lambda: loss(*fake).backward()) == 2 * one
+    given = x.to("meta"), None, y.flatten(0, 1).to("meta"), None, None, 0, None, None, None
+    assert flops_of_max_sim_gradients("", *given, letters_of([True, True, True])) == 3 * one
+    assert flops_of_max_sim_gradients("", *given, letters_of([False, True, True])) == 2 * one
 
 
 def test_flops_of_a_triangle() -> None:

@@ -169,6 +169,19 @@ def test_fake_tensors(loss: Callable[..., Tensor]) -> None:
     assert value.shape == () and [f.shape for f in found] == [t.shape for t in leaves()]
 
 
+def test_spans_that_change_from_call_to_call() -> None:
+    """torch.compile has symbols for them; a graph is of one span."""
+
+    def loss(x: Tensor, stop: int, plane: int) -> Tensor:
+        planes = [Plane(x, features=(0, stop)), Plane(x)]
+        return sweep(planes, [Reduction(plane, [Channel()])])[0].rows[0]
+
+    compiled = torch.compile(loss, dynamic=True, fullgraph=True, backend="aot_eager")
+    x = leaves()[0]
+    for stop, plane in ((2, 0), (3, 0), (5, 0), (5, 1)):
+        torch.testing.assert_close(compiled(x, stop, plane), loss(x, stop, plane))
+
+
 def test_flops_are_those_of_the_longest_prefix() -> None:
     pairs = N * N
     with FakeTensorMode() as mode, FlopCounterMode(display=False) as counter:

@@ -17,6 +17,7 @@ from ..backends import named
 from ..engine.forward import plans_of
 from ..engine.plan import Block
 from ..problem.spec import NONE, Sizes, Spec, parse
+from .selection_flops import flops_of_max_sim, flops_of_max_sim_gradients, flops_of_select
 from .shapes import GIVEN
 from .sweep_flops import flops_of_sweep, flops_of_sweep_gradients
 
@@ -39,6 +40,9 @@ def teach_counters() -> None:
         registry.setdefault(ops.weigh, flops_of_weigh)
         registry.setdefault(ops.sweep, flops_of_sweep)
         registry.setdefault(ops.sweep_gradients, flops_of_sweep_gradients)
+        registry.setdefault(ops.select, flops_of_select)
+        registry.setdefault(ops.max_sim, flops_of_max_sim)
+        registry.setdefault(ops.max_sim_gradients, flops_of_max_sim_gradients)
 
 
 def flops_of_reduce(

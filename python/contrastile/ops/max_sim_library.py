@@ -12,6 +12,7 @@ from ..backends import named
 from ..engine.max_sim import Interaction, backward, forward, in_dtypes
 from ..problem.checks import check_starts
 from ..problem.spec import parse
+from .flops import teach_counters
 from .library import letters_of
 from .refusals import check_no_tangent, no_batch, no_second_derivative, remember_caller
 from .shapes import GIVEN
@@ -20,6 +21,8 @@ from .transforms import is_differentiating
 
 def max_sim(of: Interaction) -> Sequence[Tensor]:
     """The outcome, by the op."""
+    if not torch.compiler.is_dynamo_compiling():
+        teach_counters()
     call = of.spec.text(), *of[1:]
     if is_differentiating():
         found: Sequence[Tensor] = Transformed.apply(*call)
@@ -77,6 +80,7 @@ def _gradients(ctx: Any, upstream: Sequence[Tensor | None]) -> tuple[Tensor | No
     *tensors, lse = ctx.saved_tensors
     wanted = [ctx.needs_input_grad[place] for place in (1, 3, 5)]
     grads = [torch.zeros_like(lse) if grad is None else grad for grad in upstream[:2]]
+    teach_counters()
     call = spec, *tensors, first, lse, *grads, letters_of(wanted)
     if is_differentiating():
         found = TransformedGradients.apply(*call)

@@ -12,6 +12,7 @@ from ..backends import named
 from ..engine.selections import Choice, operands_of, rows_of_picked
 from ..problem.checks import check_starts
 from ..problem.spec import QUERY, Sizes, parse
+from .flops import teach_counters
 from .gather_library import gradients_of_pairs
 from .library import in_own_memory
 from .refusals import check_no_tangent, no_batch
@@ -20,6 +21,8 @@ from .transforms import is_differentiating
 
 def select(choice: Choice, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """Values and columns, by the op."""
+    if not torch.compiler.is_dynamo_compiling():
+        teach_counters()
     call = choice.spec.text(), choice.k, choice.starts
     if is_differentiating():
         found: Sequence[Tensor] = Transformed.apply(call, *tensors)

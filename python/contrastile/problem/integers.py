@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
+from operator import index
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ def check_integer(caller: str, name: str, value: object) -> int:
     """``value`` is an integer, numpy's too, but no truth value; returned as Python's."""
     if isinstance(value, bool) or not isinstance(value, (Integral, torch.SymInt)):
         raise TypeError(f"{caller}: {name} must be an integer, got {type(value).__name__}")
-    return int(value)
+    return index(value)
 
 
 def check_sequence(caller: str, name: str, value: object, kind: str) -> Sequence[Any]:

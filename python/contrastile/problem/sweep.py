@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -147,7 +148,7 @@ class Sweep(NamedTuple):
             if isinstance(plane, Mapped):
                 # Not those of a plane's factors, whose gradients are made in another way.
                 row, col = slots.add(plane.row), slots.add(plane.col)
-                reads = tuple(map(int, plane.planes))
+                reads = tuple(map(index, plane.planes))
                 codes.append(MapCode(int(plane.map), reads, row, col))
             else:
                 codes.append(_code(plane, codes, slots))
@@ -173,7 +174,7 @@ def _check_thresholds(caller: str, reduction: Reduction) -> None:
 def _code(plane: Plane, codes: list[PlaneCode | MapCode], slots: Slots) -> PlaneCode:
     query, key = slots.of(plane.query), slots.of(plane.key)
     row, col = slots.of(plane.row_factor), slots.of(plane.col_factor)
-    start, stop = (0, NONE) if plane.features is None else map(int, plane.features)
+    start, stop = (0, NONE) if plane.features is None else map(index, plane.features)
     own = PlaneCode(query, key, start, stop, row, col, NONE)
     followed = {code.follows for code in codes if isinstance(code, PlaneCode)}
     for number, code in reversed(list(enumerate(codes))):
