@@ -77,7 +77,8 @@ def expectation(
         of: V^of, a :class:`~contrastile.problem.Plane` of N rows and M columns.
         under: V^under, likewise. Raw dot products: the factor of a softmax is ``scale``.
         scale: s, a float, 0-d tensor or [N].
-        pairs: the pairs that count; None takes all.
+        pairs: the pairs that count; None takes all. ``Above`` may compare numbers of plane 0, which
+            is ``of``, or of plane 1, ``under`` times the scale.
         rows: the means of rows.
         columns: the means of columns.
         others: further reductions in the second sweep, of plane 0, ``of``, or plane 1, which is
@@ -104,14 +105,16 @@ def expectation(
     """
     if not (rows or columns):
         raise InputError(f"{caller}: asks for nothing, set rows=True or columns=True")
-    _check(caller, of, under)
+    _check(caller, of, under, pairs, others)
     under = _scaled(caller, under, scale)
     sides = [Side(number, pairs) for number, asked in enumerate((rows, columns)) if asked]
     engine: dict[str, Any] = {"backend": backend, "workspace": workspace, "caller": caller}
     learns = _learns(under)
     with torch.no_grad():
-        top = Reduction(channels=[Channel(pairs)], rows=rows, columns=columns)
-        (tops,) = sweep([under], [top], **engine)
+        # The plane ``of`` is there only for pairs that its numbers, or plane 1's, decide on.
+        planes = [of, under] if _planes_of(pairs) else [under]
+        top = Reduction(len(planes) - 1, [Channel(pairs)], rows=rows, columns=columns)
+        (tops,) = sweep(planes, [top], **engine)
         lses = [side.of(tops) for side in sides]
         sides = [side.shifted(lse) for side, lse in zip(sides, lses, strict=True)]
         if learns:
@@ -205,11 +208,31 @@ def _learns(plane: Plane) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
-def _check(caller: str, of: Plane, under: Plane) -> None:
+def _check(
+    caller: str, of: Plane, under: Plane, pairs: Pairs | None, others: Sequence[Reduction]
+) -> None:
     for name, plane in (("of", of), ("under", under)):
         if not isinstance(plane, Plane):
             raise TypeError(f"{caller}: {name} must be a Plane, got {type(plane).__name__}")
     check_planes(caller, [of, under])
+    if not isinstance(others, (list, tuple)) or not all(isinstance(r, Reduction) for r in others):
+        raise TypeError(f"{caller}: others must be a list of Reduction, got {others!r}")
+    named = [*_planes_of(pairs)]
+    for other in others:
+        named.append(other.plane)
+        for part in (*(other.channels or ()), *(other.terms or ())):
+            named += _planes_of(part.pairs)
+    for number in named:
+        if number not in (OF, UNDER):
+            raise InputError(
+                f"{caller}: planes are 0, of, and 1, under times the scale; got number {number}"
+            )
+
+
+def _planes_of(pairs: Pairs | None) -> list[int]:
+    """The numbers of the planes that decide on pairs."""
+    extents = () if pairs is None else pairs.extents()
+    return [extent.plane for extent in extents if extent.plane is not None]
 
 
 def _scaled(caller: str, plane: Plane, scale: float | Tensor) -> Plane:
