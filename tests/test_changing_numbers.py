@@ -1,4 +1,4 @@
-"""torch.compile, as batches come: other tensors, other sizes, a temperature that is scheduled."""
+"""torch.compile and torch.export of batches as they come: of other sizes, other numbers too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from contrastile.ops import gather_dot, group_max, log_sum_exp, pair_sum, sweep, top_k
 from contrastile.problem import Channel, Phi, Plane, Reduction, Term
 from helpers import generator
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -105,6 +105,28 @@ def test_a_number_that_is_scheduled(name: str) -> None:
 def test_all_is_said_to_change(name: str) -> None:
     call = (LOSSES | PRIMITIVES)[name]
     assert compiled_times(call, [2.0, 3.0, 4.5, 1.5], [12, 14, 9, 17], dynamic=True) <= 2
+
+
+class AsModule(nn.Module):
+    """A call with its number."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.call(x, y, 2.0)
+
+
+@each
+def test_exported_with_any_number_of_rows(name: str) -> None:
+    module = AsModule((LOSSES | PRIMITIVES)[name])
+    rows = torch.export.Dim("rows", min=4, max=512)
+    x, y = torch.randn(2, 12, 5, generator=generator(0))
+    graph = torch.export.export(module, (x, y), dynamic_shapes=({0: rows}, {0: rows}))
+    for count in (7, 20):
+        given = tuple(torch.randn(2, count, 5, generator=generator(count)))
+        torch.testing.assert_close(graph.module()(*given), module(*given))
 
 
 def test_a_number_that_selects_compiled_code() -> None:

@@ -75,8 +75,8 @@ def distill_clip_loss(
     check_keys_stay(opts)
     check_paired(NAME, x=x, y=y)
     check_paired(NAME, teacher_x=teacher_x, teacher_y=teacher_y)
-    n = len(x)
-    if len(teacher_x) != n:
+    n = x.shape[0]
+    if teacher_x.shape[0] != n:
         raise InputError(
             f"{NAME}: teacher_x must have an embedding for each row of x, got "
             f"{shape(teacher_x)} for {shape(x)}"
@@ -177,7 +177,7 @@ def _soft(
     opts: Options, columns: Columns, student: Sets, teacher: Sets, both: bool = False
 ) -> Sequence[Soft]:
     """The losses of rows, and of columns too if ``both``."""
-    own = Index.diagonal(len(student.x), device=student.x.device)
+    own = Index.diagonal(student.x.shape[0], device=student.x.device)
     # In fp64, as what both models add to the gradient at the positive nearly cancels where they
     # agree, by whatever they agree on.
     dot, target = (

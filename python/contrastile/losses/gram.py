@@ -87,7 +87,7 @@ def gram_loss(
     for number, modality in enumerate(modalities):
         pair = {"anchor": anchor, f"modalities[{number}]": modality}
         check_paired(NAME, SEVERAL, **pair)
-    n = len(anchor)
+    n = anchor.shape[0]
     scale, bias, weights = opts.scalar_scale(n), opts.bias(anchor), opts.row_weights(n)
     columns = opts.peers.columns("anchor", anchor)
     anchor = widen(opts.embeddings(anchor))
@@ -153,7 +153,7 @@ class Span(NamedTuple):
     def of(cls, vectors: Sequence[Tensor]) -> Span:
         """By Gram and Schmidt; of one that lies in the span of those before it no direction."""
         directions: list[Tensor] = []
-        volume = vectors[0].new_ones(len(vectors[0]))
+        volume = vectors[0].new_ones(vectors[0].shape[0])
         for vector in vectors:
             left = cls(directions, volume).away_from(vector)
             length, there = _lengths(left, vector)

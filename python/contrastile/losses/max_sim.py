@@ -130,7 +130,7 @@ def _check(opts: Options, query_tokens: Tensor, document_tokens: Tensor) -> None
             f"{NAME}: query_tokens and document_tokens need the same embedding size, got "
             f"query_tokens {shape(query_tokens)} and document_tokens {shape(document_tokens)}"
         )
-    n, m = len(query_tokens), len(document_tokens)
+    n, m = query_tokens.shape[0], document_tokens.shape[0]
     if m < n or (not opts.peers.alone and m != n):
         rule = "as many documents" if not opts.peers.alone else "at least as many documents"
         raise InputError(

@@ -181,7 +181,7 @@ def _sums(
     engine: dict[str, Any],
 ) -> tuple[list[Sums], tuple[ScoreStats, ...]]:
     """The sums of each side, and the stats of the others."""
-    query, n, m = under.query, len(under.query), len(under.other)
+    query, n, m = under.query, under.query.shape[0], under.other.shape[0]
     # The sum of weights is that of weighted ones.
     ones = Plane(query.new_ones(n, 1), query.new_ones(m, 1))
     planes: list[Plane | Mapped] = [of, under, ones]

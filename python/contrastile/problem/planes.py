@@ -97,7 +97,7 @@ def check_planes(caller: str, planes: Sequence[AnyPlane]) -> tuple[int, int]:
     check_embedding(caller, "planes[0].query", first.query)
     if first.key is not None:
         check_embedding(caller, "planes[0].key", first.key)
-    n, m = len(first.query), len(first.other)
+    n, m = first.query.shape[0], first.other.shape[0]
     for number, plane in enumerate(planes):
         name = f"planes[{number}]"
         if isinstance(plane, Plane):
@@ -115,10 +115,11 @@ def _check_plane(caller: str, name: str, plane: Plane, n: int, m: int) -> None:
     if plane.key is not None:
         check_embedding(caller, f"{name}.key", plane.key)
         check_same_size(caller, **{f"{name}.query": plane.query, f"{name}.key": plane.key})
-    if (len(plane.query), len(plane.other)) != (n, m):
+    rows, columns = plane.query.shape[0], plane.other.shape[0]
+    if (rows, columns) != (n, m):
         raise InputError(
             f"{caller}: all planes need the same rows and columns, ({n}, {m}) as planes[0] has, "
-            f"got {name} of ({len(plane.query)}, {len(plane.other)})"
+            f"got {name} of ({rows}, {columns})"
         )
     _check_factors(
         caller, name, ("row_factor", plane.row_factor, n), ("col_factor", plane.col_factor, m)
