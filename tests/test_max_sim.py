@@ -88,6 +88,21 @@ def compare(given: Arguments, engine: Engine, **options: Any) -> None:
     assert_results_close(got, evaluate(dense, given, **options))
 
 
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("side", ["query_tokens", "document_tokens"])
+def test_never_a_finite_lie(side: str, bad: float) -> None:
+    """A document of infinite numbers is in every row's denominator, a query in its own."""
+    rng = generator(7)
+    given = {
+        name: torch.randn(6, 2, 4, generator=rng) for name in ("query_tokens", "document_tokens")
+    }
+    given[side][2, 1, 0] = bad
+    losses = max_sim_info_nce(**given, logit_scale=2.0, reduction="none")
+    of_rows = torch.arange(6) == 2 if side == "query_tokens" else torch.ones(6, dtype=torch.bool)
+    assert torch.equal(losses.isnan(), of_rows)
+    assert bool(losses[~of_rows].isfinite().all())
+
+
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_against_all_dot_products(masks: bool, reduction: str, engine: Engine) -> None:

@@ -10,6 +10,8 @@ import contrastile.functional as losses
 import oracles
 import pytest
 import torch
+from contrastile.ops import log_sum_exp
+from contrastile.problem import Channel, Index
 from helpers import generator, overlapping_pairs, unit_rows
 from torch import Tensor
 
@@ -217,3 +219,50 @@ def test_stats_are_detached_and_change_no_gradient(loss: str, backend: str) -> N
         gradients.append([leaf.grad for leaf in leaves.values()])
     for without, with_stats in zip(*gradients, strict=True):
         torch.testing.assert_close(without, with_stats, rtol=1e-12, atol=1e-14)
+
+
+def twice(size: int, dtype: torch.dtype, seed: int) -> list[Tensor]:
+    """Pairs near each other, each of them twice in the batch."""
+    x, y = overlapping_pairs(60, 60, size, generator(seed))
+    near = torch.nn.functional.normalize(y + 0.3 * x, dim=1)
+    return [torch.cat([side, side]).to(dtype) for side in (near, y)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [16, 64, 256])
+def test_copies_of_the_positive_are_not_above_it(size: int, dtype: torch.dtype) -> None:
+    """Whatever the order that their dot products were summed in."""
+    calls = {
+        "clip_loss": lambda x, y: losses.clip_loss(x, y, temperature=0.07, return_stats=True),
+        "info_nce": lambda x, y: losses.info_nce(
+            x, y, negatives=y[:, None], temperature=0.07, return_stats=True
+        ),
+        "siglip_loss": lambda x, y: losses.siglip_loss(
+            x, y, logit_scale=10.0, logit_bias=-10.0, return_stats=True
+        ),
+    }
+    for seed in range(3):
+        given = twice(size, dtype, seed)
+        for name, call in calls.items():
+            _, stats = call(*given)
+            assert stats.accuracy == 1.0, name
+
+
+@pytest.mark.parametrize("scale", [10.0, 0.3, 14.3, torch.tensor(7.7)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_equal_scores_are_not_above(
+    dtype: torch.dtype, scale: float | Tensor, engine: dict[str, Any]
+) -> None:
+    """Of whole numbers, whose dot products are exact; beside the positive and given thresholds."""
+    for seed in range(4):
+        x, y = torch.randint(-3, 4, (2, 7, 3), generator=generator(seed)).to(dtype)
+        dots, own = x @ y.T, Index.diagonal(7)
+        limits = dots.diagonal()
+        others = {"channels": [Channel(~own)], "scale": scale, "ranks": True, "columns": True}
+        for compared in (
+            {"positives": own},
+            {"row_thresholds": limits * scale, "col_thresholds": limits * scale},
+        ):
+            found = log_sum_exp(x, y, **others, **compared, **engine)
+            assert torch.equal(found.row_rank, (dots > limits[:, None]).sum(1))
+            assert torch.equal(found.col_rank, (dots > limits).sum(0))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..problem.spec import NONE
 from .job import Job
 from .positives import dots, positive_scores
+
+# Of a batch that holds each pair twice, D = 16 to 768, 30 % of the copies in fp32 and 20 % in bf16
+# counted as above their positive without this, 2 % with 2 roundings.
+ROUNDINGS = 8.0
 
 
 class Thresholds(NamedTuple):
@@ -48,18 +54,42 @@ def thresholds_of(job: Job, positive_dots: Tensor | None) -> Thresholds:
         positive if slot == NONE else job.tensors[slot]
         for slot in (spec.row_thresholds, spec.col_thresholds)
     )
-    of_rows = _as_argument(job, rows) if spec.rows else None
+    of_rows, of_cols = job.arguments[0].row_offset, job.arguments[0].col_offset
+    own = _as_argument(job, rows, [of_rows, _largest(of_cols)]) if spec.rows else None
     if spec.triangle:
-        return Thresholds(of_rows, of_rows)
-    return Thresholds(of_rows, _as_argument(job, cols) if spec.columns else None)
+        return Thresholds(own, own)
+    other = _as_argument(job, cols, [of_cols, _largest(of_rows)]) if spec.columns else None
+    return Thresholds(own, other)
 
 
-def _as_argument(job: Job, threshold: Tensor | None) -> Tensor | None:
-    """What the first stat's argument is for a score as large as the threshold."""
+def just_above(threshold: Tensor, *offsets: Tensor | None) -> Tensor:
+    """What a score must exceed, to be above the threshold by more than its roundings.
+
+    Equal scores are not above it, those of copies of the positive among them: score and threshold
+    are rounded on their ways, and the positive's dot product is another sum. ``offsets``: parts of
+    both, which are rounded too.
+    """
+    size = threshold.abs()
+    for offset in offsets:
+        if offset is not None:
+            size = size + offset.abs()
+    return threshold + size * (ROUNDINGS * torch.finfo(threshold.dtype).eps)
+
+
+def _as_argument(
+    job: Job, threshold: Tensor | None, offsets: Sequence[Tensor | None]
+) -> Tensor | None:
+    """What the first stat's argument is for a score just above the threshold."""
     if threshold is None:
         return None
-    first = job.spec.stats[0]
-    value = (threshold.detach().double() * job.arguments[0].per_score).to(job.sizes.dtype)
+    first, dtype = job.spec.stats[0], job.sizes.dtype
+    value = (threshold.detach().double() * job.arguments[0].per_score).to(dtype)
+    value = just_above(value, *(None if own is None else own.to(dtype) for own in offsets))
     if first.phi is not None and first.row_offset != NONE:
-        value = value - job.tensors[first.row_offset].to(job.sizes.dtype)
+        value = value - job.tensors[first.row_offset].to(dtype)
     return value
+
+
+def _largest(offset: Tensor | None) -> Tensor | None:
+    """The largest of the other side's, as a row meets all columns."""
+    return None if offset is None or not len(offset) else offset.abs().max()

@@ -11,7 +11,7 @@ from ..problem import InputError
 from ..problem.checks import FLOATS, check_tensor, shape
 from .module import Loss
 from .options import LossOptions, LossOutput, Options, loss_function, wide_dtype
-from .rows import Stats, make_stats, reduce_rows, shift_of
+from .rows import Stats, make_stats, poison, reduce_rows, shift_of
 
 NAME = "max_sim_info_nce"
 
@@ -88,7 +88,11 @@ def max_sim_info_nce(
         lse, positive = ((own + shift).to(dtype) for own in (found.lse, found.positive))
         return make_stats(opts, lse, positive, found.rank, valid())
 
-    losses = (found.lse - found.positive).to(dtype)
+    losses = poison(found.lse - found.positive, found.lse)
+    if key.numel():
+        # A document whose score is minus infinity would only be missing.
+        losses = poison(losses, sum(torch.aminmax(key.detach())))
+    losses = losses.to(dtype)
     return reduce_rows(opts, losses, valid, weights, seen, bias)
 
 

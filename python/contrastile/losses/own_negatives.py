@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..engine.ranks import just_above
 from ..ops import ScoreStats
 from ..problem import InputError
 from ..problem.checks import FLOATS, check_tensor, shape
@@ -54,7 +55,8 @@ class OwnNegatives:
         lse = torch.where(some, filled.logsumexp(1), -torch.inf)
         rank = None
         if options.return_stats:
-            rank = (kept & (scores > positive.detach()[:, None])).sum(1)
+            limit = just_above(positive.detach(), shift)
+            rank = (kept & (scores > limit[:, None])).sum(1)
         return ScoreStats(rows=(lse,), row_rank=rank)
 
     def included(self, query: Tensor) -> tuple[Tensor, int]:

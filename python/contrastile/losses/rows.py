@@ -22,7 +22,8 @@ class Stats:
         lse: log-sum-exp of the denominator of each row (with the positive where the loss has it
             there); None for losses without one.
         positive: score of each row's positive, or the mean over several; 0 where there is none.
-        rank: number of negatives that score above ``positive``, int64; 0 is a hit.
+        rank: number of negatives that score above ``positive``, int64; 0 is a hit. One that equals
+            it within 8 roundings, a copy of it say, is not above.
         accuracy: share of the non-empty rows whose rank is 0, 0-d.
         columns: the same over columns, for losses of two directions.
     """

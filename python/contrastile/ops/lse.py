@@ -57,7 +57,8 @@ def log_sum_exp(
         positives: [N] int64, a column for each row or -1, or an ``Index`` of it (whose diagonal is
             not searched for columns out of range): also return those scores. They are not
             taken out of the channels; a channel with ``~Index(positives)`` does that.
-        ranks: also count the kept scores above the positive (or the thresholds), no gradient.
+        ranks: also count the kept scores above the positive (or the thresholds), no gradient; those
+            that equal it within 8 roundings do not count.
             Leave the positive out of the first channel: its score in the channel and the one it
             is compared with may differ by a rounding.
         row_thresholds: [N], what ranks compare with instead of the positive.
