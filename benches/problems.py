@@ -7,7 +7,7 @@ from typing import Any
 
 import contrastile.functional as losses
 import torch
-from contrastile.ops import sweep
+from contrastile.ops import pair_sum, sweep
 from contrastile.problem import (
     Above,
     Channel,
@@ -66,6 +66,7 @@ def steps(
         "siglip_loss with ids": lambda: siglip(ids=ids, **own),
         "siglip_loss of rows": lambda: siglip(reduction="none", **own),
         "siglip_loss of rows with ids": lambda: siglip(ids=ids, reduction="none", **own),
+        "smooth ranks": lambda: smooth_ranks(make(), make(), own),
         "clip_loss, small": lambda: losses.clip_loss(
             make(rows=SMALL_ROWS), make(rows=SMALL_ROWS), logit_scale=scalar(9.0), **small
         ),
@@ -82,6 +83,13 @@ def steps(
     }
     made |= _sweeps(make, scalar, {"backend": "triton"})
     return {name: _with_backward(step) for name, step in made.items()}
+
+
+def smooth_ranks(x: Tensor, y: Tensor, own: dict[str, Any]) -> Tensor:
+    """How many of each row score above its positive, as a sum of sigmoids."""
+    positive = -9.0 * (x * y).float().sum(1)
+    others = Term(Phi.SIGMOID, ~Index.diagonal(len(x), device=x.device))
+    return pair_sum(x, y, terms=[others], scale=9.0, row_bias=positive, **own).rows[0].sum()
 
 
 def _sweeps(

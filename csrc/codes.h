@@ -17,7 +17,7 @@ enum class Op : int {
   row_above,
   col_above
 };
-enum class Phi : int { softplus, relu, identity, square };
+enum class Phi : int { softplus, relu, identity, square, sigmoid };
 enum class Map : int { volume, soft_target, centred };
 
 enum class Reads { nothing, integers, reals, plane };
@@ -46,7 +46,7 @@ struct MapKind {
 };
 constexpr MapKind kMaps[] = {
     {"VOLUME", 1, kMaxMapped}, {"SOFT_TARGET", 2, 2}, {"CENTRED", 1, 1}};
-constexpr const char* kPhis[] = {"SOFTPLUS", "RELU", "IDENTITY", "SQUARE"};
+constexpr const char* kPhis[] = {"SOFTPLUS", "RELU", "IDENTITY", "SQUARE", "SIGMOID"};
 
 constexpr int kOpCount = sizeof(kOps) / sizeof(kOps[0]);
 constexpr int kMapCount = sizeof(kMaps) / sizeof(kMaps[0]);

@@ -13,6 +13,10 @@ CONTRASTILE_HD void with_phi(Phi phi, F&& f) {
     case Phi::relu: return f(Relu{});
     case Phi::identity: return f(Identity{});
     case Phi::square: return f(Square{});
+#ifndef __CUDACC__
+    // The CUDA backend is frozen: its kernels keep the registers that they have.
+    case Phi::sigmoid: return f(Sigmoid{});
+#endif
   }
 }
 

@@ -148,6 +148,18 @@ struct Square {
     return x + x;
   }
 };
+struct Sigmoid {
+  static constexpr bool kExactSums = false;
+  template <class T>
+  CONTRASTILE_HD static T value(T x) {
+    return Softplus::slope(x);
+  }
+  template <class T>
+  CONTRASTILE_HD static T slope(T x) {
+    const T t = exp_nonpositive(x < T(0) ? x : -x);
+    return t / ((T(1) + t) * (T(1) + t));
+  }
+};
 
 // Zero where the lane, 0 or -1, is 0: also for NaN, and without a branch.
 CONTRASTILE_HD float keep_if(int32_t lane, float x) {

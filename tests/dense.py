@@ -20,6 +20,7 @@ PHI: dict[str, Callable[[Tensor], Tensor]] = {
     "RELU": F.relu,
     "IDENTITY": lambda x: x,
     "SQUARE": torch.square,
+    "SIGMOID": torch.sigmoid,
 }
 
 

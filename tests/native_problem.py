@@ -12,7 +12,7 @@ import pytest
 _C = pytest.importorskip("contrastile._C", reason="the native extension is not built")
 
 INDEX, EQUAL, OVERLAP, NOT, AND, OR = range(6)
-SOFTPLUS, RELU, IDENTITY, SQUARE = range(4)
+SOFTPLUS, RELU, IDENTITY, SQUARE, SIGMOID = range(5)
 BOTH, ROWS, COLS = (True, True), (True, False), (False, True)
 LOG2E = np.log2(np.e)
 
@@ -274,4 +274,5 @@ PHI = {
     RELU: (lambda x: np.maximum(x, 0.0), lambda x: (x > 0).astype(np.float64)),
     IDENTITY: (lambda x: x, np.ones_like),
     SQUARE: (np.square, lambda x: 2.0 * x),
+    SIGMOID: (sigmoid, lambda x: sigmoid(x) * sigmoid(-x)),
 }

@@ -25,6 +25,7 @@ LOSSES = [
     "siglip_loss of rows",
     "siglip_loss of rows with ids",
     "siglip_loss of rows, kept",
+    "smooth ranks",
 ]
 # Rows that every tile divides.
 EVEN = 2304

@@ -202,7 +202,8 @@ def test_what_it_does_not_know_yet_is_refused() -> None:
 
     assert reason(stat) is None
     assert reason(stat, stat._replace(phi=0)) == "it has no log-sum-exps beside sums of a function"
-    assert reason(stat._replace(phi=77)) == "it does not know the functions [77]"
+    for phi in (77, int(Phi.SIGMOID)):
+        assert reason(stat._replace(phi=phi)) == f"it does not know the functions [{phi}]"
     program = ((77, 0, 0),)
     assert reason(stat._replace(program=program)) == "it does not know the predicates [77]"
     program = ((int(Op.LESS), 0, 0), (int(Op.NOT), NONE, NONE))

@@ -89,7 +89,7 @@ def test_malformed_problems_are_refused() -> None:
     for stats, gaps, message in (
         ([], False, "there is none"),
         ([PLAIN, (0, *PLAIN[1:])], False, "log-sum-exps beside sums"),
-        ([(4, *PLAIN[1:])], False, "unknown function 4"),
+        ([(77, *PLAIN[1:])], False, "unknown function 77"),
         ([(0, *PLAIN[1:])], True, "no log-sum-exp"),
         ([(None, 1.0, [-1], [], [], -1, -1)], False, "no tensor has slot -1"),
     ):

@@ -7,6 +7,7 @@ import pytest
 from native_problem import (
     _C,
     ROWS,
+    SIGMOID,
     SOFTPLUS,
     Array,
     Pass,
@@ -65,6 +66,18 @@ def test_softplus_accuracy(level: str, dtype: type) -> None:
     g = run.weights(([np.ones(len(x), dtype)], []))[:, 0]
     t = np.exp(-np.abs(wide))
     assert ulps(g, np.where(x < 0, t, 1) / (1 + t), dtype).max() <= 4
+
+
+@levels
+@dtypes
+def test_sigmoid_accuracy(level: str, dtype: type) -> None:
+    x = np.concatenate([np.linspace(-87, 87, 200_001), np.logspace(-30, 1, 2001)]).astype(dtype)
+    problem = one_column(x)
+    run = Pass(problem, level, problem.stat(SIGMOID), sides=ROWS)
+    t = np.exp(-np.abs(x.astype(np.longdouble)))
+    assert ulps(run.reduce().rows[0], np.where(x < 0, t, 1) / (1 + t), dtype).max() <= 4
+    slopes = run.weights(([np.ones(len(x), dtype)], []))[:, 0]
+    assert ulps(slopes, t / (1 + t) ** 2, dtype).max() <= 6
 
 
 def as_bfloat16(x: np.ndarray) -> np.ndarray:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from contrastile.ops import pair_sum
-from contrastile.problem import Equal, Index, Phi, Term
+from contrastile.ops import gather_dot, pair_sum
+from contrastile.problem import Equal, Index, Not, Phi, Term
 from dense import PHI, DenseTerm, compare, evaluate_all, everything, inputs, named, reduced
 from helpers import Arguments, cast, generator
+from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
@@ -112,6 +113,34 @@ def test_scores_far_out(phi: str, engine: dict[str, Any]) -> None:
         {**arguments, "scale": torch.tensor(1.0, dtype=torch.float64, requires_grad=True)},
     )["rows 0"]
     torch.testing.assert_close(row, 9 * torch.full((5,), -80.0).double().exp(), rtol=1e-12, atol=0)
+
+
+def test_smooth_ranks(engine: dict[str, Any]) -> None:
+    """How many score above the positive, as a sum of sigmoids: Smooth-AP's ranks.
+
+    Brown et al. 2020; the positive is a bias of its row, so that it has its gradient.
+    """
+    rng = generator(3)
+    x, y = (torch.randn(23, 6, generator=rng, dtype=torch.float64) for _ in "xy")
+    own, sharpness = Index.diagonal(23), 10.0
+
+    def ranks(x: Tensor, y: Tensor) -> Tensor:
+        positive = gather_dot(x, y, torch.arange(23), scale=sharpness)
+        others = [Term(Phi.SIGMOID, Not(own))]
+        return pair_sum(x, y, terms=others, scale=sharpness, row_bias=-positive, **engine).rows[0]
+
+    def plain(x: Tensor, y: Tensor) -> Tensor:
+        dots = x @ y.T
+        above = torch.sigmoid(sharpness * (dots - dots.diagonal()[:, None]))
+        return above.masked_fill(torch.eye(23, dtype=torch.bool), 0.0).sum(1)
+
+    seen = []
+    for function in (ranks, plain):
+        leaves = [side.clone().requires_grad_() for side in (x, y)]
+        found = function(*leaves)
+        weights = torch.linspace(-1, 1, 23, dtype=torch.float64)
+        seen.append([found.detach(), *torch.autograd.grad(found @ weights, leaves)])
+    torch.testing.assert_close(*seen)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -108,3 +108,18 @@ def square(x):
 def double(x):
     """2 x"""
     return 2.0 * x
+
+
+@triton.jit
+def sigmoid_slope(x):
+    """e^-x / (1 + e^-x)^2"""
+    _, slope = sigmoid_and_slope(x)
+    return slope
+
+
+@triton.jit
+def sigmoid_and_slope(x):
+    """Both by one power."""
+    small = tl.exp(-tl.abs(x))
+    share = 1.0 / (1.0 + small)
+    return tl.where(x >= 0, share, small * share), small * share * share

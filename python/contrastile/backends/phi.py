@@ -20,6 +20,8 @@ def value(phi: Phi, x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.relu_()
     if phi is Phi.SQUARE:
         return x.square_()
+    if phi is Phi.SIGMOID:
+        return x.copy_(x.to(dtype).sigmoid_())
     return x
 
 
@@ -31,4 +33,8 @@ def slope(phi: Phi, x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.gt_(0.0)
     if phi is Phi.SQUARE:
         return x.mul_(2.0)
+    if phi is Phi.SIGMOID:
+        near = x.to(dtype)
+        # 1 - sigmoid(x) would cancel.
+        return x.copy_(near.sigmoid() * near.neg_().sigmoid_())
     return x.fill_(1.0)

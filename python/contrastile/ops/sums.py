@@ -37,7 +37,7 @@ def pair_sum(
     r"""Sums of a function of scores that are never stored.
 
     .. math:: F_i = \sum_{j \in pairs(i)} \phi(factor \cdot S_{ij} - \theta_i),\qquad
-              \phi \in \{softplus, relu, identity, square\}
+              \phi \in \{softplus, relu, identity, square, sigmoid\}
 
     and the same over i for columns. An empty sum is 0. Arguments are those of
     :func:`~contrastile.ops.log_sum_exp`, with one to three :class:`~contrastile.problem.Term`

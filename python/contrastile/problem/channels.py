@@ -51,6 +51,7 @@ class Phi(IntEnum):
     RELU = 1
     IDENTITY = 2
     SQUARE = 3
+    SIGMOID = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class Term:
     .. math:: F_i = \sum_{j: (i,j) \in pairs} \phi(factor \cdot S_{ij} - \theta_i)
 
     Args:
-        phi: softplus, relu, identity or square.
+        phi: softplus, relu, identity, square or sigmoid.
         pairs: the kept pairs; None keeps all.
         factor: multiplies the score inside phi; not zero.
         threshold: theta [N]; no gradient.

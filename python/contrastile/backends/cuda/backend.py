@@ -17,6 +17,8 @@ from .programs import why_not_encodable
 
 # Dot products are computed again: the kernels have no other way to their weights.
 NEVER = Keeping(2**62)
+# A log-sum-exp, and the functions that are summed.
+KNOWN = (None, Phi.SOFTPLUS, Phi.RELU, Phi.IDENTITY, Phi.SQUARE)
 
 
 class CudaBackend(GpuBackend):
@@ -50,7 +52,7 @@ class CudaBackend(GpuBackend):
         kinds = {stat.phi is None for stat in spec.stats}
         if len(kinds) > 1:
             return "it has no log-sum-exps beside sums of a function"
-        unknown = [stat.phi for stat in spec.stats if stat.phi not in (None, *Phi)]
+        unknown = [stat.phi for stat in spec.stats if stat.phi not in KNOWN]
         if unknown:
             return f"it does not know the functions {unknown}"
         return why_not_encodable(spec.stats)

@@ -44,6 +44,7 @@ FUNCTIONS = {
     Phi.RELU: (maps.relu, maps.step, None),
     Phi.IDENTITY: (maps.identity, maps.one, None),
     Phi.SQUARE: (maps.square, maps.double, None),
+    Phi.SIGMOID: (maps.sigmoid, maps.sigmoid_slope, maps.sigmoid_and_slope),
 }
 POWER = (maps.power, maps.power, None)
 NOTHING_TO_SPLIT = Split((), (), ())
