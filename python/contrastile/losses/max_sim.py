@@ -91,7 +91,8 @@ def max_sim_info_nce(
     losses = poison(found.lse - found.positive, found.lse)
     if key.numel():
         # A document whose score is minus infinity would only be missing.
-        losses = poison(losses, sum(torch.aminmax(key.detach())))
+        low, high = torch.aminmax(key.detach())
+        losses = poison(losses, low + high)
     losses = losses.to(dtype)
     return reduce_rows(opts, losses, valid, weights, seen, bias)
 
