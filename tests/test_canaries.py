@@ -20,6 +20,7 @@ from contrastile.backends.gpu import forms
 from contrastile.backends.triton import launch
 from contrastile.backends.triton.launch import INTERPRETED
 from helpers import assert_results_close, evaluate, upstream_of
+from selected import rest_in_gates
 from torch import Tensor
 
 GUARD, SONG = 256, 0xA5
@@ -89,7 +90,7 @@ def between_nan(x: Tensor) -> Tensor:
     [True, pytest.param(False, marks=pytest.mark.gates)],
     ids=["descriptors", "pointers"],
 )
-@pytest.mark.parametrize("kind", ["small", "both forms", "strips"])
+@pytest.mark.parametrize("kind", rest_in_gates(["small", "both forms", "strips"], ["strips"]))
 @pytest.mark.parametrize("loss", LOSSES)
 def test_memory_beside(
     loss: str, kind: str, descriptors: bool, request: pytest.FixtureRequest,

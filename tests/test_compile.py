@@ -13,6 +13,7 @@ from cases import EVERY as LOSSES
 from contrastile.ops import gather_dot, log_sum_exp, pair_sum
 from contrastile.problem import Channel, Equal, Index, Not, Phi, Term
 from helpers import Arguments, generator, unit_rows
+from selected import rest_in_gates
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd.graph import save_on_cpu
@@ -40,8 +41,12 @@ def rows_of(*seeds: int, rows: int = 12, grad: bool = True) -> list[Tensor]:
     return [x.requires_grad_() for x in made] if grad else made
 
 
-@pytest.mark.parametrize("mix", MIXES)
-@each_loss
+# All values of all options in the gates; in the test command each loss with some of them.
+PAIRS = [(loss, mix) for loss in LOSSES for mix in MIXES]
+FIRST = [(loss, place % len(MIXES)) for place, loss in enumerate(LOSSES)]
+
+
+@pytest.mark.parametrize(("loss", "mix"), rest_in_gates(PAIRS, FIRST))
 def test_every_option_is_one_graph(loss: str, mix: int) -> None:
     call, tensors = call_of(loss, mix)
     agree = assert_near if mixed(loss, mix)["normalize"] else assert_same

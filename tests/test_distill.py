@@ -32,6 +32,7 @@ from helpers import (
 )
 from processes import Processes
 from rule import judge, pooled, transposed
+from selected import rest_in_gates
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -51,7 +52,7 @@ def drawn(n: int = ROWS, teacher_size: int = 9, seed: int = 0) -> Arguments:
 
 
 @pytest.mark.parametrize("frozen", [(), SETS[:2], SETS[2:], ("x", "teacher_y")], ids=str)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("reduction", rest_in_gates(["mean", "none"], ["none"]))
 def test_gradients_of_both(
     reduction: str, frozen: tuple[str, ...], engine_of_planes: dict[str, Any]
 ) -> None:

@@ -30,6 +30,7 @@ from helpers import (
     unit_rows,
 )
 from rule import Verdict, judge, pooled, transposed
+from selected import rest_in_gates
 
 DRAWS = 24
 SCALES = {"random": [1.0, 14.3, 100.0], "rivals": [1.0, 14.3, 50.0, 100.0]}
@@ -166,6 +167,7 @@ def assert_rule(loss: str, make: Draw, backend: str, count: int = DRAWS) -> None
             assert verdict.holds, str(verdict)
 
 
+@pytest.mark.parametrize("backend", rest_in_gates(["reference", "cpu"], ["cpu"]))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("regime", SCALES)
 @pytest.mark.parametrize("loss", LOSSES)

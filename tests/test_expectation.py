@@ -36,6 +36,7 @@ from helpers import (
     unit_rows,
 )
 from rule import judge, pooled, transposed
+from selected import rest_in_gates
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
@@ -88,8 +89,13 @@ def dense(given: Arguments, kept: Tensor, columns: bool = True) -> Results:
     return found
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    rest_in_gates(
+        [(name, scale) for name in PAIRS for scale in SCALES],
+        [("all", "number"), ("off the diagonal", "one"), ("few", "per row")],
+    ),
+)
 def test_values_and_gradients(name: str, scale: str, engine_of_planes: dict[str, Any]) -> None:
     """Of embeddings, factors and the scale, through both planes; of lines without pairs none."""
     pairs, kept = PAIRS[name]
@@ -368,6 +374,7 @@ def test_memory() -> None:
     assert spy.peak_bytes < n * n * 4 / 2
 
 
+@pytest.mark.gates
 def test_one_graph() -> None:
     """Compiled in one piece, forward and backward."""
     torch._dynamo.reset()

@@ -15,6 +15,7 @@ from contrastile.ops.selection_flops import flops_of_max_sim_gradients
 from contrastile.problem import Channel, Index
 from functorch.compile import aot_function
 from helpers import Arguments, generator, unit_rows
+from selected import rest_in_gates
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -99,7 +100,10 @@ def test_traced_losses(loss: str, tracer: str) -> None:
 
 @pytest.mark.parametrize(
     ("loss", "strict"),
-    [*((loss, False) for loss in LOSSES), ("clip_loss", True), ("multi_positive_nce", True)],
+    rest_in_gates(
+        [*((loss, False) for loss in LOSSES), ("clip_loss", True), ("multi_positive_nce", True)],
+        [("clip_loss", True), ("info_nce", False), ("supcon_loss", False)],
+    ),
 )
 def test_exported(loss: str, strict: bool) -> None:
     """With a number of rows that stays a symbol."""

@@ -37,6 +37,7 @@ from dense import (
 )
 from helpers import Arguments, Results, assert_results_close, cast, generator
 from hypothesis import given, strategies
+from selected import rest_in_gates
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
@@ -260,7 +261,7 @@ def assert_close_to_fp64(
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", PREDICATES)
+@pytest.mark.parametrize("name", rest_in_gates(PREDICATES, [*PREDICATES][::3]))
 def test_the_kernels_of_a_gpu_at_lower_precision(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

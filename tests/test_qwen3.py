@@ -10,6 +10,7 @@ import torch
 from cases import own_negatives
 from contrastile import InputError, Qwen3Loss, info_nce, qwen3_loss
 from helpers import Arguments, cast, generator, unit_rows
+from selected import rest_in_gates
 from test_error_rule import SCALES, assert_rule, draw
 
 FLAT = {"logit_scale": 0.0, "reduction": "none"}
@@ -61,7 +62,9 @@ def test_without_blocks_and_limits_it_is_info_nce() -> None:
 
 @pytest.mark.parametrize("loss", ["qwen3_loss", "info_nce"])
 @pytest.mark.parametrize("regime", SCALES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", rest_in_gates([torch.float32, torch.bfloat16], [torch.float32]), ids=str
+)
 def test_error_rule_with_own_negatives(loss: str, regime: str, dtype: torch.dtype) -> None:
     """Near rivals of the query where all are near."""
     name = "negatives" if loss == "info_nce" else "hard_negatives"

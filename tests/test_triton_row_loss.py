@@ -12,6 +12,7 @@ from contrastile.ops import log_sum_exp, pair_sum
 from contrastile.problem import Channel, Index, Not, Overlap, Phi, Term
 from contrastile.problem.row_loss import REDUCTIONS, RowLoss
 from helpers import generator
+from selected import rest_in_gates
 from torch import Tensor
 
 ROWS, SIZE = 20, 6
@@ -68,7 +69,7 @@ def evaluated(
     return [stats.loss, *gradients]
 
 
-@pytest.mark.parametrize("programs", ["one program", "several"])
+@pytest.mark.parametrize("programs", rest_in_gates(["one program", "several"], ["several"]))
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_rules(kind: str, reduction: str, programs: str, monkeypatch: pytest.MonkeyPatch) -> None:

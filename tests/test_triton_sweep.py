@@ -12,6 +12,7 @@ from contrastile.problem.row_loss import RowLoss
 from contrastile.testing import AllocationSpy
 from helpers import cast, evaluate, generator, truth
 from rule import judge, transposed
+from selected import rest_in_gates
 from test_sweep_error_rule import THROUGH_LENGTHS, draw, ours, plain, reordered
 from torch import Tensor
 
@@ -99,6 +100,7 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(everything, leaves(5))
 
 
+@pytest.mark.gates
 def test_the_same_bits_every_time() -> None:
     """No sum depends on which program is done first."""
     given = leaves(40)
@@ -106,6 +108,7 @@ def test_the_same_bits_every_time() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.gates
 def test_no_block_is_larger_than_its_share_of_the_workspace() -> None:
     """Planes, weights, totals and partial sums of all reductions together."""
     rows, cols, workspace = 200, 240, 2**16
@@ -127,7 +130,9 @@ def test_no_block_is_larger_than_its_share_of_the_workspace() -> None:
         assert workspace + sums + vectors < rows * cols * 4 * (count + 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", rest_in_gates([torch.float32, torch.bfloat16], [torch.float32]), ids=str
+)
 @pytest.mark.parametrize(
     ("regime", "scale"),
     [
