@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
+import torch.distributed as dist
 from clients import describe_torchvision, needs
 from contrastile import ContrastileWarning, InputError
 from open_clip_runs import Run, Setting, tiny_clip, train
@@ -155,9 +156,55 @@ def test_coca() -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+def distilled(ours: bool, modes: dict[str, bool], rank: int = 0, size: int = 1) -> list[Tensor]:
+    """Both losses, and the gradients of all sets and scales, by position as open_clip calls it."""
+    kind = both("DistillClipLoss")[ours]
+    torch.manual_seed(3 + rank)
+    sets = [normalize(torch.randn(12, width), dim=1) for width in (8, 8, 5, 5)]
+    given = [*sets[:2], torch.tensor(10.0), *sets[2:], torch.tensor(20.0)]
+    leaves = [x.requires_grad_() for x in given]
+    loss = kind(rank=rank, world_size=size, **modes)
+    found = loss(*leaves, output_dict=True)
+    assert list(found) == ["contrastive_loss", "distill_loss"]
+    pair = loss(*leaves)
+    assert torch.equal(torch.stack([*pair]), torch.stack([*found.values()]))
+    sum(found.values()).backward()
+    return [*(x.detach() for x in pair), *(leaf.grad for leaf in leaves)]
+
+
+def distilled_over_ranks(ours: bool, modes: dict[str, bool]) -> list[Tensor]:
+    return distilled(ours, modes, dist.get_rank(), dist.get_world_size())
+
+
+def test_distillation() -> None:
+    theirs, ours = distilled(False, {}), distilled(True, {})
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_distillation_over_ranks() -> None:
+    """As DDP averages them; of the modes whose gradient is whole, and of the one it is a part."""
+    processes = Processes(RANKS)
+    for modes in (
+        {"local_loss": True, "gather_with_grad": True},
+        {"gather_with_grad": True},
+        {},
+    ):
+        runs = [processes.run(distilled_over_ranks, ours, modes) for ours in (False, True)]
+        theirs, ours = (
+            [torch.stack(each).mean(0) for each in zip(*run, strict=True)] for run in runs
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    processes.stop()
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({}, "ClipLoss"), ({"siglip": True}, "SigLipLoss"), ({"model": "coca_ViT-B-32"}, "CoCaLoss")],
+    [
+        ({}, "ClipLoss"),
+        ({"siglip": True}, "SigLipLoss"),
+        ({"model": "coca_ViT-B-32"}, "CoCaLoss"),
+        ({"distill": True}, "DistillClipLoss"),
+    ],
     ids=str,
 )
 def test_create_loss(change: dict[str, Any], name: str) -> None:
@@ -180,7 +227,10 @@ def test_create_loss(change: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"distill": True}, "distillation"),
+        (
+            {"distill": True, "local_loss": True, "world_size": 2},
+            "DistillClipLoss: local_loss=True needs gather_with_grad=True",
+        ),
         ({"horovod": True}, "use_horovod is not supported"),
         ({"horovod": True, "siglip": True}, "Horovod"),
     ],

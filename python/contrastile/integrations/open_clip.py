@@ -14,7 +14,7 @@ import torch.distributed as dist
 from open_clip import loss as theirs
 from torch import Tensor, nn
 
-from ..losses import clip_loss, info_nce, siglip_loss
+from ..losses import clip_loss, distill_clip_loss, info_nce, siglip_loss
 from ..problem.advice import advise
 from ..problem.checks import InputError
 from .inputs import as_multiplied, world
@@ -106,6 +106,50 @@ class CoCaLoss(theirs.CoCaLoss, ClipLoss):
     """``open_clip.CoCaLoss``, whose contrastive part is :class:`ClipLoss`."""
 
 
+class DistillClipLoss(theirs.DistillClipLoss, ClipLoss):
+    """:func:`~contrastile.distill_clip_loss` beside :class:`ClipLoss`, as
+    ``open_clip.DistillClipLoss``: same arguments, same gradients, of a teacher that learns too.
+
+    Args:
+        local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod: as of
+            :class:`ClipLoss`, but for the mode whose gradient is a part.
+
+    Raises:
+        InputError: with several ranks ``local_loss=True`` and ``gather_with_grad=False``; and what
+            :class:`ClipLoss` refuses (a ValueError).
+    """
+
+    def __init__(self, local_loss: bool = False, gather_with_grad: bool = False, **more: Any):
+        if more.get("world_size", 1) > 1 and local_loss and not gather_with_grad:
+            raise InputError(
+                "DistillClipLoss: local_loss=True needs gather_with_grad=True here; "
+                "open_clip.DistillClipLoss leaves a part of the gradient out"
+            )
+        super().__init__(local_loss, gather_with_grad, **more)
+
+    def forward(  # type: ignore[override]
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        dist_image_features: Tensor,
+        dist_text_features: Tensor,
+        dist_logit_scale: Tensor | float,
+        output_dict: bool = False,
+    ) -> Any:
+        """Both losses, or ``{"contrastive_loss": loss, "distill_loss": loss}``."""
+        contrastive = ClipLoss.forward(self, image_features, text_features, logit_scale)
+        given = image_features, text_features, dist_image_features, dist_text_features
+        options: dict[str, Any] = {"logit_scale": logit_scale, "teacher_scale": dist_logit_scale}
+        if self.world_size > 1:
+            options["group"] = world("DistillClipLoss", self.rank, self.world_size)
+            options["grad_scale"] = "ddp" if self.gather_with_grad else "none"
+        distill = distill_clip_loss(*(as_multiplied(x) for x in given), **options)
+        if output_dict:
+            return {"contrastive_loss": contrastive, "distill_loss": distill}
+        return contrastive, distill
+
+
 class SigLipLoss(theirs.SigLipLoss):
     """:func:`~contrastile.siglip_loss` as ``open_clip.SigLipLoss``: same arguments and gradients.
 
@@ -142,13 +186,8 @@ def create_loss(args: Any) -> nn.Module:
     """``open_clip.create_loss``: the loss that the arguments of open_clip's training script name.
 
     Raises:
-        InputError: distillation, which needs the scores themselves (a ValueError).
+        InputError: Horovod, or what the loss refuses (a ValueError).
     """
-    if args.distill:
-        raise InputError(
-            "create_loss: distillation compares whole rows of scores and is not supported; "
-            "open_clip.create_loss makes open_clip's own loss"
-        )
     ranks = {"rank": args.rank, "world_size": args.world_size}
     shared = {
         **ranks,
@@ -157,6 +196,8 @@ def create_loss(args: Any) -> nn.Module:
         "cache_labels": True,
         "use_horovod": args.horovod,
     }
+    if args.distill:
+        return DistillClipLoss(**shared)
     if "coca" in args.model.lower():
         return CoCaLoss(args.coca_caption_loss_weight, args.coca_contrastive_loss_weight, **shared)
     if not args.siglip:
