@@ -12,6 +12,7 @@ import pytest
 import torch
 from contrastile.problem.pairs import Op
 from kernel_problems import ROUNDING, Case, Problem
+from selected import rest_in_gates
 from torch import Tensor
 
 
@@ -31,7 +32,7 @@ FORMS = ("fixed", "general", "term")
 PREDICATES = ("hole", "equal", "overlap", "mixed", "nothing")
 # As hypothesis' profiles: more of them at night. The first are for the test command.
 RANDOM_CASES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 500
-QUICK_CASES = 60
+QUICK_CASES = 30
 
 
 def _cases() -> list[Case]:
@@ -107,7 +108,8 @@ def _random_case(seed: int) -> Case:
 
 
 CASES = [
-    *_cases(),
+    # Every third, which is each kind of case with several formats.
+    *rest_in_gates(_cases(), _cases()[::3]),
     *(_random_case(1000 + i) for i in range(QUICK_CASES)),
     *(
         pytest.param(_random_case(1000 + i), marks=pytest.mark.gates)

@@ -25,7 +25,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "SMALL", 0)
 
 
-@pytest.fixture(params=["fixed", "general", "general only"])
+@pytest.fixture(params=rest_in_gates(["fixed", "general", "general only"], ["fixed", "general"]))
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Either form, whatever the device would have settled on."""
     if request.param != "general only":

@@ -168,7 +168,8 @@ def _tensors(parts: Parts, parts_of: Callable[[str, Any], Parts]) -> Iterator[tu
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, Pairs):
-            yield from ((inner, tensor) for inner, tensor, *_ in value.extents())
+            # What is no tensor there is refused later, by its own check.
+            yield from ((n, t) for n, t, *_ in value.extents() if isinstance(t, Tensor))
         elif isinstance(value, PARTED):
             yield from _tensors(parts_of(name, value), parts_of)
 
