@@ -266,3 +266,11 @@ def test_equal_scores_are_not_above(
             found = log_sum_exp(x, y, **others, **compared, **engine)
             assert torch.equal(found.row_rank, (dots > limits[:, None]).sum(1))
             assert torch.equal(found.col_rank, (dots > limits).sum(0))
+
+
+def test_infinite_thresholds(engine: dict[str, Any]) -> None:
+    """All scores are above minus infinity, none above infinity or what is no number."""
+    x, y = torch.randn(2, 6, 4, generator=generator(1), dtype=torch.float64)
+    limits = torch.tensor([-torch.inf, torch.inf, torch.nan, -1e300, 1e300, -torch.inf]).double()
+    found = log_sum_exp(x, y, scale=2.0, row_thresholds=limits, ranks=True, **engine)
+    assert found.row_rank.tolist() == [6, 0, 0, 6, 0, 6]

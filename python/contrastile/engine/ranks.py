@@ -73,7 +73,9 @@ def just_above(threshold: Tensor, *offsets: Tensor | None) -> Tensor:
     for offset in offsets:
         if offset is not None:
             size = size + offset.abs()
-    return threshold + size * (ROUNDINGS * torch.finfo(threshold.dtype).eps)
+    more = size * (ROUNDINGS * torch.finfo(threshold.dtype).eps)
+    # Minus infinity, which all scores are above, and infinity are no number.
+    return torch.where(size.isfinite(), threshold + more, threshold)
 
 
 def _as_argument(
