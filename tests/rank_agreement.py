@@ -107,6 +107,10 @@ FAULTS: dict[str, tuple[Callable[[Given], Given], str]] = {
     "type": (lambda own: {**own, "x": own["x"].tolist()}, "x must be a tensor, got list"),
     "type of option": (lambda own: {**own, "margin": "0.2"}, "margin must be a number"),
     "bias": (lambda own: {**own, "logit_bias": torch.zeros(3)}, "logit_bias must be a float"),
+    "array": (
+        lambda own: {**own, "weights": np.ones(len(own["x"]))},
+        "weights must be a tensor, got ndarray",
+    ),
     "missing": (lambda own: {"x": own["x"], "temperature": 0.5}, "missing 1 required positional"),
 }
 

@@ -102,6 +102,13 @@ def test_copies_and_pickles_keep_the_options(loss: str) -> None:
         assert torch.equal(twin(**tensors), expected)
 
 
+def test_a_copy_shares_what_the_original_shares() -> None:
+    scale = torch.nn.Parameter(torch.tensor(3.0))
+    losses_of = [contrastile.ClipLoss(logit_scale=scale), contrastile.NTXent(logit_scale=scale)]
+    first, second = copy.deepcopy(torch.nn.ModuleList(losses_of))
+    assert first.logit_scale is second.logit_scale is not scale
+
+
 def test_a_copy_is_in_the_same_group() -> None:
     """A process group cannot be copied, and a model may be, for a moving average of its weights."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

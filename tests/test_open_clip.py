@@ -163,7 +163,8 @@ def distilled(ours: bool, modes: dict[str, bool], rank: int = 0, size: int = 1) 
     sets = [normalize(torch.randn(12, width), dim=1) for width in (8, 8, 5, 5)]
     given = [*sets[:2], torch.tensor(10.0), *sets[2:], torch.tensor(20.0)]
     leaves = [x.requires_grad_() for x in given]
-    loss = kind(rank=rank, world_size=size, **modes)
+    local, grad = modes.get("local_loss", False), modes.get("gather_with_grad", False)
+    loss = kind(local, grad, False, rank, size, False)
     found = loss(*leaves, output_dict=True)
     assert list(found) == ["contrastive_loss", "distill_loss"]
     pair = loss(*leaves)
@@ -231,7 +232,8 @@ def test_create_loss(change: dict[str, Any], name: str) -> None:
             {"distill": True, "local_loss": True, "world_size": 2},
             "DistillClipLoss: local_loss=True needs gather_with_grad=True",
         ),
-        ({"horovod": True}, "use_horovod is not supported"),
+        ({"horovod": True}, "^ClipLoss: use_horovod is not supported"),
+        ({"horovod": True, "distill": True}, "^DistillClipLoss: use_horovod is not supported"),
         ({"horovod": True, "siglip": True}, "Horovod"),
     ],
     ids=str,

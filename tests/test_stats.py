@@ -274,3 +274,18 @@ def test_infinite_thresholds(engine: dict[str, Any]) -> None:
     limits = torch.tensor([-torch.inf, torch.inf, torch.nan, -1e300, 1e300, -torch.inf]).double()
     found = log_sum_exp(x, y, scale=2.0, row_thresholds=limits, ranks=True, **engine)
     assert found.row_rank.tolist() == [6, 0, 0, 6, 0, 6]
+
+
+@pytest.mark.parametrize("bias", [-1e9, -1e4, 1e9])
+def test_a_bias_of_one_column_rounds_no_other(bias: float, engine: dict[str, Any]) -> None:
+    """That of a mask, say: the ranks among the other columns stay."""
+    x, y = torch.randn(2, 6, 8, generator=generator(2))
+    biases = torch.zeros(6)
+    biases[3] = bias
+    others = [Channel(~Index.diagonal(6))]
+    found = log_sum_exp(
+        x, y, channels=others, positives=Index.diagonal(6), ranks=True, col_bias=biases, **engine
+    )
+    scores = x.double() @ y.double().T + biases
+    own = scores.diagonal()[:, None]
+    assert torch.equal(found.row_rank, (scores > own).sum(1))

@@ -55,10 +55,10 @@ def thresholds_of(job: Job, positive_dots: Tensor | None) -> Thresholds:
         for slot in (spec.row_thresholds, spec.col_thresholds)
     )
     of_rows, of_cols = job.arguments[0].row_offset, job.arguments[0].col_offset
-    own = _as_argument(job, rows, [of_rows, _largest(of_cols)]) if spec.rows else None
+    own = _as_argument(job, rows, [of_rows, _least(of_cols)]) if spec.rows else None
     if spec.triangle:
         return Thresholds(own, own)
-    other = _as_argument(job, cols, [of_cols, _largest(of_rows)]) if spec.columns else None
+    other = _as_argument(job, cols, [of_cols, _least(of_rows)]) if spec.columns else None
     return Thresholds(own, other)
 
 
@@ -92,6 +92,8 @@ def _as_argument(
     return value
 
 
-def _largest(offset: Tensor | None) -> Tensor | None:
-    """The largest of the other side's, as a row meets all columns."""
-    return None if offset is None or not len(offset) else offset.abs().max()
+def _least(offset: Tensor | None) -> Tensor | None:
+    """The other side's that every score of a line has at least: a bias of one column, such as that
+    of a mask, rounds no score of the others.
+    """
+    return None if offset is None or not len(offset) else offset.abs().min()

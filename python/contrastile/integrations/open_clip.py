@@ -54,9 +54,10 @@ class ClipLoss(theirs.ClipLoss):
         use_horovod: bool = False,
     ) -> None:
         if use_horovod:
+            name = type(self).__name__
             raise InputError(
-                "ClipLoss: use_horovod is not supported, embeddings travel by torch.distributed; "
-                "open_clip.ClipLoss takes it"
+                f"{name}: use_horovod is not supported, embeddings travel by torch.distributed; "
+                f"open_clip.{name} takes it"
             )
         super().__init__(local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod)
         if world_size > 1 and local_loss and not gather_with_grad:
@@ -119,13 +120,21 @@ class DistillClipLoss(theirs.DistillClipLoss, ClipLoss):
             :class:`ClipLoss` refuses (a ValueError).
     """
 
-    def __init__(self, local_loss: bool = False, gather_with_grad: bool = False, **more: Any):
-        if more.get("world_size", 1) > 1 and local_loss and not gather_with_grad:
+    def __init__(
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        use_horovod: bool = False,
+    ) -> None:
+        if world_size > 1 and local_loss and not gather_with_grad:
             raise InputError(
                 "DistillClipLoss: local_loss=True needs gather_with_grad=True here; "
                 "open_clip.DistillClipLoss leaves a part of the gradient out"
             )
-        super().__init__(local_loss, gather_with_grad, **more)
+        super().__init__(local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod)
 
     def forward(  # type: ignore[override]
         self,

@@ -92,7 +92,7 @@ def max_sim_info_nce(
     if key.numel():
         # A document whose score is minus infinity would only be missing.
         low, high = torch.aminmax(key.detach())
-        losses = poison(losses, low + high)
+        losses = poison(poison(losses, low), high)
     losses = losses.to(dtype)
     return reduce_rows(opts, losses, valid, weights, seen, bias)
 

@@ -67,8 +67,10 @@ class Loss(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Loss:
         """A copy of the options, in the same group: a process group cannot be copied."""
         group = self.__dict__.get("group")
+        if group is not None:
+            memo[id(group)] = group
         copy = memo[id(self)] = type(self).__new__(type(self))
-        copy.__dict__.update(deepcopy(self.__dict__, memo | {id(group): group}))
+        copy.__dict__.update(deepcopy(self.__dict__, memo))
         return copy
 
     def extra_repr(self) -> str:

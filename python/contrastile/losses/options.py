@@ -59,6 +59,8 @@ OWN_CHOICES = {
     "margin_mode": ("absolute", "relative"),
 }
 OWN_SWITCHES = ("contrast_anchors", "contrast_positives", "query_query", "document_document")
+# What defaults are.
+PLAIN = (type(None), bool, int, float, str)
 # What empty= may be.
 EMPTY = ("zero", "skip", "error")
 
@@ -357,7 +359,7 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
 
     def chosen(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Those that are no defaults, which one rank may leave out and another not."""
-        return {n: x for n, x in kwargs.items() if isinstance(x, Tensor) or x != defaults.get(n)}
+        return {n: x for n, x in kwargs.items() if type(x) not in PLAIN or x != defaults.get(n)}
 
     def run(*args: Any, **kwargs: Any) -> LossOutput:
         if len(args) > len(tensors) and not several:

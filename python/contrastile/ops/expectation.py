@@ -217,21 +217,23 @@ def _check(
     check_planes(caller, [of, under])
     if not isinstance(others, (list, tuple)) or not all(isinstance(r, Reduction) for r in others):
         raise TypeError(f"{caller}: others must be a list of Reduction, got {others!r}")
-    named = [*_planes_of(pairs)]
+    named: list[object] = [*_planes_of(pairs)]
     for other in others:
         named.append(other.plane)
-        for part in (*(other.channels or ()), *(other.terms or ())):
-            named += _planes_of(part.pairs)
+        for parts in (other.channels, other.terms):
+            for part in parts if isinstance(parts, (list, tuple)) else ():
+                named += _planes_of(getattr(part, "pairs", None))
     for number in named:
-        if number not in (OF, UNDER):
+        # What is no integer, channel or predicate the sweeps refuse.
+        if isinstance(number, int) and number not in (OF, UNDER):
             raise InputError(
                 f"{caller}: planes are 0, of, and 1, under times the scale; got number {number}"
             )
 
 
-def _planes_of(pairs: Pairs | None) -> list[int]:
+def _planes_of(pairs: object) -> list[int]:
     """The numbers of the planes that decide on pairs."""
-    extents = () if pairs is None else pairs.extents()
+    extents = pairs.extents() if isinstance(pairs, Pairs) else ()
     return [extent.plane for extent in extents if extent.plane is not None]
 
 

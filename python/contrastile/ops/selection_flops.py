@@ -29,6 +29,8 @@ def flops_of_max_sim(
 def flops_of_max_sim_gradients(
     spec: str, query: Tensor, counts: Tensor | None, key: Tensor, *rest: Any, **_: Any
 ) -> int:
-    """Of these again; but on a CPU, what was best is a matrix, whose products are the gradients."""
+    """Of these again, and of the products that the gradients are where no compiled code adds them
+    up pair by pair, as it does on a CPU.
+    """
     wanted = "" if query.device.type == "cpu" else rest[-1]
     return flops_of_max_sim(spec, query, counts, key) * (1 + wanted[:2].count(GIVEN))
