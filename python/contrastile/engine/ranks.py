@@ -93,7 +93,7 @@ def _as_argument(
 
 
 def _least(offset: Tensor | None) -> Tensor | None:
-    """The other side's that every score of a line has at least: a bias of one column, such as that
-    of a mask, rounds no score of the others.
+    """The least of the other side's, which all scores of a line have: a bias of one column, such as
+    that of a mask, rounds no score of the others.
     """
     return None if offset is None or not len(offset) else offset.abs().min()

@@ -60,14 +60,8 @@ class ClipLoss(theirs.ClipLoss):
                 f"open_clip.{name} takes it"
             )
         super().__init__(local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod)
-        if world_size > 1 and local_loss and not gather_with_grad:
-            advise(
-                "ClipLoss",
-                "partial gradient",
-                "local_loss=True with gather_with_grad=False leaves out of each embedding's "
-                "gradient what it does as a negative of other rows, as in open_clip; "
-                "gather_with_grad=True has all of it",
-            )
+        if self._loses_a_part:
+            self._tell_of_the_part()
 
     def forward(
         self,
@@ -80,18 +74,34 @@ class ClipLoss(theirs.ClipLoss):
         """The loss, or ``{"contrastive_loss": loss}``."""
         x, y = as_multiplied(image_features), as_multiplied(text_features)
         options: dict[str, Any] = {"logit_scale": logit_scale, "logit_bias": logit_bias}
-        if self.world_size == 1:
-            loss = clip_loss(x, y, **options)
-        elif self.local_loss and not self.gather_with_grad:
+        if self._loses_a_part:
             loss = self._against_constants(x, y, options) + self._against_constants(y, x, options)
             loss = loss / 2
         else:
-            # Each rank's own part of the gradient, as if it were alone, is what a gather without
-            # gradient leaves; the scale's is whole on every rank.
-            convention = "ddp" if self.gather_with_grad else "none"
-            group = world("ClipLoss", self.rank, self.world_size)
-            loss = clip_loss(x, y, group=group, grad_scale=convention, **options)
+            loss = clip_loss(x, y, **options, **self._over_ranks())
         return {"contrastive_loss": loss} if output_dict else loss
+
+    @property
+    def _loses_a_part(self) -> bool:
+        return self.world_size > 1 and self.local_loss and not self.gather_with_grad
+
+    def _tell_of_the_part(self) -> None:
+        advise(
+            "ClipLoss",
+            "partial gradient",
+            "local_loss=True with gather_with_grad=False leaves out of each embedding's "
+            "gradient what it does as a negative of other rows, as in open_clip; "
+            "gather_with_grad=True has all of it",
+        )
+
+    def _over_ranks(self) -> dict[str, Any]:
+        """Each rank's own part of the gradient, as if it were alone, is what a gather without
+        gradient leaves; a scale's is whole on every rank.
+        """
+        if self.world_size == 1:
+            return {}
+        group = world(type(self).__name__, self.rank, self.world_size)
+        return {"group": group, "grad_scale": "ddp" if self.gather_with_grad else "none"}
 
     def _against_constants(self, query: Tensor, key: Tensor, options: dict[str, Any]) -> Tensor:
         """This rank's queries against the keys of all ranks, its own among them, as constants."""
@@ -120,21 +130,11 @@ class DistillClipLoss(theirs.DistillClipLoss, ClipLoss):
             :class:`ClipLoss` refuses (a ValueError).
     """
 
-    def __init__(
-        self,
-        local_loss: bool = False,
-        gather_with_grad: bool = False,
-        cache_labels: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        use_horovod: bool = False,
-    ) -> None:
-        if world_size > 1 and local_loss and not gather_with_grad:
-            raise InputError(
-                "DistillClipLoss: local_loss=True needs gather_with_grad=True here; "
-                "open_clip.DistillClipLoss leaves a part of the gradient out"
-            )
-        super().__init__(local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod)
+    def _tell_of_the_part(self) -> None:
+        raise InputError(
+            "DistillClipLoss: local_loss=True needs gather_with_grad=True here; "
+            "open_clip.DistillClipLoss leaves a part of the gradient out"
+        )
 
     def forward(  # type: ignore[override]
         self,
@@ -150,10 +150,9 @@ class DistillClipLoss(theirs.DistillClipLoss, ClipLoss):
         contrastive = ClipLoss.forward(self, image_features, text_features, logit_scale)
         given = image_features, text_features, dist_image_features, dist_text_features
         options: dict[str, Any] = {"logit_scale": logit_scale, "teacher_scale": dist_logit_scale}
-        if self.world_size > 1:
-            options["group"] = world("DistillClipLoss", self.rank, self.world_size)
-            options["grad_scale"] = "ddp" if self.gather_with_grad else "none"
-        distill = distill_clip_loss(*(as_multiplied(x) for x in given), **options)
+        distill = distill_clip_loss(
+            *(as_multiplied(x) for x in given), **options, **self._over_ranks()
+        )
         if output_dict:
             return {"contrastive_loss": contrastive, "distill_loss": distill}
         return contrastive, distill

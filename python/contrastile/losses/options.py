@@ -40,7 +40,7 @@ from ..problem.plain import known_number
 from ..problem.problem import check_workspace
 from ..problem.row_loss import REDUCTIONS, RowLoss
 from ..problem.scores import LARGEST_SCALE, check_scale
-from ..problem.storage import check_storage
+from ..problem.storage import NO_TENSORS, check_storage
 from .advice import advise_on
 
 P = ParamSpec("P")
@@ -59,8 +59,6 @@ OWN_CHOICES = {
     "margin_mode": ("absolute", "relative"),
 }
 OWN_SWITCHES = ("contrast_anchors", "contrast_positives", "query_query", "document_document")
-# What defaults are.
-PLAIN = (type(None), bool, int, float, str)
 # What empty= may be.
 EMPTY = ("zero", "skip", "error")
 
@@ -359,7 +357,9 @@ def loss_function(function: Callable[P, LossOutput]) -> Callable[P, LossOutput]:
 
     def chosen(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Those that are no defaults, which one rank may leave out and another not."""
-        return {n: x for n, x in kwargs.items() if type(x) not in PLAIN or x != defaults.get(n)}
+        return {
+            n: x for n, x in kwargs.items() if type(x) not in NO_TENSORS or x != defaults.get(n)
+        }
 
     def run(*args: Any, **kwargs: Any) -> LossOutput:
         if len(args) > len(tensors) and not several:

@@ -58,9 +58,8 @@ def log_sum_exp(
             not searched for columns out of range): also return those scores. They are not
             taken out of the channels; a channel with ``~Index(positives)`` does that.
         ranks: also count the kept scores above the positive (or the thresholds), no gradient; those
-            that equal it within 8 roundings do not count.
-            Leave the positive out of the first channel: its score in the channel and the one it
-            is compared with may differ by a rounding.
+            that equal it within 8 roundings do not count. Leave the positive out of the first
+            channel all the same: its dot product there is a sum in another order.
         row_thresholds: [N], what ranks compare with instead of the positive.
         col_thresholds: [M], likewise for columns.
         row_counts: [N] integers, how many pairs the last channel keeps in each row: also return
