@@ -149,10 +149,9 @@ class DistillClipLoss(theirs.DistillClipLoss, ClipLoss):
         """Both losses, or ``{"contrastive_loss": loss, "distill_loss": loss}``."""
         contrastive = ClipLoss.forward(self, image_features, text_features, logit_scale)
         given = image_features, text_features, dist_image_features, dist_text_features
-        options: dict[str, Any] = {"logit_scale": logit_scale, "teacher_scale": dist_logit_scale}
-        distill = distill_clip_loss(
-            *(as_multiplied(x) for x in given), **options, **self._over_ranks()
-        )
+        options: dict[str, Any] = {"logit_scale": logit_scale, **self._over_ranks()}
+        options["teacher_scale"] = dist_logit_scale
+        distill = distill_clip_loss(*(as_multiplied(x) for x in given), **options)
         if output_dict:
             return {"contrastive_loss": contrastive, "distill_loss": distill}
         return contrastive, distill
